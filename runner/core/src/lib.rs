@@ -1,1 +1,30 @@
+//! The contract between the runner and the stages.
+//!
+//! `luthier-core` names what both sides must agree on: identifiers, digests, artifacts, the [`Stage`] trait, the
+//! [`StageContext`] a stage runs in, what it reports back, and how errors and hints travel. It knows nothing of YAML,
+//! graphs, async runtimes, tensors or WebAssembly, and must stay that way: every other crate depends on it.
 
+mod artifact;
+mod cancel;
+mod config;
+mod context;
+mod digest;
+mod error;
+mod event;
+pub mod fs;
+mod id;
+mod outcome;
+mod stage;
+mod suggest;
+
+pub use artifact::{Artifact, ArtifactKind, TreeEntry, digest_path, digest_tree};
+pub use cancel::CancelToken;
+pub use config::{ConfigIssue, config_schema, parse_config};
+pub use context::{InputArtifact, ResolvedSource, StageContext, StageRequest};
+pub use digest::{Digest, DigestError};
+pub use error::{ErrorClass, Location, StageError, StageResult};
+pub use event::{EventSink, NullSink, Progress, StageEvent};
+pub use id::{ArtifactName, IdError, StageId, StageKind};
+pub use outcome::{MetricValue, Section, Series, StageOutcome};
+pub use stage::{InputPort, OutputDecl, PrepareEnv, Prepared, Registry, Resources, SourceKind, SourceRef, Stage};
+pub use suggest::nearest;

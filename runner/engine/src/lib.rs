@@ -1,1 +1,1 @@
-
+//! The runner: pipeline files, the stage graph, keys, the store, execution, locks and reports. Never names a stage kind.
