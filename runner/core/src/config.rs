@@ -208,10 +208,8 @@ fn not_one_of(path: &str, found: &str, allowed: &[&str]) -> ConfigIssue {
 }
 
 fn check_values(path: &str, value: &Value, schema: &Map<String, Value>, issues: &mut Vec<ConfigIssue>) {
-    if let Some(constant) = schema.get("const") {
-        if constant != value {
-            issues.push(ConfigIssue::new(path, format!("expected {}, found {}", describe(constant), describe(value))));
-        }
+    if let Some(constant) = schema.get("const").filter(|constant| *constant != value) {
+        issues.push(ConfigIssue::new(path, format!("expected {}, found {}", describe(constant), describe(value))));
     }
     if let (Some(allowed), Some(text)) = (schema.get("enum").and_then(Value::as_array), value.as_str()) {
         let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
@@ -232,10 +230,10 @@ fn check_values(path: &str, value: &Value, schema: &Map<String, Value>, issues: 
             issues.push(ConfigIssue::new(path, format!("{value} is out of range: expected {wanted}")));
         }
     }
-    if let (Some(least), Some(items)) = (schema.get("minItems").and_then(Value::as_u64), value.as_array()) {
-        if (items.len() as u64) < least {
-            issues.push(ConfigIssue::new(path, format!("expected at least {least} item(s), found {}", items.len())));
-        }
+    if let (Some(least), Some(items)) = (schema.get("minItems").and_then(Value::as_u64), value.as_array())
+        && (items.len() as u64) < least
+    {
+        issues.push(ConfigIssue::new(path, format!("expected at least {least} item(s), found {}", items.len())));
     }
 }
 
