@@ -1,0 +1,67 @@
+use luthier_core::{ArtifactKind, Digest, Series};
+
+use super::*;
+
+fn sample() -> Report {
+    let mut train = ReportStage {
+        id: "adapter".to_owned(),
+        kind: "train".to_owned(),
+        status: ReportStatus::Ran,
+        why: vec!["rank 8 → 16".to_owned()],
+        seconds: 93.2,
+        reads: vec!["tokens".to_owned()],
+        ..ReportStage::default()
+    };
+    train.outputs.insert(
+        "adapter".to_owned(),
+        Artifact { kind: ArtifactKind::Adapter, digest: Digest::of(b"x"), size: 19_537_920, tree: true },
+    );
+    train.sections.push(Section::Plot {
+        title: "Loss".to_owned(),
+        x_label: "step".to_owned(),
+        y_label: "loss".to_owned(),
+        series: vec![Series { name: "train".to_owned(), points: vec![(1.0, 3.2), (2.0, f64::NAN), (3.0, 0.9)] }],
+    });
+    train.sections.push(Section::Samples {
+        title: "Samples".to_owned(),
+        columns: vec!["word".to_owned(), "<b>tuned</b>".to_owned()],
+        rows: vec![vec!["luthier".to_owned(), "L UW1 <script>alert(1)</script>".to_owned()]],
+    });
+    train.sections.push(Section::Funnel {
+        title: "Rows".to_owned(),
+        unit: "rows".to_owned(),
+        steps: vec![("in".to_owned(), 135_000), ("word-shape".to_owned(), 90_000), ("dedup".to_owned(), 0)],
+    });
+    let tokens = ReportStage { id: "tokens".to_owned(), kind: "tokenize".to_owned(), ..ReportStage::default() };
+    Report {
+        pipeline: "quickstart".to_owned(),
+        run_id: "20261124-000000".to_owned(),
+        seconds: 94.0,
+        succeeded: true,
+        stages: vec![tokens, train],
+        ..Report::default()
+    }
+}
+
+#[test]
+fn page_is_self_contained_and_escaped() {
+    let page = render(&sample());
+    assert!(page.starts_with("<!DOCTYPE html>"));
+    assert!(!page.contains("<script"), "foreign text must be escaped");
+    assert!(page.contains("&lt;script&gt;"));
+    assert!(!page.contains("http://") && !page.contains("https://"), "no network references");
+    assert!(page.contains("1 ran, 1 reused"));
+    assert!(page.contains("−45,000"));
+}
+
+#[test]
+fn plots_skip_points_that_are_not_finite() {
+    let page = render(&sample());
+    assert!(!page.contains("NaN"));
+}
+
+#[test]
+fn an_empty_run_renders() {
+    let page = render(&Report { pipeline: "empty".to_owned(), ..Report::default() });
+    assert!(page.contains("empty"));
+}
