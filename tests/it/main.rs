@@ -1,0 +1,3 @@
+//! Whole-program tests: the binary on real pipelines, its words on bad input, and the shape of the house.
+
+mod house;
