@@ -1,0 +1,426 @@
+//! The command line. One doc comment per option makes the help, the completions and the reference.
+
+use camino::Utf8PathBuf;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run language-model fine-tunes the way a build system runs compiles.
+#[derive(Debug, Parser)]
+#[command(name = "luthier", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Where artifacts, records and runs live.
+    #[arg(long, global = true, env = "LUTHIER_STORE", value_name = "DIR", default_value = ".luthier")]
+    pub store: Utf8PathBuf,
+    /// Print machine-readable JSON on standard output.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Only errors and results.
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Also print what stages log.
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    /// When to use colour.
+    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN")]
+    pub color: ColorWhen,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    Auto,
+    Always,
+    Never,
+}
+
+/// The pipeline file and its parameters.
+#[derive(Debug, Clone, Args)]
+pub struct PipelineArgs {
+    /// The pipeline file; may be left out where there is only one.
+    #[arg(value_name = "PIPELINE")]
+    pub pipeline: Option<Utf8PathBuf>,
+    /// Override a parameter of the pipeline; the value is read as YAML.
+    #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parse_assignment)]
+    pub params: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a small working pipeline to start from.
+    Init(InitArgs),
+    /// Execute what changed and nothing else.
+    Run(RunArgs),
+    /// Say what `run` would do, why, and how long it should take.
+    Plan(PlanArgs),
+    /// Say for every stage whether it is up to date.
+    Status(PipelineArgs),
+    /// Draw the graph of stages.
+    Graph(GraphArgs),
+    /// Say why a stage runs again, down to the field that changed.
+    Explain(ExplainArgs),
+    /// Compare two locks, or the lock with a git revision of it.
+    Diff(DiffArgs),
+    /// List the runs.
+    Log(LogArgs),
+    /// Show a stage's last result: key, outputs, metrics.
+    Show(ShowArgs),
+    /// Write the HTML report of a run.
+    Report(ReportArgs),
+    /// Re-hash the store, or execute a stage again and compare.
+    Verify(VerifyArgs),
+    /// Remove what no lock and no recent run names.
+    Gc(GcArgs),
+    /// Print the JSON Schema of pipeline files.
+    Schema,
+    /// List the stage kinds, or one kind's parameters, inputs and outputs.
+    Stages(StagesArgs),
+    /// Look into a dataset or token artifact.
+    Data(DataArgs),
+    /// Make, build, test and inspect filter plugins.
+    Plugin(PluginArgs),
+    /// Talk to a model.
+    Chat(ChatArgs),
+    /// Complete prompts with a model, one per line.
+    Sample(SampleArgs),
+    /// Print a model's logits after a prompt, for comparison with other programs.
+    Logits(LogitsArgs),
+    /// Check this machine for what the stages may need.
+    Doctor,
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Execute one serialised stage request; how executors run stages elsewhere.
+    #[command(hide = true)]
+    ExecStage(ExecStageArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Which template.
+    #[arg(value_name = "TEMPLATE")]
+    pub template: Option<String>,
+    /// Where to write it.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<Utf8PathBuf>,
+    /// List the templates.
+    #[arg(long)]
+    pub list: bool,
+    /// Replace an existing file.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SelectArgs {
+    /// Only these stages; what they need must be there already.
+    #[arg(long, value_name = "STAGE")]
+    pub only: Vec<String>,
+    /// These stages and all that depend on them.
+    #[arg(long, value_name = "STAGE")]
+    pub from: Vec<String>,
+    /// These stages and all that they need.
+    #[arg(long, value_name = "STAGE")]
+    pub until: Vec<String>,
+    /// Run these stages even if they are up to date.
+    #[arg(long, value_name = "STAGE")]
+    pub force: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Only say what would run.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+    /// Fail if any key, output or metric differs from the lock file.
+    #[arg(long)]
+    pub locked: bool,
+    /// Threads for all stages together; never changes a result.
+    #[arg(long, short = 't', value_name = "N", env = "LUTHIER_THREADS")]
+    pub threads: Option<usize>,
+    /// How many stages may run at once.
+    #[arg(long, short = 'j', value_name = "N")]
+    pub jobs: Option<usize>,
+    /// After a failure go on with the stages that do not depend on it.
+    #[arg(long, short = 'k')]
+    pub keep_going: bool,
+    /// Run a failed stage again up to N times.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub retries: u32,
+    /// Never use the network; what was fetched before still works.
+    #[arg(long, env = "LUTHIER_OFFLINE")]
+    pub offline: bool,
+    /// Where floats are computed: `auto` or `cpu`.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", env = "LUTHIER_DEVICE")]
+    pub device: String,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Show the memory plan of every training stage from the model's configuration alone.
+    #[arg(long)]
+    pub memory: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GraphArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// How to draw it.
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: GraphFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    Text,
+    Dot,
+    Mermaid,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The stage, and the pipeline file where there are several.
+    #[arg(value_name = "[PIPELINE] STAGE", num_args = 1..=2, required = true)]
+    pub names: Vec<String>,
+    /// Override a parameter of the pipeline.
+    #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parse_assignment)]
+    pub params: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// A lock file, a pipeline file, or a git revision.
+    #[arg(value_name = "A")]
+    pub a: String,
+    /// The same; left out, the lock of A as it is now.
+    #[arg(value_name = "B")]
+    pub b: Option<String>,
+    /// Pipeline whose lock is meant where A or B is a git revision.
+    #[arg(long, short = 'f', value_name = "PIPELINE")]
+    pub pipeline: Option<Utf8PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// At most this many, newest first.
+    #[arg(short = 'n', long, default_value_t = 20)]
+    pub count: usize,
+    /// Print one run's events.
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The stage, and the pipeline file where there are several.
+    #[arg(value_name = "[PIPELINE] STAGE", num_args = 1..=2, required = true)]
+    pub names: Vec<String>,
+    /// Print only the path of an output.
+    #[arg(long, value_name = "OUTPUT", num_args = 0..=1, default_missing_value = "")]
+    pub path: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A run; the last one if left out.
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+    /// Where to write it.
+    #[arg(long, short, value_name = "FILE", default_value = "report.html")]
+    pub output: Utf8PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A stage to execute again and compare with the lock; without one, the store is re-hashed.
+    #[arg(value_name = "[PIPELINE] STAGE", num_args = 0..=2)]
+    pub names: Vec<String>,
+    /// Threads for the execution.
+    #[arg(long, short = 't', value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Say what would be removed and how much it frees.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+    /// Keep what the last N runs name.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub keep_runs: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct StagesArgs {
+    /// A stage kind.
+    #[arg(value_name = "KIND")]
+    pub kind: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    pub command: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Print rows of a dataset, or samples of a token artifact with trained tokens marked.
+    Show(DataShowArgs),
+    /// Look for what usually goes wrong: masks, templates, duplicates, lengths.
+    Doctor(DataShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DataShowArgs {
+    /// A path, or a stage or stage.output of the pipeline.
+    #[arg(value_name = "ARTIFACT")]
+    pub artifact: String,
+    /// The pipeline, where ARTIFACT is a stage.
+    #[arg(long, short = 'f', value_name = "PIPELINE")]
+    pub pipeline: Option<Utf8PathBuf>,
+    /// How many rows.
+    #[arg(short = 'n', long, default_value_t = 10)]
+    pub count: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct PluginArgs {
+    #[command(subcommand)]
+    pub command: PluginCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Scaffold a plugin with a test.
+    New {
+        /// Directory to make.
+        path: Utf8PathBuf,
+        /// The language.
+        #[arg(long, default_value = "rust")]
+        lang: String,
+    },
+    /// Build a plugin crate to a WebAssembly component.
+    Build { path: Utf8PathBuf },
+    /// Run a plugin on sample rows: a file of text lines or JSONL.
+    Test {
+        path: Utf8PathBuf,
+        /// Sample rows.
+        #[arg(long, value_name = "FILE")]
+        rows: Option<Utf8PathBuf>,
+        /// The plugin's configuration, as JSON.
+        #[arg(long, default_value = "{}")]
+        config: String,
+    },
+    /// Measure a plugin's throughput on one thread.
+    Bench {
+        path: Utf8PathBuf,
+        /// The plugin's configuration, as JSON.
+        #[arg(long, default_value = "{}")]
+        config: String,
+    },
+    /// Show world version, size, imports and manifest.
+    Inspect { path: Utf8PathBuf },
+}
+
+/// A model and, if wanted, an adapter.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// A GGUF file, a Hugging Face model directory, or a stage of the pipeline.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// A PEFT adapter directory, or a stage of the pipeline.
+    #[arg(long, value_name = "ADAPTER")]
+    pub adapter: Option<String>,
+    /// The pipeline, where MODEL or ADAPTER is a stage.
+    #[arg(long, short = 'f', value_name = "PIPELINE")]
+    pub pipeline: Option<Utf8PathBuf>,
+    /// Threads.
+    #[arg(long, short = 't', value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Say one thing, print the answer, and end.
+    #[arg(long, value_name = "TEXT")]
+    pub once: Option<String>,
+    /// A system message.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// At most this many tokens an answer.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_new_tokens: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Prompts, one a line; standard input if left out.
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<Utf8PathBuf>,
+    /// Give the prompts as they are, without the chat template.
+    #[arg(long)]
+    pub raw: bool,
+    /// A system message.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// At most this many tokens an answer.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_new_tokens: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The prompt, as plain text.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecStageArgs {
+    /// A file with the request, or `-` for standard input.
+    #[arg(value_name = "REQUEST")]
+    pub request: Utf8PathBuf,
+}
+
+fn parse_assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not NAME=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

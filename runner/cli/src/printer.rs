@@ -1,0 +1,86 @@
+//! Everything the program says goes through here: results to standard output, the rest to standard error, colour and
+//! verbosity decided once.
+
+use std::io::{IsTerminal, Write};
+
+use anstream::{AutoStream, ColorChoice};
+
+use crate::args::{ColorWhen, Global};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    Quiet,
+    Normal,
+    Verbose,
+}
+
+/// Decides where a line goes and how it looks.
+#[derive(Debug, Clone, Copy)]
+pub struct Printer {
+    pub verbosity: Verbosity,
+    pub json: bool,
+    choice: ColorChoice,
+    /// Standard error is a terminal, so a live display makes sense.
+    pub live: bool,
+}
+
+impl Printer {
+    #[must_use]
+    pub fn new(global: &Global) -> Self {
+        let verbosity = match (global.quiet, global.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, true) => Verbosity::Verbose,
+            (false, false) => Verbosity::Normal,
+        };
+        let choice = match global.color {
+            ColorWhen::Always => ColorChoice::Always,
+            ColorWhen::Never => ColorChoice::Never,
+            ColorWhen::Auto => AutoStream::choice(&std::io::stderr()),
+        };
+        let live = std::io::stderr().is_terminal() && verbosity == Verbosity::Normal && !global.json;
+        Self { verbosity, json: global.json, choice, live }
+    }
+
+    /// Whether standard error shows colour.
+    #[must_use]
+    pub fn color(&self) -> bool {
+        matches!(self.choice, ColorChoice::Always | ColorChoice::AlwaysAnsi)
+    }
+
+    /// The columns of the terminal, or 100.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|width| *width >= 40).unwrap_or(100)
+    }
+
+    /// A result: the thing that was asked for. A closed pipe ends the program quietly.
+    pub fn result(&self, text: &str) {
+        let choice = if self.json { ColorChoice::Never } else { AutoStream::choice(&std::io::stdout()) };
+        let mut out = AutoStream::new(std::io::stdout(), choice);
+        if writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()).is_err() {
+            std::process::exit(0);
+        }
+    }
+
+    /// A JSON result.
+    pub fn json(&self, value: &impl serde::Serialize) {
+        match serde_json::to_string_pretty(value) {
+            Ok(text) => self.result(&text),
+            Err(error) => self.error_line(&format!("error: the result is not JSON: {error}")),
+        }
+    }
+
+    /// Something worth knowing while working; not in quiet mode.
+    pub fn note(&self, text: &str) {
+        if self.verbosity > Verbosity::Quiet {
+            self.error_line(text);
+        }
+    }
+
+    /// Always shown.
+    pub fn error_line(&self, text: &str) {
+        let mut err = AutoStream::new(std::io::stderr(), self.choice);
+        // Nothing can be said once standard error is gone.
+        let _ = writeln!(err, "{}", text.trim_end_matches('\n'));
+    }
+}
