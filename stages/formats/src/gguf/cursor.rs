@@ -134,10 +134,9 @@ impl<'a> Cursor<'a> {
     fn values(&mut self, depth: usize) -> StageResult<MetaArray> {
         let kind = self.u32()?;
         if depth >= DEPTH_LIMIT {
-            return Err(self.error(
-                "gguf::bad_value",
-                format_args!("{} nests arrays more than {DEPTH_LIMIT} deep", self.what),
-            ));
+            return Err(
+                self.error("gguf::bad_value", format_args!("{} nests arrays more than {DEPTH_LIMIT} deep", self.what))
+            );
         }
         macro_rules! numbers {
             ($variant:ident, $type:ty) => {{

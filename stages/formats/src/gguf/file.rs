@@ -108,8 +108,7 @@ impl GgufFile {
     /// There is none of this name; suggests the nearest.
     pub fn require_tensor(&self, name: &str) -> StageResult<&TensorInfo> {
         self.tensor(name).ok_or_else(|| {
-            let error =
-                StageError::input("gguf::missing_tensor", format!("`{}` has no tensor `{name}`", self.path));
+            let error = StageError::input("gguf::missing_tensor", format!("`{}` has no tensor `{name}`", self.path));
             match nearest(name, self.tensors.keys().map(String::as_str)) {
                 Some(near) => error.hint(format!("the nearest name in the file is `{near}`")),
                 None => error.hint("the file may be one part of a split model, or an adapter or projector only"),
@@ -273,7 +272,10 @@ fn parse_tensor_header(cursor: &mut Cursor<'_>) -> StageResult<TensorHeader> {
     let id = cursor.u32()?;
     let tensor_type = TensorType::from_id(id).ok_or_else(|| {
         cursor
-            .error("gguf::unknown_type", format_args!("{} has type number {id}, which ggml does not define", cursor.what))
+            .error(
+                "gguf::unknown_type",
+                format_args!("{} has type number {id}, which ggml does not define", cursor.what),
+            )
             .hint("the file is damaged, or made by a newer program; export it as F16 or Q8_0")
     })?;
     let offset = cursor.u64()?;
