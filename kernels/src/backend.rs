@@ -95,7 +95,9 @@ impl Backend {
     #[must_use]
     pub fn current() -> Self {
         static CHOSEN: OnceLock<Backend> = OnceLock::new();
-        FORCED.get().unwrap_or_else(|| *CHOSEN.get_or_init(|| Self::from_environment().unwrap_or_else(|_| Self::fastest())))
+        FORCED
+            .get()
+            .unwrap_or_else(|| *CHOSEN.get_or_init(|| Self::from_environment().unwrap_or_else(|_| Self::fastest())))
     }
 
     /// Runs `body` with this backend for the kernels that it calls on the current thread. For tests and benches.

@@ -1,0 +1,223 @@
+//! The device interface: memory with explicit lifetimes, and the kernels over views of it.
+//!
+//! The training engine is written against [`Device`] alone and holds no tensor of its own. Shapes are arguments, all
+//! floats are `f32`, all matrices row-major. [`CpuDevice`] runs the kernels of this crate on host memory.
+//!
+//! Operations are queued in order and cannot fail one by one: a device that can fail remembers its first failure and
+//! answers it from [`Device::synchronize`], which the engine calls once per step. Lengths that do not fit are defects of
+//! the caller and panic.
+
+mod buffer;
+mod cpu;
+mod error;
+mod ledger;
+mod weight;
+
+use std::sync::Arc;
+
+use bytemuck::Pod;
+
+pub use buffer::{Allocation, Buffer, Slice, SliceMut, Space};
+pub use cpu::CpuDevice;
+pub use error::{DeviceError, DeviceResult};
+pub use ledger::{Component, Ledger};
+pub use weight::{Matrix, Operand};
+
+pub use crate::attention::AttentionShape;
+pub use crate::optimizer::AdamW;
+
+/// Sequences of one packed micro-batch.
+#[derive(Clone, Copy)]
+pub struct Segments<'a> {
+    /// Cumulative starts, one more than there are sequences.
+    pub starts: Slice<'a, u32>,
+    /// Tokens of the longest sequence.
+    pub longest: usize,
+}
+
+/// Keys and values of `batch` sequences, each `[capacity, kv_heads · head_dim]`.
+#[derive(Clone, Copy)]
+pub struct KeyValues<'a> {
+    pub keys: Slice<'a, f32>,
+    pub values: Slice<'a, f32>,
+    pub capacity: usize,
+    /// Rows in use per sequence, the newest token's included.
+    pub lengths: Slice<'a, u32>,
+}
+
+/// Cosines and sines `[positions, head_dim / 2]`.
+#[derive(Clone, Copy)]
+pub struct Rotary<'a> {
+    pub cos: Slice<'a, f32>,
+    pub sin: Slice<'a, f32>,
+    pub head_dim: usize,
+}
+
+/// The frozen output head as the loss sees it.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    /// `[vocabulary, hidden]`.
+    pub weight: Operand<'a>,
+    pub vocabulary: usize,
+    pub hidden: usize,
+    /// Rows whose logits exist at once.
+    pub chunk_rows: usize,
+}
+
+/// Which elements a dropout keeps: drawn from `(seed, stream)` at the element's own index, so that forward and backward
+/// agree without a stored mask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    pub probability: f32,
+    pub seed: u64,
+    /// Names the site and the step.
+    pub stream: u64,
+}
+
+/// A device of the engine.
+pub trait Device: Send + Sync {
+    /// `cpu`, `cuda:0`.
+    fn name(&self) -> String;
+
+    /// Enters the keys of stages whose bytes depend on the device.
+    fn numeric_class(&self) -> String;
+
+    fn ledger(&self) -> &Arc<Ledger>;
+
+    /// Zeroed memory, aligned to 64 bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation>;
+
+    /// Copies host bytes to the device; returns when `source` may be reused.
+    fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>);
+
+    /// Copies device bytes to the host, after all operations queued before.
+    fn read_bytes(&self, source: Slice<'_, u8>, target: &mut [u8]);
+
+    /// Waits for all queued operations.
+    ///
+    /// # Errors
+    /// The first failure since the last call.
+    fn synchronize(&self) -> DeviceResult<()>;
+
+    /// Runs `work` where the device's operations are cheapest to call (on the CPU: inside its thread pool).
+    fn run(&self, work: &mut (dyn FnMut() + Send));
+
+    fn zero(&self, out: SliceMut<'_, f32>);
+
+    fn copy(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>);
+
+    /// `out += source`.
+    fn add(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>);
+
+    /// `out *= factor`.
+    fn scale(&self, factor: f32, out: SliceMut<'_, f32>);
+
+    /// Adds `bias` to each row of `out`.
+    fn add_bias(&self, bias: Slice<'_, f32>, out: SliceMut<'_, f32>);
+
+    /// `out[m,n] = scale · x[m,k] · wᵀ (+ out)`, `w[n,k]`.
+    fn matmul_nt(&self, x: Slice<'_, f32>, w: Operand<'_>, shape: [usize; 3], scale: f32, accumulate: bool, out: SliceMut<'_, f32>);
+
+    /// `out[m,k] = scale · dy[m,n] · w (+ out)`, `w[n,k]`; `shape` is `[m, n, k]` as for [`Device::matmul_nt`].
+    fn matmul_nn(&self, dy: Slice<'_, f32>, w: Operand<'_>, shape: [usize; 3], scale: f32, accumulate: bool, out: SliceMut<'_, f32>);
+
+    /// `out[p,q] = scale · aᵀ · b (+ out)`, `a[m,p]`, `b[m,q]`; `shape` is `[m, p, q]`.
+    fn matmul_tn(&self, a: Slice<'_, f32>, b: Slice<'_, f32>, shape: [usize; 3], scale: f32, accumulate: bool, out: SliceMut<'_, f32>);
+
+    /// `out = x / rms(x) · weight` per row of `weight.len()`; keeps `1 / rms(x)` per row.
+    fn rms_norm(&self, x: Slice<'_, f32>, weight: Slice<'_, f32>, eps: f32, out: SliceMut<'_, f32>, inverse: SliceMut<'_, f32>);
+
+    /// Adds to `dx` if `accumulate`.
+    fn rms_norm_backward(&self, x: Slice<'_, f32>, weight: Slice<'_, f32>, inverse: Slice<'_, f32>, dy: Slice<'_, f32>, accumulate: bool, dx: SliceMut<'_, f32>);
+
+    /// Rotates `x[tokens, heads · head_dim]` in place, halves paired (the convention of transformers); `inverse` is the
+    /// backward.
+    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: Rotary<'_>, inverse: bool, x: SliceMut<'_, f32>);
+
+    /// `out = silu(gate) · up`.
+    fn swiglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>);
+
+    fn swiglu_backward(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, dout: Slice<'_, f32>, dgate: SliceMut<'_, f32>, dup: SliceMut<'_, f32>);
+
+    /// Causal attention inside each segment; `lse[tokens, heads]` keeps the log of the softmax's denominator.
+    fn attention(&self, q: Slice<'_, f32>, k: Slice<'_, f32>, v: Slice<'_, f32>, segments: Segments<'_>, shape: AttentionShape, out: SliceMut<'_, f32>, lse: SliceMut<'_, f32>);
+
+    fn attention_backward(&self, forward: AttentionSaved<'_>, dout: Slice<'_, f32>, segments: Segments<'_>, shape: AttentionShape, dq: SliceMut<'_, f32>, dk: SliceMut<'_, f32>, dv: SliceMut<'_, f32>);
+
+    /// One query `[batch, heads · head_dim]` per sequence against its cache.
+    fn attention_decode(&self, q: Slice<'_, f32>, cache: KeyValues<'_>, shape: AttentionShape, out: SliceMut<'_, f32>);
+
+    /// `out[i] = table[ids[i]]`, `table[rows, width]`.
+    fn embedding(&self, table: Operand<'_>, ids: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);
+
+    /// `out[i] = x[rows[i]]`.
+    fn gather_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);
+
+    /// `out[rows[i]] = x[i]`; the rows are distinct.
+    fn scatter_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);
+
+    /// Negative log likelihood of `targets` per row of `hidden`; with `dhidden`, also the gradient of
+    /// `scale · Σ losses`. `scratch` holds `chunk_rows · vocabulary` floats.
+    #[expect(clippy::too_many_arguments, reason = "one fused operation: head, loss and gradient")]
+    fn cross_entropy(&self, hidden: Slice<'_, f32>, targets: Slice<'_, u32>, head: Head<'_>, scale: f32, dhidden: Option<SliceMut<'_, f32>>, scratch: SliceMut<'_, f32>, losses: SliceMut<'_, f32>);
+
+    /// Zeroes each element of `x` with the dropout's probability and scales the others by `1 / (1 - p)`, into `out`
+    /// (added if `accumulate`).
+    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout, accumulate: bool, out: SliceMut<'_, f32>);
+
+    /// One step of AdamW with decoupled weight decay.
+    fn adamw(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, m: SliceMut<'_, f32>, v: SliceMut<'_, f32>);
+
+    /// `√Σ x²`, accumulated in `f64`.
+    fn norm(&self, x: Slice<'_, f32>) -> f64;
+}
+
+/// What attention's forward leaves for its backward.
+#[derive(Clone, Copy)]
+pub struct AttentionSaved<'a> {
+    pub q: Slice<'a, f32>,
+    pub k: Slice<'a, f32>,
+    pub v: Slice<'a, f32>,
+    pub out: Slice<'a, f32>,
+    pub lse: Slice<'a, f32>,
+}
+
+/// Typed conveniences over [`Device`].
+pub trait DeviceExt {
+    /// `len` zeroed elements.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn buffer<T: Pod>(&self, component: Component, len: usize) -> DeviceResult<Buffer<T>>;
+
+    /// Host elements to the device.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    fn write<T: Pod>(&self, source: &[T], target: SliceMut<'_, T>);
+
+    /// Device elements to the host.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    fn read<T: Pod>(&self, source: Slice<'_, T>, target: &mut [T]);
+}
+
+impl DeviceExt for dyn Device + '_ {
+    fn buffer<T: Pod>(&self, component: Component, len: usize) -> DeviceResult<Buffer<T>> {
+        Ok(Buffer::new(self.allocate(component, len * size_of::<T>())?, len))
+    }
+
+    fn write<T: Pod>(&self, source: &[T], target: SliceMut<'_, T>) {
+        assert_eq!(source.len(), target.len(), "a write of another length");
+        self.write_bytes(bytemuck::cast_slice(source), target.into_bytes());
+    }
+
+    fn read<T: Pod>(&self, source: Slice<'_, T>, target: &mut [T]) {
+        assert_eq!(source.len(), target.len(), "a read of another length");
+        self.read_bytes(source.as_bytes(), bytemuck::cast_slice_mut(target));
+    }
+}
