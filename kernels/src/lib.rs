@@ -24,6 +24,7 @@ mod backend;
 
 pub mod attention;
 pub mod cross_entropy;
+pub mod device;
 pub mod elementwise;
 pub mod embedding;
 pub mod matmul;

@@ -217,12 +217,7 @@ impl<'a, T> Slice<'a, T> {
     where
         T: Pod,
     {
-        Slice {
-            address: self.address.cast(),
-            len: self.len * size_of::<T>(),
-            space: self.space,
-            marker: PhantomData,
-        }
+        Slice { address: self.address.cast(), len: self.len * size_of::<T>(), space: self.space, marker: PhantomData }
     }
 
     /// The elements, when they are in host memory.

@@ -25,6 +25,8 @@ pub use weight::{Matrix, Operand};
 
 pub use crate::attention::AttentionShape;
 pub use crate::optimizer::AdamW;
+use crate::random::Stream;
+use crate::rope;
 
 /// Sequences of one packed micro-batch.
 #[derive(Clone, Copy)]
@@ -45,12 +47,16 @@ pub struct KeyValues<'a> {
     pub lengths: Slice<'a, u32>,
 }
 
-/// Cosines and sines `[positions, head_dim / 2]`.
-#[derive(Clone, Copy)]
-pub struct Rotary<'a> {
-    pub cos: Slice<'a, f32>,
-    pub sin: Slice<'a, f32>,
-    pub head_dim: usize,
+/// Cosines and sines of all positions, where the device wants them.
+#[derive(Debug)]
+pub enum Rotary {
+    Host(rope::Table),
+    /// `[positions, head_dim / 2]` each.
+    Device {
+        cos: Buffer<f32>,
+        sin: Buffer<f32>,
+        head_dim: usize,
+    },
 }
 
 /// The frozen output head as the loss sees it.
@@ -64,17 +70,19 @@ pub struct Head<'a> {
     pub chunk_rows: usize,
 }
 
-/// Which elements a dropout keeps: drawn from `(seed, stream)` at the element's own index, so that forward and backward
-/// agree without a stored mask.
+/// Which elements a dropout keeps: drawn from a stream at the element's own position, so that forward and backward agree
+/// without a stored mask.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
     pub probability: f32,
-    pub seed: u64,
-    /// Names the site and the step.
-    pub stream: u64,
+    /// Named after the site.
+    pub stream: Stream,
+    /// Position of the first element, a multiple of 4; advances with the steps.
+    pub offset: u64,
 }
 
 /// A device of the engine.
+#[expect(clippy::too_many_arguments, reason = "the operands of an operation are its arguments")]
 pub trait Device: Send + Sync {
     /// `cpu`, `cuda:0`.
     fn name(&self) -> String;
@@ -119,33 +127,103 @@ pub trait Device: Send + Sync {
     fn add_bias(&self, bias: Slice<'_, f32>, out: SliceMut<'_, f32>);
 
     /// `out[m,n] = scale · x[m,k] · wᵀ (+ out)`, `w[n,k]`.
-    fn matmul_nt(&self, x: Slice<'_, f32>, w: Operand<'_>, shape: [usize; 3], scale: f32, accumulate: bool, out: SliceMut<'_, f32>);
+    fn matmul_nt(
+        &self,
+        x: Slice<'_, f32>,
+        w: Operand<'_>,
+        shape: [usize; 3],
+        scale: f32,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    );
 
     /// `out[m,k] = scale · dy[m,n] · w (+ out)`, `w[n,k]`; `shape` is `[m, n, k]` as for [`Device::matmul_nt`].
-    fn matmul_nn(&self, dy: Slice<'_, f32>, w: Operand<'_>, shape: [usize; 3], scale: f32, accumulate: bool, out: SliceMut<'_, f32>);
+    fn matmul_nn(
+        &self,
+        dy: Slice<'_, f32>,
+        w: Operand<'_>,
+        shape: [usize; 3],
+        scale: f32,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    );
 
     /// `out[p,q] = scale · aᵀ · b (+ out)`, `a[m,p]`, `b[m,q]`; `shape` is `[m, p, q]`.
-    fn matmul_tn(&self, a: Slice<'_, f32>, b: Slice<'_, f32>, shape: [usize; 3], scale: f32, accumulate: bool, out: SliceMut<'_, f32>);
+    fn matmul_tn(
+        &self,
+        a: Slice<'_, f32>,
+        b: Slice<'_, f32>,
+        shape: [usize; 3],
+        scale: f32,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    );
 
     /// `out = x / rms(x) · weight` per row of `weight.len()`; keeps `1 / rms(x)` per row.
-    fn rms_norm(&self, x: Slice<'_, f32>, weight: Slice<'_, f32>, eps: f32, out: SliceMut<'_, f32>, inverse: SliceMut<'_, f32>);
+    fn rms_norm(
+        &self,
+        x: Slice<'_, f32>,
+        weight: Slice<'_, f32>,
+        eps: f32,
+        out: SliceMut<'_, f32>,
+        inverse: SliceMut<'_, f32>,
+    );
 
     /// Adds to `dx` if `accumulate`.
-    fn rms_norm_backward(&self, x: Slice<'_, f32>, weight: Slice<'_, f32>, inverse: Slice<'_, f32>, dy: Slice<'_, f32>, accumulate: bool, dx: SliceMut<'_, f32>);
+    fn rms_norm_backward(
+        &self,
+        x: Slice<'_, f32>,
+        weight: Slice<'_, f32>,
+        inverse: Slice<'_, f32>,
+        dy: Slice<'_, f32>,
+        accumulate: bool,
+        dx: SliceMut<'_, f32>,
+    );
+
+    /// Makes a table usable by [`Device::rope`].
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn rotary(&self, table: rope::Table) -> DeviceResult<Rotary>;
 
     /// Rotates `x[tokens, heads · head_dim]` in place, halves paired (the convention of transformers); `inverse` is the
     /// backward.
-    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: Rotary<'_>, inverse: bool, x: SliceMut<'_, f32>);
+    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: SliceMut<'_, f32>);
 
     /// `out = silu(gate) · up`.
     fn swiglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>);
 
-    fn swiglu_backward(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, dout: Slice<'_, f32>, dgate: SliceMut<'_, f32>, dup: SliceMut<'_, f32>);
+    fn swiglu_backward(
+        &self,
+        gate: Slice<'_, f32>,
+        up: Slice<'_, f32>,
+        dout: Slice<'_, f32>,
+        dgate: SliceMut<'_, f32>,
+        dup: SliceMut<'_, f32>,
+    );
 
     /// Causal attention inside each segment; `lse[tokens, heads]` keeps the log of the softmax's denominator.
-    fn attention(&self, q: Slice<'_, f32>, k: Slice<'_, f32>, v: Slice<'_, f32>, segments: Segments<'_>, shape: AttentionShape, out: SliceMut<'_, f32>, lse: SliceMut<'_, f32>);
+    fn attention(
+        &self,
+        q: Slice<'_, f32>,
+        k: Slice<'_, f32>,
+        v: Slice<'_, f32>,
+        segments: Segments<'_>,
+        shape: AttentionShape,
+        out: SliceMut<'_, f32>,
+        lse: SliceMut<'_, f32>,
+    );
 
-    fn attention_backward(&self, forward: AttentionSaved<'_>, dout: Slice<'_, f32>, segments: Segments<'_>, shape: AttentionShape, dq: SliceMut<'_, f32>, dk: SliceMut<'_, f32>, dv: SliceMut<'_, f32>);
+    fn attention_backward(
+        &self,
+        forward: AttentionSaved<'_>,
+        dout: Slice<'_, f32>,
+        segments: Segments<'_>,
+        shape: AttentionShape,
+        dq: SliceMut<'_, f32>,
+        dk: SliceMut<'_, f32>,
+        dv: SliceMut<'_, f32>,
+    );
 
     /// One query `[batch, heads · head_dim]` per sequence against its cache.
     fn attention_decode(&self, q: Slice<'_, f32>, cache: KeyValues<'_>, shape: AttentionShape, out: SliceMut<'_, f32>);
@@ -161,15 +239,30 @@ pub trait Device: Send + Sync {
 
     /// Negative log likelihood of `targets` per row of `hidden`; with `dhidden`, also the gradient of
     /// `scale · Σ losses`. `scratch` holds `chunk_rows · vocabulary` floats.
-    #[expect(clippy::too_many_arguments, reason = "one fused operation: head, loss and gradient")]
-    fn cross_entropy(&self, hidden: Slice<'_, f32>, targets: Slice<'_, u32>, head: Head<'_>, scale: f32, dhidden: Option<SliceMut<'_, f32>>, scratch: SliceMut<'_, f32>, losses: SliceMut<'_, f32>);
+    fn cross_entropy(
+        &self,
+        hidden: Slice<'_, f32>,
+        targets: Slice<'_, u32>,
+        head: Head<'_>,
+        scale: f32,
+        dhidden: Option<SliceMut<'_, f32>>,
+        scratch: SliceMut<'_, f32>,
+        losses: SliceMut<'_, f32>,
+    );
 
     /// Zeroes each element of `x` with the dropout's probability and scales the others by `1 / (1 - p)`, into `out`
     /// (added if `accumulate`).
     fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout, accumulate: bool, out: SliceMut<'_, f32>);
 
     /// One step of AdamW with decoupled weight decay.
-    fn adamw(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, m: SliceMut<'_, f32>, v: SliceMut<'_, f32>);
+    fn adamw(
+        &self,
+        grads: Slice<'_, f32>,
+        step: AdamW,
+        params: SliceMut<'_, f32>,
+        m: SliceMut<'_, f32>,
+        v: SliceMut<'_, f32>,
+    );
 
     /// `√Σ x²`, accumulated in `f64`.
     fn norm(&self, x: Slice<'_, f32>) -> f64;

@@ -23,7 +23,12 @@ enum MatrixData {
     F16(Buffer<f16>),
     Bf16(Buffer<bf16>),
     /// NF4 with double quantisation: codes of 4 bits, 8-bit block scales, scales of the scales.
-    Nf4 { packed: Buffer<u8>, codes: Buffer<u8>, scales: Buffer<f32>, offset: f32 },
+    Nf4 {
+        packed: Buffer<u8>,
+        codes: Buffer<u8>,
+        scales: Buffer<f32>,
+        offset: f32,
+    },
 }
 
 /// A matrix operand of a product: a [`Matrix`], or trainable `f32` parameters.
@@ -32,14 +37,7 @@ pub enum Operand<'a> {
     F32(Slice<'a, f32>),
     F16(Slice<'a, f16>),
     Bf16(Slice<'a, bf16>),
-    Nf4 {
-        packed: Slice<'a, u8>,
-        codes: Slice<'a, u8>,
-        scales: Slice<'a, f32>,
-        offset: f32,
-        rows: usize,
-        cols: usize,
-    },
+    Nf4 { packed: Slice<'a, u8>, codes: Slice<'a, u8>, scales: Slice<'a, f32>, offset: f32, rows: usize, cols: usize },
 }
 
 impl<'a> From<Slice<'a, f32>> for Operand<'a> {
@@ -60,7 +58,13 @@ impl Matrix {
     ///
     /// # Panics
     /// If `data` is not `rows · cols` long.
-    pub fn f32(device: &dyn Device, component: Component, rows: usize, cols: usize, data: &[f32]) -> DeviceResult<Self> {
+    pub fn f32(
+        device: &dyn Device,
+        component: Component,
+        rows: usize,
+        cols: usize,
+        data: &[f32],
+    ) -> DeviceResult<Self> {
         assert_eq!(data.len(), rows * cols, "a matrix of {rows} × {cols}");
         Ok(Self { rows, cols, data: MatrixData::F32(upload(device, component, data)?) })
     }
@@ -91,7 +95,13 @@ impl Matrix {
     ///
     /// # Panics
     /// If `data` is not `rows · cols` long.
-    pub fn f16(device: &dyn Device, component: Component, rows: usize, cols: usize, data: &[f32]) -> DeviceResult<Self> {
+    pub fn f16(
+        device: &dyn Device,
+        component: Component,
+        rows: usize,
+        cols: usize,
+        data: &[f32],
+    ) -> DeviceResult<Self> {
         assert_eq!(data.len(), rows * cols, "a matrix of {rows} × {cols}");
         let narrow: Vec<f16> = data.iter().map(|value| f16::from_f32(*value)).collect();
         Ok(Self { rows, cols, data: MatrixData::F16(upload(device, component, &narrow)?) })
@@ -104,7 +114,13 @@ impl Matrix {
     ///
     /// # Panics
     /// If `data` is not `rows · cols` long.
-    pub fn nf4(device: &dyn Device, component: Component, rows: usize, cols: usize, data: &[f32]) -> DeviceResult<Self> {
+    pub fn nf4(
+        device: &dyn Device,
+        component: Component,
+        rows: usize,
+        cols: usize,
+        data: &[f32],
+    ) -> DeviceResult<Self> {
         assert_eq!(data.len(), rows * cols, "a matrix of {rows} × {cols}");
         let quantized = nf4::quantize(data, rows, cols, true);
         let view = quantized.view();
