@@ -4,9 +4,11 @@ use std::error::Error;
 use std::fmt;
 
 use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
 
 /// Decides the exit code of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
     /// The stage failed (exit 1).
     Stage,
@@ -21,7 +23,7 @@ pub enum ErrorClass {
 }
 
 /// A place in a file that the user can open.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Location {
     pub file: Utf8PathBuf,
     /// 1-based; 0 when the whole file is meant.

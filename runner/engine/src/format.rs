@@ -47,6 +47,12 @@ pub fn count(value: u64) -> String {
     text
 }
 
+/// `1 stage`, `12 stages`.
+#[must_use]
+pub fn plural(value: usize, one: &str, many: &str) -> String {
+    format!("{} {}", count(value as u64), if value == 1 { one } else { many })
+}
+
 /// Four significant digits, without trailing zeros; thousands separated.
 #[must_use]
 pub fn number(value: f64) -> String {

@@ -1,0 +1,71 @@
+//! The one stream that the terminal, the journal and the report read.
+
+use std::collections::BTreeMap;
+
+use luthier_core::{Artifact, ArtifactName, Digest, StageEvent, StageId};
+use serde::{Deserialize, Serialize};
+
+use super::{RunSummary, StageFailure};
+use crate::fingerprint::DirtyReason;
+use crate::store::StageRecord;
+
+/// What happens in a run, in order. Per stage: one of `StageReused`, `StageBlocked`, or `StageStarted`, any number of
+/// `StageEvent`, then `StageFinished`, `StageReused` (another process made the result meanwhile) or `StageFailed`
+/// (followed by a new `StageStarted` if it is tried again).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum RunEvent {
+    RunStarted {
+        run: String,
+        pipeline: String,
+        /// The selected stages, in topological order.
+        stages: Vec<StageId>,
+        threads: usize,
+        /// RFC 3339, UTC.
+        started: String,
+    },
+    StageReused {
+        stage: StageId,
+        key: Digest,
+        outputs: BTreeMap<ArtifactName, Artifact>,
+        /// What the execution that made the result took.
+        seconds: f64,
+    },
+    /// Another process is executing the same key; this one waits for its result.
+    StageWaiting {
+        stage: StageId,
+        key: Digest,
+    },
+    StageStarted {
+        stage: StageId,
+        key: Digest,
+        why: Vec<DirtyReason>,
+        estimate_seconds: Option<f64>,
+        /// 1 for the first try.
+        attempt: u32,
+        threads: usize,
+    },
+    StageEvent {
+        stage: StageId,
+        event: StageEvent,
+    },
+    StageFinished {
+        stage: StageId,
+        record: Box<StageRecord>,
+    },
+    StageFailed {
+        stage: StageId,
+        key: Option<Digest>,
+        failure: StageFailure,
+        attempt: u32,
+        will_retry: bool,
+    },
+    StageBlocked {
+        stage: StageId,
+        /// The stage whose failure or absence blocks it.
+        by: StageId,
+    },
+    RunFinished {
+        summary: RunSummary,
+    },
+}

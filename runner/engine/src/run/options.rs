@@ -1,0 +1,78 @@
+//! What a run may be told. Nothing here enters a key.
+
+use camino::Utf8PathBuf;
+use luthier_core::StageId;
+use serde::{Deserialize, Serialize};
+
+/// Where stages execute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Executor {
+    /// In this process.
+    Local,
+    /// Each stage in a process of its own, `PROGRAM exec-stage REQUEST`: a crash or an out-of-memory kill is that
+    /// stage's failure.
+    Child { program: Utf8PathBuf },
+}
+
+/// What happens to `NAME.lock`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockMode {
+    /// Written after the run if it differs; a run of some stages updates only those.
+    Write,
+    /// `--locked`: never written, and any difference fails the run.
+    Locked,
+    /// Neither read nor written, for experiments such as `-p rank=32`.
+    Ignore,
+}
+
+/// Options of [`crate::run::run`] and [`crate::run::plan`].
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Threads for all stages together; at least 1.
+    pub threads: usize,
+    /// How many stages may run at once; `None` for as many as fit.
+    pub jobs: Option<usize>,
+    /// Resident bytes for all stages together; `None` for most of what the machine has.
+    pub memory: Option<u64>,
+    pub keep_going: bool,
+    /// Only these; what they need must be up to date.
+    pub only: Vec<StageId>,
+    /// These and all that depend on them.
+    pub from: Vec<StageId>,
+    /// These and all that they need.
+    pub until: Vec<StageId>,
+    /// Run these even if they are up to date. A group name stands for all members of a matrix, here and above.
+    pub force: Vec<StageId>,
+    /// Further tries after a stage failed.
+    pub retries: u32,
+    pub lock: LockMode,
+    pub offline: bool,
+    /// `cpu` or `cuda:0`.
+    pub device: String,
+    pub executor: Executor,
+    /// Only plan: report what would run, execute nothing, write nothing.
+    pub dry_run: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            jobs: None,
+            memory: None,
+            keep_going: false,
+            only: Vec::new(),
+            from: Vec::new(),
+            until: Vec::new(),
+            force: Vec::new(),
+            retries: 0,
+            lock: LockMode::Write,
+            offline: false,
+            device: "cpu".to_owned(),
+            executor: Executor::Local,
+            dry_run: false,
+        }
+    }
+}

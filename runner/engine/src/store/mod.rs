@@ -1,0 +1,7 @@
+//! The content-addressed store of artifacts and the records of what made them.
+
+mod error;
+mod record;
+
+pub use error::StoreError;
+pub use record::StageRecord;
