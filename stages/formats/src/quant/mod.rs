@@ -5,6 +5,9 @@
 //! deterministic for any number of threads, because every block depends on its own values (and weights) only.
 
 mod decode;
+mod encode;
+mod encode_k;
+mod fit;
 mod tensor_type;
 
 use camino::Utf8Path;
@@ -87,3 +90,58 @@ pub fn dequantize_row(kind: TensorType, bytes: &[u8], out: &mut [f32]) -> Result
     decode::decode(kind, bytes, out);
     Ok(())
 }
+
+/// The largest magnitude that a type's half-precision scale is sure to carry.
+fn largest(kind: TensorType) -> f32 {
+    match kind {
+        TensorType::F32 | TensorType::BF16 => f32::MAX,
+        _ => 65_504.0,
+    }
+}
+
+/// Encodes rows of `columns` values on the current rayon pool. The bytes do not depend on the number of threads.
+///
+/// `importance`, if given, holds one weight per column: the mean squared activation that the column is multiplied with.
+/// Q8_0 and the plain types ignore it. Shapes: `values` is any number of rows, row-major.
+///
+/// # Errors
+/// No codec, rows that are not whole blocks, or a value that is not finite or too large for the type.
+pub fn quantize(
+    kind: TensorType,
+    values: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+) -> Result<Vec<u8>, CodecError> {
+    if !kind.has_codec() {
+        return Err(CodecError::Unsupported(kind));
+    }
+    let block = kind.block_len();
+    if columns == 0 || kind.row_bytes(columns).is_none() || !values.len().is_multiple_of(columns) {
+        return Err(CodecError::Ragged { kind, elements: if columns == 0 { values.len() } else { columns }, block });
+    }
+    if let Some(importance) = importance.filter(|importance| importance.len() != columns) {
+        return Err(CodecError::Importance { expected: columns, found: importance.len() });
+    }
+    let limit = largest(kind);
+    // NaN compares false, so it is found too.
+    if let Some(index) = values.par_iter().position_first(|value| !(value.abs() <= limit)) {
+        return Err(CodecError::NotFinite { kind, index, value: values[index] });
+    }
+    let mut out = vec![0; values.len() / block * kind.block_bytes()];
+    let task_blocks = TASK_ELEMENTS / block;
+    out.par_chunks_mut(task_blocks * kind.block_bytes()).zip(values.par_chunks(TASK_ELEMENTS)).enumerate().for_each(
+        |(task, (out, values))| {
+            for (index, (bytes, x)) in
+                out.chunks_exact_mut(kind.block_bytes()).zip(values.chunks_exact(block)).enumerate()
+            {
+                let column = (task * TASK_ELEMENTS + index * block) % columns;
+                let weights = importance.map_or(&[][..], |importance| &importance[column..column + block]);
+                encode::encode(kind, x, weights, bytes);
+            }
+        },
+    );
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests;

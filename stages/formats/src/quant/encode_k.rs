@@ -1,0 +1,273 @@
+//! Encoding of the types with super-blocks of 256.
+//!
+//! Three steps: fit every group on its own; round the groups' scales to integers under one half-precision super-scale,
+//! trying the neighbours of each integer; round the values to the levels that the rounded scales leave.
+
+use super::TensorType;
+use super::encode::{iq4_level, iq4_scale, put_half};
+use super::fit::{self, Affine};
+
+const BLOCK: usize = 256;
+
+pub(super) fn encode(kind: TensorType, x: &[f32], weights: &[f32], block: &mut [u8]) {
+    block.fill(0);
+    let weights = effective_weights(x, weights);
+    match kind {
+        TensorType::Q2_K => q2_k(x, &weights, block),
+        TensorType::Q3_K => q3_k(x, &weights, block),
+        TensorType::Q4_K => q4_k(x, &weights, block),
+        TensorType::Q5_K => q5_k(x, &weights, block),
+        TensorType::Q6_K => q6_k(x, &weights, block),
+        TensorType::IQ4_XS => iq4_xs(x, &weights, block),
+        // Refused by the caller.
+        _ => {}
+    }
+}
+
+/// What an error in each value costs. Large weights matter more than small ones, but none is free: without importance
+/// the cost is `rms + |x|`; with it, importance times `sqrt(rms² + x²)`.
+fn effective_weights(x: &[f32], importance: &[f32]) -> [f32; BLOCK] {
+    let square = x.iter().fold(0.0f32, |sum, x| sum + x * x) / BLOCK as f32;
+    let rms = square.sqrt();
+    let mut weights = [0.0; BLOCK];
+    for (index, (weight, x)) in weights.iter_mut().zip(x).enumerate() {
+        *weight = match importance.get(index) {
+            Some(importance) => importance * (square + x * x).sqrt(),
+            None => rms + x.abs(),
+        };
+    }
+    weights
+}
+
+/// Scales and offsets of all groups as integers of `limit` at most, under two super-scales.
+struct AffinePlan {
+    codes: Vec<(u8, u8)>,
+    fits: Vec<Affine>,
+    super_scale: f32,
+    super_least: f32,
+}
+
+fn plan_affine(x: &[f32], weights: &[f32], group: usize, levels: f32, limit: f32, stretch: &[f32]) -> AffinePlan {
+    let fits: Vec<Affine> = x
+        .chunks_exact(group)
+        .zip(weights.chunks_exact(group))
+        .map(|(x, weights)| fit::affine(x, weights, levels, stretch))
+        .collect();
+    let largest = fits.iter().fold(Affine::default(), |most, fit| Affine {
+        scale: most.scale.max(fit.scale),
+        least: most.least.max(fit.least),
+    });
+    let super_scale = half::f16::from_f32(largest.scale / limit).to_f32();
+    let super_least = half::f16::from_f32(largest.least / limit).to_f32();
+    let (scale_inverse, least_inverse) = (fit::invert(super_scale), fit::invert(super_least));
+    let mut plan = AffinePlan { codes: Vec::new(), fits: Vec::new(), super_scale, super_least };
+    for ((x, weights), found) in x.chunks_exact(group).zip(weights.chunks_exact(group)).zip(&fits) {
+        let first_scale = fit::nearest((found.scale * scale_inverse).min(limit));
+        let first_least = fit::nearest((found.least * least_inverse).min(limit));
+        let mut best = (f32::INFINITY, (0u8, 0u8), Affine::default());
+        for scale_step in [0, 1, -1] {
+            for least_step in [0, 1, -1] {
+                let code = (first_scale + scale_step, first_least + least_step);
+                if code.0 < 0 || code.1 < 0 || code.0 as f32 > limit || code.1 as f32 > limit {
+                    continue;
+                }
+                let candidate = Affine { scale: super_scale * code.0 as f32, least: super_least * code.1 as f32 };
+                let error = fit::affine_error(x, weights, levels, candidate);
+                if error < best.0 {
+                    best = (error, (code.0 as u8, code.1 as u8), candidate);
+                }
+            }
+        }
+        plan.codes.push(best.1);
+        plan.fits.push(best.2);
+    }
+    plan
+}
+
+impl AffinePlan {
+    /// The level of every value.
+    fn levels(&self, x: &[f32], group: usize, levels: f32) -> [u8; BLOCK] {
+        let mut out = [0; BLOCK];
+        for (index, (out, x)) in out.iter_mut().zip(x).enumerate() {
+            *out = fit::affine_level(*x, levels, self.fits[index / group]);
+        }
+        out
+    }
+}
+
+fn q2_k(x: &[f32], weights: &[f32], block: &mut [u8]) {
+    const STRETCH: [f32; 16] = [-0.5, -0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+    let plan = plan_affine(x, weights, 16, 3.0, 15.0, &STRETCH);
+    let levels = plan.levels(x, 16, 3.0);
+    for (byte, (scale, least)) in block[..16].iter_mut().zip(&plan.codes) {
+        *byte = scale | (least << 4);
+    }
+    put_pairs(&levels, &mut block[16..80]);
+    put_half(block, 80, plan.super_scale);
+    put_half(block, 82, plan.super_least);
+}
+
+/// Two bits of each value: 128 values share 32 bytes, a quarter of them each pair of bits.
+fn put_pairs(levels: &[u8; BLOCK], out: &mut [u8]) {
+    for (index, level) in levels.iter().enumerate() {
+        let (half, pair, within) = (index / 128, index % 128 / 32, index % 32);
+        out[half * 32 + within] |= (level & 3) << (2 * pair);
+    }
+}
+
+/// Scales of all groups as signed integers in `-limit..limit`, under one super-scale.
+struct SymmetricPlan {
+    codes: Vec<i32>,
+    scales: Vec<f32>,
+    super_scale: f32,
+}
+
+fn plan_symmetric(
+    x: &[f32],
+    weights: &[f32],
+    group: usize,
+    limit: f32,
+    fit_scale: impl Fn(&[f32], &[f32]) -> f32,
+    error: impl Fn(&[f32], &[f32], f32) -> f32,
+) -> SymmetricPlan {
+    let fits: Vec<f32> =
+        x.chunks_exact(group).zip(weights.chunks_exact(group)).map(|(x, weights)| fit_scale(x, weights)).collect();
+    let peak = fits.iter().fold(0.0f32, |peak, scale| if scale.abs() > peak.abs() { *scale } else { peak });
+    let super_scale = half::f16::from_f32(-peak / limit).to_f32();
+    let inverse = fit::invert(super_scale);
+    let mut plan = SymmetricPlan { codes: Vec::new(), scales: Vec::new(), super_scale };
+    for ((x, weights), found) in x.chunks_exact(group).zip(weights.chunks_exact(group)).zip(&fits) {
+        let first = fit::nearest((found * inverse).clamp(-limit, limit - 1.0));
+        let mut best = (f32::INFINITY, 0, 0.0);
+        for step in [0, 1, -1] {
+            let code = first + step;
+            if (code as f32) < -limit || code as f32 > limit - 1.0 {
+                continue;
+            }
+            let scale = super_scale * code as f32;
+            let error = error(x, weights, scale);
+            if error < best.0 {
+                best = (error, code, scale);
+            }
+        }
+        plan.codes.push(best.1);
+        plan.scales.push(best.2);
+    }
+    plan
+}
+
+fn q3_k(x: &[f32], weights: &[f32], block: &mut [u8]) {
+    let plan = plan_symmetric(
+        x,
+        weights,
+        16,
+        32.0,
+        |x, weights| fit::symmetric(x, weights, 4.0),
+        |x, weights, scale| fit::symmetric_error(x, weights, 4.0, scale),
+    );
+    let mut levels = [0u8; BLOCK];
+    for (index, x) in x.iter().enumerate() {
+        levels[index] = (fit::symmetric_level(*x, 4.0, plan.scales[index / 16]) + 4) as u8;
+        // The third bit goes into the mask: bit `index / 32` of byte `index % 32`.
+        block[index % 32] |= (levels[index] >> 2) << (index / 32);
+    }
+    put_pairs(&levels, &mut block[32..96]);
+    for (index, code) in plan.codes.iter().enumerate() {
+        let code = (code + 32) as u8;
+        block[96 + index % 8] |= (code & 15) << (4 * (index / 8));
+        block[104 + index % 4] |= (code >> 4) << (2 * (index / 4));
+    }
+    put_half(block, 108, plan.super_scale);
+}
+
+/// Eight 6-bit scales and eight 6-bit offsets in 12 bytes; see `decode::six_bit_pair`.
+fn put_six_bit_pairs(codes: &[(u8, u8)], out: &mut [u8]) {
+    for (index, (scale, least)) in codes.iter().enumerate() {
+        if index < 4 {
+            out[index] |= scale;
+            out[index + 4] |= least;
+        } else {
+            out[index + 4] |= (scale & 15) | ((least & 15) << 4);
+            out[index - 4] |= (scale >> 4) << 6;
+            out[index] |= (least >> 4) << 6;
+        }
+    }
+}
+
+/// Four bits of each value: 64 values share 32 bytes, the first half of them the low nibble.
+fn put_group_nibbles(levels: &[u8; BLOCK], out: &mut [u8]) {
+    for (index, level) in levels.iter().enumerate() {
+        out[index / 64 * 32 + index % 32] |= (level & 15) << (4 * (index / 32 % 2));
+    }
+}
+
+fn q4_k(x: &[f32], weights: &[f32], block: &mut [u8]) {
+    const STRETCH: [f32; 21] = [
+        -1.0, -0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
+        1.0,
+    ];
+    let plan = plan_affine(x, weights, 32, 15.0, 63.0, &STRETCH);
+    put_half(block, 0, plan.super_scale);
+    put_half(block, 2, plan.super_least);
+    put_six_bit_pairs(&plan.codes, &mut block[4..16]);
+    put_group_nibbles(&plan.levels(x, 32, 15.0), &mut block[16..144]);
+}
+
+fn q5_k(x: &[f32], weights: &[f32], block: &mut [u8]) {
+    const STRETCH: [f32; 16] = [-0.5, -0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+    let plan = plan_affine(x, weights, 32, 31.0, 63.0, &STRETCH);
+    let levels = plan.levels(x, 32, 31.0);
+    put_half(block, 0, plan.super_scale);
+    put_half(block, 2, plan.super_least);
+    put_six_bit_pairs(&plan.codes, &mut block[4..16]);
+    for (index, level) in levels.iter().enumerate() {
+        block[16 + index % 32] |= (level >> 4) << (index / 32);
+    }
+    put_group_nibbles(&levels, &mut block[48..176]);
+}
+
+fn q6_k(x: &[f32], weights: &[f32], block: &mut [u8]) {
+    let plan = plan_symmetric(
+        x,
+        weights,
+        16,
+        128.0,
+        |x, weights| fit::symmetric(x, weights, 32.0),
+        |x, weights, scale| fit::symmetric_error(x, weights, 32.0, scale),
+    );
+    for (index, x) in x.iter().enumerate() {
+        let level = (fit::symmetric_level(*x, 32.0, plan.scales[index / 16]) + 32) as u8;
+        let (half, quarter, within) = (index / 128, index % 128 / 32, index % 32);
+        block[half * 64 + (quarter % 2) * 32 + within] |= (level & 15) << (4 * (quarter / 2));
+        block[128 + half * 32 + within] |= (level >> 4) << (2 * quarter);
+    }
+    for (byte, code) in block[192..208].iter_mut().zip(&plan.codes) {
+        *byte = *code as i8 as u8;
+    }
+    put_half(block, 208, plan.super_scale);
+}
+
+fn iq4_error(x: &[f32], weights: &[f32], scale: f32) -> f32 {
+    let inverse = fit::invert(scale);
+    x.iter().zip(weights).fold(0.0, |error, (x, weight)| {
+        let difference = scale * f32::from(super::decode::IQ4_LEVELS[usize::from(iq4_level(x * inverse))]) - x;
+        error + weight * difference * difference
+    })
+}
+
+fn iq4_xs(x: &[f32], weights: &[f32], block: &mut [u8]) {
+    let plan = plan_symmetric(x, weights, 32, 32.0, iq4_scale, iq4_error);
+    put_half(block, 0, plan.super_scale);
+    let mut high = 0u16;
+    for (group, code) in plan.codes.iter().enumerate() {
+        let code = (code + 32) as u8;
+        block[4 + group / 2] |= (code & 15) << (4 * (group % 2));
+        high |= u16::from(code >> 4) << (2 * group);
+    }
+    block[2..4].copy_from_slice(&high.to_le_bytes());
+    for (index, x) in x.iter().enumerate() {
+        let (group, within) = (index / 32, index % 32);
+        let level = iq4_level(x * fit::invert(plan.scales[group]));
+        block[8 + group * 16 + within % 16] |= level << (4 * (within / 16));
+    }
+}
