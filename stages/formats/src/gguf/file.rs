@@ -285,14 +285,16 @@ fn parse_tensor_header(cursor: &mut Cursor<'_>) -> StageResult<TensorHeader> {
     let elements = rows.and_then(|rows| rows.checked_mul(columns)).and_then(|elements| elements.checked_mul(4));
     match (bytes, elements) {
         (Some(bytes), Some(_)) => Ok(TensorHeader { shape, tensor_type, offset, bytes }),
-        _ => Err(cursor.error(
+        _ if !columns.is_multiple_of(tensor_type.block_len()) => Err(cursor.error(
             "gguf::bad_tensor",
             format_args!(
-                "{} has shape {shape:?} in {tensor_type}: its rows are no multiple of {} or its size overflows",
+                "{} has rows of {columns} elements, expected a multiple of {} ({tensor_type})",
                 cursor.what,
                 tensor_type.block_len()
             ),
         )),
+        _ => Err(cursor
+            .error("gguf::bad_tensor", format_args!("{} has shape {shape:?}, which no file can hold", cursor.what))),
     }
 }
 

@@ -5,6 +5,8 @@
 mod cursor;
 mod file;
 mod value;
+mod writer;
 
 pub use file::{GgufFile, TensorInfo};
 pub use value::{MetaArray, MetaValue};
+pub use writer::{GgufWriter, TensorDecl};
