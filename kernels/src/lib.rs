@@ -21,6 +21,8 @@
 //! is an error of the calling code, not of a user's input.
 
 mod backend;
+mod scratch;
+mod simd;
 
 pub mod attention;
 pub mod cross_entropy;

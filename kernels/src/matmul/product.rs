@@ -1,0 +1,179 @@
+//! How a product is cut into tiles and shared among threads.
+//!
+//! ```text
+//! rows of x ──pack_left──▶ groups, shared by all tasks
+//! columns of w ──pack_right──▶ panels of one task ──tiles──▶ out
+//! ```
+//! A task owns a rectangle of the output and walks `k` in blocks, in ascending order; so an element's bits depend on
+//! its row of the left operand, its column of the right one, and `k`.
+
+use rayon::prelude::*;
+
+use super::pack::{Left, Part, Right, pack_left, pack_right};
+use super::tile::{TileCall, Tiles};
+use crate::Backend;
+use crate::scratch::{Scratch, Shared};
+use crate::simd::LANES;
+
+/// The longest block of `k`: a group of rows times this fits the first-level cache.
+const LONGEST_BLOCK: usize = 384;
+/// Elements of the packed left operand at most; more rows than fit are done in a second pass.
+const LEFT_LIMIT: usize = 1 << 21;
+/// Columns of one task at most: a block of them fits the second-level cache.
+const WIDEST: usize = 192;
+/// Multiply-adds below which a second thread costs more than it gives.
+const WORTH_SHARING: usize = 1 << 17;
+
+/// `out[m, n] (+)= scale · left[m, k] · right[k, n]`.
+pub struct Product<'a> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub left: Left<'a>,
+    pub right: Right<'a>,
+    pub scale: f32,
+    pub accumulate: bool,
+}
+
+/// The blocks that `k` is walked in: equal but for the last, and a function of `k` alone. Part of the numeric law.
+pub fn block_length(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(LONGEST_BLOCK).max(1)).max(1)
+}
+
+impl Product<'_> {
+    pub fn run(&self, out: &mut [f32]) {
+        if self.m == 0 || self.n == 0 {
+            return;
+        }
+        if self.k == 0 {
+            if !self.accumulate {
+                out.fill(0.0);
+            }
+            return;
+        }
+        let backend = Backend::current();
+        let tiles = Tiles::of(backend);
+        let group = tiles.rows * (LANES / tiles.rows);
+        let rows_at_once = (LEFT_LIMIT / self.k).max(group) / group * group;
+        for first in (0..self.m).step_by(rows_at_once) {
+            self.rows(backend, tiles, group, first, rows_at_once.min(self.m - first), out);
+        }
+    }
+
+    /// Rows `first..first + rows` of the output.
+    fn rows(&self, backend: Backend, tiles: &Tiles, group: usize, first: usize, rows: usize, out: &mut [f32]) {
+        let block = block_length(self.k);
+        let groups = rows.div_ceil(group);
+        let threads = rayon::current_num_threads();
+        let serial = threads == 1 || rows * self.n * self.k < WORTH_SHARING;
+
+        // Each group keeps sixteen spare elements after each of its blocks.
+        let blocks = self.k.div_ceil(block);
+        let pitch = (block * group + LANES).next_multiple_of(LANES);
+        let mut packed = Scratch::take(groups * blocks * pitch);
+        let pack_group = |(index, to): (usize, &mut [f32])| {
+            let here = group.min(rows - index * group);
+            for (number, to) in to.chunks_exact_mut(pitch).enumerate() {
+                let step = number * block;
+                let depth = block.min(self.k - step);
+                pack_left(backend, self.left, first + index * group, here, step, depth, group, to);
+            }
+        };
+        let packing = packed.as_mut_slice();
+        if serial || groups < 4 {
+            packing.chunks_exact_mut(blocks * pitch).enumerate().for_each(pack_group);
+        } else {
+            packing.par_chunks_exact_mut(blocks * pitch).enumerate().for_each(pack_group);
+        }
+
+        let panel = tiles.vectors * LANES;
+        let (columns, row_parts) = if serial { (WIDEST / panel * panel, 1) } else { self.cut(groups, panel, threads) };
+        let tasks_across = self.n.div_ceil(columns);
+        let groups_each = groups.div_ceil(row_parts);
+        let packed = packed.as_slice();
+        let shared = Shared::new(out);
+        let task = |index: usize| {
+            let column = index % tasks_across * columns;
+            let from = index / tasks_across * groups_each;
+            let to = groups.min(from + groups_each);
+            if from < to {
+                let width = columns.min(self.n - column);
+                let task = Task { product: self, backend, tiles, group, block, pitch, first, rows, packed };
+                // SAFETY: tasks own disjoint rectangles of the output, which `matmul` checked to be `[m, n]`.
+                unsafe { task.run(from..to, column, width, shared.get()) };
+            }
+        };
+        let tasks = tasks_across * row_parts;
+        if serial {
+            (0..tasks).for_each(task);
+        } else {
+            (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        }
+    }
+
+    /// Columns of a task and parts that the rows are cut into: enough tasks to keep the threads level.
+    fn cut(&self, groups: usize, panel: usize, threads: usize) -> (usize, usize) {
+        let wanted = 4 * threads;
+        let widest = WIDEST / panel * panel;
+        let columns = (self.n / wanted / panel * panel).clamp(panel, widest);
+        let across = self.n.div_ceil(columns);
+        (columns, wanted.div_ceil(across).min(groups).max(1))
+    }
+}
+
+struct Task<'a> {
+    product: &'a Product<'a>,
+    backend: Backend,
+    tiles: &'a Tiles,
+    group: usize,
+    block: usize,
+    pitch: usize,
+    first: usize,
+    rows: usize,
+    packed: &'a [f32],
+}
+
+impl Task<'_> {
+    /// # Safety
+    /// `out` is `[m, n]`, and nobody else touches these rows and columns of it.
+    unsafe fn run(&self, groups: std::ops::Range<usize>, column: usize, columns: usize, out: *mut f32) {
+        let Product { n, k, right, scale, accumulate, .. } = *self.product;
+        let vectors = columns.div_ceil(LANES);
+        let blocks = k.div_ceil(self.block);
+        let mut panels = Scratch::take(vectors * LANES * self.block);
+        for number in 0..blocks {
+            let step = number * self.block;
+            let depth = self.block.min(k - step);
+            let part = Part { step, depth, column, columns };
+            pack_right(self.backend, right, part, self.tiles.vectors, panels.as_mut_slice());
+            let panels = panels.as_slice();
+            for index in groups.clone() {
+                let left = &self.packed[(index * blocks + number) * self.pitch..][..self.pitch];
+                let here = self.group.min(self.rows - index * self.group);
+                for vector in (0..vectors).step_by(self.tiles.vectors) {
+                    let across = self.tiles.vectors.min(vectors - vector);
+                    for row in (0..here).step_by(self.tiles.rows) {
+                        let high = self.tiles.rows.min(here - row);
+                        let at = (self.first + index * self.group + row) * n + column + vector * LANES;
+                        let call = TileCall {
+                            depth,
+                            a: left[row..].as_ptr(),
+                            a_row: 1,
+                            a_step: self.group,
+                            b: panels[vector * LANES * depth..].as_ptr(),
+                            b_step: across * LANES,
+                            // SAFETY: the element is inside `out`.
+                            c: unsafe { out.add(at) },
+                            c_row: n,
+                            width: (across * LANES).min(columns - vector * LANES),
+                            scale,
+                            fresh: number == 0 && !accumulate,
+                        };
+                        // SAFETY: the group and the panels hold `depth` steps; the rectangle is inside `out`.
+                        unsafe { self.tiles.run(high, across, &call) };
+                    }
+                }
+            }
+        }
+    }
+}
