@@ -34,6 +34,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from golden_io import write_json, write_versions
+from make_support import quantize_projections, run
 
 HERE = Path(__file__).parent
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -108,20 +109,6 @@ def sequences(vocab, generator):
     return out
 
 
-def run(model, batch):
-    """Logits of each sequence, the loss of each trained target and their mean."""
-    logits, losses = [], []
-    for sequence in batch:
-        ids = torch.tensor([sequence["ids"]])
-        out = model(input_ids=ids, use_cache=False).logits[0]
-        logits.append(out)
-        targets = torch.tensor(sequence["ids"][1:])
-        keep = torch.tensor(sequence["mask"][1:])
-        losses.append(torch.nn.functional.cross_entropy(out[:-1][keep], targets[keep], reduction="none"))
-    losses = torch.cat(losses)
-    return logits, losses, losses.mean()
-
-
 def adapter_tensors(model, pick):
     """PEFT's file names → pick(parameter), for every adapter parameter."""
     names = {id(p): n for n, p in get_peft_model_state_dict_parameters(model).items()}
@@ -187,19 +174,6 @@ def add_adapter(model, settings, seed):
             if p.requires_grad:
                 p.copy_(torch.randn_like(p) * 0.1)
     return model.eval()
-
-
-def quantize_projections(model):
-    """Replaces every projection's weight by what bitsandbytes' NF4 with double quantisation keeps of it."""
-    from bitsandbytes import functional
-
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith("_proj.weight"):
-                packed, state = functional.quantize_4bit(
-                    p.data.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4"
-                )
-                p.copy_(functional.dequantize_4bit(packed, state).reshape(p.shape))
 
 
 def main():
