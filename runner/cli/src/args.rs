@@ -292,6 +292,9 @@ pub struct DataShowArgs {
     /// The pipeline, where ARTIFACT is a stage.
     #[arg(long, short = 'f', value_name = "PIPELINE")]
     pub pipeline: Option<Utf8PathBuf>,
+    /// The model whose tokenizer made the tokens, to show them as text: a path or a stage.
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
     /// How many rows.
     #[arg(short = 'n', long, default_value_t = 10)]
     pub count: usize,

@@ -1,0 +1,125 @@
+//! `luthier run`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use luthier_core::{CancelToken, StageId};
+use luthier_engine::EngineError;
+use luthier_engine::format;
+use luthier_engine::pipeline::Pipeline;
+use luthier_engine::run::{self, LockMode, LockOutcome, RunEvent, RunOptions, RunStatus, RunSummary};
+use owo_colors::OwoColorize;
+
+use super::{load, open_store, plan, select, workspace};
+use crate::args::{Global, RunArgs, SelectArgs};
+use crate::exit;
+use crate::failure::Failure;
+use crate::live::Live;
+use crate::printer::Printer;
+
+pub fn run(args: &RunArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
+    let began = Instant::now();
+    let pipeline = load(args.pipeline.pipeline.as_deref(), &args.pipeline.params, printer)?;
+    let workspace = workspace(global);
+    let store = open_store(&workspace)?;
+    let options = options(args, &pipeline)?;
+    if args.dry_run {
+        let planned = run::plan(&pipeline, &store, &options)?;
+        plan::print(&pipeline, &planned, printer);
+        return Ok(exit::DONE);
+    }
+    let cancel = CancelToken::new();
+    run::interrupt_on_ctrl_c(&cancel)?;
+    let live = Arc::new(Live::new(printer));
+    let sink = {
+        let live = Arc::clone(&live);
+        Arc::new(move |event: RunEvent| live.event(&event))
+    };
+    let summary = match run::run(&pipeline, &store, &options, sink, cancel) {
+        Ok(summary) => summary,
+        Err(EngineError::LockMismatch { file, differences }) => {
+            for difference in &differences {
+                printer.error_line(&format!("  {} {difference}", "≠".red()));
+            }
+            return Err(EngineError::LockMismatch { file, differences }.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let report = super::report::write_for(&workspace, &store, &summary, None);
+    if !printer.json {
+        printer.note(&closing(&summary, began.elapsed().as_secs_f64()));
+        match report {
+            Ok(path) if summary.count(RunStatus::Ran) + summary.count(RunStatus::Failed) > 0 => {
+                printer.note(&format!("report: {path}"));
+            }
+            Ok(_) => {}
+            Err(failure) => failure.print(printer),
+        }
+    }
+    Ok(summary.error_class().map_or(exit::DONE, exit::code))
+}
+
+fn closing(summary: &RunSummary, seconds: f64) -> String {
+    let ran = summary.count(RunStatus::Ran);
+    let reused = summary.count(RunStatus::Reused);
+    let time = format::duration(seconds);
+    let lock = match summary.lock {
+        LockOutcome::Written => ", lock written",
+        LockOutcome::Verified => ", equal to the lock",
+        LockOutcome::Unchanged | LockOutcome::Untouched => "",
+    };
+    if summary.succeeded() && ran == 0 {
+        return format!("{} nothing to do: {} up to date{lock} ({time})", "✓".green(), format::plural(reused, "stage", "stages"));
+    }
+    let mut parts = vec![format!("{ran} ran"), format!("{reused} reused")];
+    for (status, word) in
+        [(RunStatus::Failed, "failed"), (RunStatus::Blocked, "blocked"), (RunStatus::Stopped, "stopped")]
+    {
+        if summary.count(status) > 0 {
+            parts.push(format!("{} {word}", summary.count(status)));
+        }
+    }
+    let mark = if summary.succeeded() { "✓".green().to_string() } else { "✗".red().to_string() };
+    format!("{mark} {}{lock} in {time}", parts.join(", "))
+}
+
+fn options(args: &RunArgs, pipeline: &Pipeline) -> Result<RunOptions, Failure> {
+    let device = match args.device.as_str() {
+        "auto" | "cpu" => "cpu".to_owned(),
+        other => {
+            return Err(Failure::input("run::device", format!("device `{other}` is not available: this build runs on the CPU"))
+                .hint("leave `--device` out, or give `--device cpu`"));
+        }
+    };
+    let mut options = RunOptions { device, ..RunOptions::default() };
+    options.threads = args.threads.unwrap_or(options.threads).max(1);
+    options.jobs = args.jobs;
+    options.keep_going = args.keep_going;
+    options.retries = args.retries;
+    options.offline = args.offline;
+    options.dry_run = args.dry_run;
+    options.lock = match (args.locked, args.pipeline.params.is_empty()) {
+        (true, _) => LockMode::Locked,
+        (false, true) => LockMode::Write,
+        // An experiment with overridden parameters is not what the committed file describes.
+        (false, false) => LockMode::Ignore,
+    };
+    fill(&mut options, &args.select, pipeline)?;
+    Ok(options)
+}
+
+/// Turns `--only`, `--from`, `--until` and `--force` into stages.
+pub fn fill(options: &mut RunOptions, args: &SelectArgs, pipeline: &Pipeline) -> Result<(), Failure> {
+    let resolve = |names: &[String]| -> Result<Vec<StageId>, Failure> {
+        let mut stages = Vec::new();
+        for name in names {
+            stages.extend(select(pipeline, name)?);
+        }
+        Ok(stages)
+    };
+    options.only = resolve(&args.only)?;
+    options.from = resolve(&args.from)?;
+    options.until = resolve(&args.until)?;
+    options.force = resolve(&args.force)?;
+    Ok(())
+}

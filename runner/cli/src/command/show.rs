@@ -1,0 +1,136 @@
+//! `luthier show STAGE`: the last result of a stage.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use luthier_core::{Artifact, Section};
+use luthier_engine::EngineError;
+use luthier_engine::format;
+use luthier_engine::store::{StageRecord, Store};
+use owo_colors::OwoColorize;
+
+use super::{load, one_stage, open_store, workspace};
+use crate::args::{Global, ShowArgs};
+use crate::exit;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::target;
+
+pub fn run(args: &ShowArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
+    let (file, stage) = target::split_names(&args.names);
+    let Some(stage) = stage else {
+        return Err(Failure::input("cli::which_stage", "name the stage to show")
+            .hint("`luthier show STAGE`; `luthier status` lists the stages"));
+    };
+    let store = open_store(&workspace(global))?;
+    let record = latest(&store, file.as_deref(), &stage, printer)?;
+    if let Some(output) = &args.path {
+        let artifact = output_of(&record, Some(output.as_str()).filter(|name| !name.is_empty()))?;
+        printer.result(store.artifact_path(artifact).as_str());
+    } else if printer.json {
+        printer.json(&record);
+    } else {
+        printer.result(&text(&record, &store));
+    }
+    Ok(exit::DONE)
+}
+
+/// The last result of a stage of a pipeline.
+pub fn latest(store: &Store, file: Option<&Utf8Path>, stage: &str, printer: Printer) -> Result<StageRecord, Failure> {
+    let pipeline = load(file, &[], printer)?;
+    let stage = one_stage(&pipeline, stage)?;
+    let found = store.latest(&pipeline)?.remove(&stage);
+    let record = found.map(|record| store.record(&record.key)).transpose()?.flatten();
+    record.ok_or_else(|| EngineError::NoRecord { stage }.into())
+}
+
+/// The artifact of a record: the named output, or the first.
+pub fn output_of<'a>(record: &'a StageRecord, name: Option<&str>) -> Result<&'a Artifact, Failure> {
+    let found = match name {
+        Some(name) => record.outputs.get(name),
+        None => record.outputs.get(record.stage.as_str()).or_else(|| record.outputs.values().next()),
+    };
+    found.ok_or_else(|| {
+        let names: Vec<&str> = record.outputs.keys().map(AsRef::as_ref).collect();
+        Failure::input(
+            "cli::unknown_output",
+            format!("stage `{}` has no output `{}`", record.stage, name.unwrap_or_default()),
+        )
+        .hint(format!("its outputs are {}", names.join(", ")))
+    })
+}
+
+/// A path as it stands, or the artifact of `stage` or `stage.output`.
+pub fn resolve(
+    word: &str,
+    file: Option<&Utf8Path>,
+    global: &Global,
+    printer: Printer,
+) -> Result<Utf8PathBuf, Failure> {
+    let path = Utf8PathBuf::from(word);
+    if path.exists() || word.contains('/') {
+        return Ok(path);
+    }
+    let store = open_store(&workspace(global))?;
+    let (stage, output) = match word.rsplit_once('.') {
+        Some((stage, output)) => (stage, Some(output)),
+        None => (word, None),
+    };
+    let record = latest(&store, file, stage, printer)?;
+    Ok(store.artifact_path(output_of(&record, output)?))
+}
+
+fn text(record: &StageRecord, store: &Store) -> String {
+    let mut lines = vec![
+        format!("{} ({}), {} at {}", record.stage.bold(), record.fingerprint.kind, format::duration(record.seconds), record.started),
+        format!("key {}", record.key),
+    ];
+    for (name, artifact) in &record.outputs {
+        lines.push(format!("output {name} ({}) {} {}", artifact.kind, artifact.digest.short(), format::bytes(artifact.size)));
+        lines.push(format!("  {}", store.artifact_path(artifact)));
+    }
+    let width = record.outcome.metrics.keys().map(String::len).max().unwrap_or(0);
+    for (name, metric) in &record.outcome.metrics {
+        lines.push(format!("{name:<width$}  {}", format::metric(metric)));
+    }
+    for warning in &record.outcome.warnings {
+        lines.push(format!("{} {warning}", "warning:".yellow()));
+    }
+    for section in &record.outcome.sections {
+        lines.push(section_text(section));
+    }
+    lines.join("\n")
+}
+
+/// A section as plain text; plots are left to the report.
+fn section_text(section: &Section) -> String {
+    match section {
+        Section::Table { title, columns, rows } | Section::Samples { title, columns, rows } => {
+            let mut widths: Vec<usize> = columns.iter().map(|cell| cell.chars().count()).collect();
+            for row in rows {
+                for (width, cell) in widths.iter_mut().zip(row) {
+                    *width = (*width).max(cell.chars().count()).min(60);
+                }
+            }
+            let line = |cells: &[String]| {
+                let padded: Vec<String> = cells
+                    .iter()
+                    .zip(&widths)
+                    .map(|(cell, width)| format!("{:<width$}", cell.replace('\n', "⏎"), width = *width))
+                    .collect();
+                format!("  {}", padded.join("  ").trim_end())
+            };
+            let mut lines = vec![format!("\n{}", title.bold()), line(columns)];
+            lines.extend(rows.iter().map(|row| line(row)));
+            lines.join("\n")
+        }
+        Section::Funnel { title, unit, steps } => {
+            let mut lines = vec![format!("\n{}", title.bold())];
+            lines.extend(steps.iter().map(|(label, count)| format!("  {label:<32} {:>12} {unit}", format::count(*count))));
+            lines.join("\n")
+        }
+        Section::Text { title, body } => format!("\n{}\n{body}", title.bold()),
+        Section::Plot { title, series, .. } => {
+            let points: usize = series.iter().map(|line| line.points.len()).sum();
+            format!("\n{} ({points} points, drawn by `luthier report`)", title.bold())
+        }
+    }
+}

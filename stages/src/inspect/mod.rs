@@ -1,0 +1,108 @@
+//! Looking into artifacts from the command line: rows of a dataset, samples of a token set, and what is suspicious about
+//! them.
+
+mod doctor;
+
+use std::fmt::Write as _;
+
+use camino::Utf8Path;
+use luthier_core::{StageError, StageResult};
+use luthier_formats::dataset::{DatasetReader, column_text};
+use luthier_formats::tokenizer::Tokenizer;
+use luthier_formats::tokens::{TokenSample, TokenSet};
+use serde_json::{Map, Value, json};
+
+pub use doctor::{Finding, examine};
+
+/// What `data show` prints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shown {
+    pub title: String,
+    /// One JSON object a row.
+    pub rows: Vec<Value>,
+    /// The same for people.
+    pub text: String,
+}
+
+/// Whether a directory holds a token set.
+fn is_tokens(path: &Utf8Path) -> bool {
+    path.join("tokens.json").is_file()
+}
+
+/// The first `count` rows of a dataset or samples of a token set. With the model that made the tokens, they are shown as
+/// text with the trained part in `[[…]]`.
+///
+/// # Errors
+/// The path is neither, or is damaged.
+pub fn show(path: &Utf8Path, model: Option<&Utf8Path>, count: usize) -> StageResult<Shown> {
+    if !path.exists() {
+        return Err(StageError::input("data::missing", format!("`{path}` does not exist"))
+            .hint("name a path, or a stage as in `luthier data show tokens -f PIPELINE`"));
+    }
+    if is_tokens(path) { show_tokens(path, model, count) } else { show_rows(path, count) }
+}
+
+fn show_rows(path: &Utf8Path, count: usize) -> StageResult<Shown> {
+    let reader = DatasetReader::open(path)?;
+    let schema = reader.schema();
+    let mut rows = Vec::new();
+    let mut text = String::new();
+    'all: for batch in reader.batches(count.clamp(1, 4096)) {
+        let batch = batch?;
+        for row in 0..batch.num_rows() {
+            if rows.len() == count {
+                break 'all;
+            }
+            let mut object = Map::new();
+            let _ = writeln!(text, "── row {}", rows.len() + 1);
+            for (field, column) in schema.fields().iter().zip(batch.columns()) {
+                let value = column_text(column.as_ref(), row);
+                let _ = writeln!(text, "{}: {}", field.name(), value);
+                object.insert(field.name().clone(), Value::String(value.into_owned()));
+            }
+            rows.push(Value::Object(object));
+        }
+    }
+    let title = format!("{} rows, shape {}", reader.rows(), reader.shape().as_str());
+    Ok(Shown { title, rows, text })
+}
+
+fn show_tokens(path: &Utf8Path, model: Option<&Utf8Path>, count: usize) -> StageResult<Shown> {
+    let set = TokenSet::open(path)?;
+    let tokenizer = model.map(Tokenizer::from_model).transpose()?;
+    let mut rows = Vec::new();
+    let mut text = String::new();
+    for sample in set.samples.iter().take(count) {
+        let trained = sample.trained();
+        let marked = tokenizer.as_ref().map(|tokenizer| mark(sample, tokenizer));
+        let _ = writeln!(text, "── {}: {} tokens, {trained} trained", sample.id, sample.ids.len());
+        match &marked {
+            Some(marked) => {
+                let _ = writeln!(text, "{marked}");
+            }
+            None => {
+                let _ = writeln!(text, "{:?}", sample.ids);
+            }
+        }
+        rows.push(json!({"id": sample.id, "tokens": sample.ids.len(), "trained": trained, "ids": sample.ids, "mask": sample.mask, "text": marked}));
+    }
+    let title = format!(
+        "{} samples in {} bins, {} tokens, {} trained, longest {}",
+        set.meta.samples, set.meta.bins, set.meta.tokens, set.meta.trained_tokens, set.meta.longest
+    );
+    Ok(Shown { title, rows, text })
+}
+
+/// The sample as text, trained stretches in `[[…]]`.
+fn mark(sample: &TokenSample, tokenizer: &Tokenizer) -> String {
+    let mut text = String::new();
+    let mut start = 0;
+    while start < sample.ids.len() {
+        let trained = sample.mask[start];
+        let length = sample.mask[start..].iter().take_while(|flag| **flag == trained).count();
+        let piece = tokenizer.decode(&sample.ids[start..start + length], false);
+        text.push_str(&if trained { format!("[[{piece}]]") } else { piece });
+        start += length;
+    }
+    text
+}
