@@ -218,6 +218,10 @@ impl ModelConfig {
                 return Err(bad(format!("`{source}`: the {what} is {value}, expected 1 to {}", LIMIT - 1)));
             }
         }
+        // The names of all tensors are built from this number, so a hostile one must not get far.
+        if self.layers > 4096 {
+            return Err(bad(format!("`{source}`: {} layers are more than any known model has (4096)", self.layers)));
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(bad(format!(
                 "`{source}`: {} heads are no multiple of {} key-value heads",

@@ -6,6 +6,8 @@
 
 mod architecture;
 mod config;
+mod config_json;
+mod directory_writer;
 mod names;
 mod rope_scaling;
 mod safetensors_set;
@@ -20,6 +22,7 @@ use serde_json::Value;
 
 pub use architecture::Architecture;
 pub use config::ModelConfig;
+pub use directory_writer::{ModelDirectoryWriter, write_json};
 pub use names::{RowOrder, TensorSpec, tensor_specs};
 pub use rope_scaling::RopeScaling;
 pub use safetensors_set::{SafetensorsSet, StoredTensor};
@@ -298,7 +301,3 @@ impl ModelFiles {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;
