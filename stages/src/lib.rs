@@ -1,6 +1,11 @@
 //! The stage kinds. One module per kind; each reads its inputs and writes its outputs through the `StageContext` and
 //! knows nothing of the runner.
 
+mod fetch;
+mod one_or_many;
+#[cfg(test)]
+mod testing;
+
 use luthier_core::Registry;
 
 /// Every stage kind of this build.
@@ -8,6 +13,6 @@ use luthier_core::Registry;
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
     // One line per kind, in alphabetical order.
-    let _ = &mut registry;
+    registry.add(fetch::FetchStage);
     registry
 }
