@@ -20,10 +20,9 @@ pub enum Component {
     Activations,
     /// Block inputs kept for recomputation.
     Checkpoint,
-    /// What is alive only inside one block's forward or backward.
-    Backward,
-    /// Hidden rows, their gradient and one chunk of logits.
-    Loss,
+    /// What is alive only inside one block's forward or backward or inside the loss: one arena, as large as the widest
+    /// of them, and the gradient that travels down the blocks.
+    Workspace,
     /// Keys and values of generated text.
     Cache,
     /// Indices, rotary tables and other small things.
@@ -31,7 +30,7 @@ pub enum Component {
 }
 
 impl Component {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Weights,
         Self::Embeddings,
         Self::Adapters,
@@ -39,8 +38,7 @@ impl Component {
         Self::Optimizer,
         Self::Activations,
         Self::Checkpoint,
-        Self::Backward,
-        Self::Loss,
+        Self::Workspace,
         Self::Cache,
         Self::Scratch,
     ];
@@ -55,8 +53,7 @@ impl Component {
             Self::Optimizer => "optimizer",
             Self::Activations => "activations",
             Self::Checkpoint => "checkpoint",
-            Self::Backward => "backward",
-            Self::Loss => "loss",
+            Self::Workspace => "workspace",
             Self::Cache => "cache",
             Self::Scratch => "scratch",
         }

@@ -21,7 +21,7 @@ pub use buffer::{Allocation, Buffer, Slice, SliceMut, Space};
 pub use cpu::CpuDevice;
 pub use error::{DeviceError, DeviceResult};
 pub use ledger::{Component, Ledger};
-pub use weight::{Matrix, Operand};
+pub use weight::{Matrix, Operand, Storage};
 
 pub use crate::attention::AttentionShape;
 pub use crate::optimizer::AdamW;

@@ -1,10 +1,12 @@
 //! Frozen matrices in device memory.
 
+use std::ops::Range;
+
 use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::buffer::{Buffer, Slice};
-use super::error::DeviceResult;
+use super::error::{DeviceError, DeviceResult};
 use super::ledger::Component;
 use super::{Device, DeviceExt};
 use crate::nf4;
@@ -46,6 +48,34 @@ impl<'a> From<Slice<'a, f32>> for Operand<'a> {
     }
 }
 
+/// The type a matrix is kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    F32,
+    F16,
+    Bf16,
+    /// Blocks of 64 with double quantisation, as bitsandbytes makes them.
+    Nf4,
+}
+
+impl Storage {
+    /// Bytes of a matrix of `elements`, scales included.
+    #[must_use]
+    pub fn bytes(self, elements: usize) -> usize {
+        match self {
+            Self::F32 => 4 * elements,
+            Self::F16 | Self::Bf16 => 2 * elements,
+            Self::Nf4 => {
+                let blocks = elements.div_ceil(nf4::BLOCK);
+                elements.div_ceil(2) + blocks + 4 * blocks.div_ceil(nf4::NESTED_BLOCK)
+            }
+        }
+    }
+}
+
+/// Elements converted at a time while a matrix is loaded.
+const LOAD_CHUNK: usize = 1 << 20;
+
 fn upload<T: Pod>(device: &dyn Device, component: Component, data: &[T]) -> DeviceResult<Buffer<T>> {
     let mut buffer = device.buffer(component, data.len())?;
     device.write(data, buffer.all_mut());
@@ -53,90 +83,46 @@ fn upload<T: Pod>(device: &dyn Device, component: Component, data: &[T]) -> Devi
 }
 
 impl Matrix {
-    /// # Errors
-    /// Out of memory.
-    ///
-    /// # Panics
-    /// If `data` is not `rows · cols` long.
-    pub fn f32(
-        device: &dyn Device,
-        component: Component,
-        rows: usize,
-        cols: usize,
-        data: &[f32],
-    ) -> DeviceResult<Self> {
-        assert_eq!(data.len(), rows * cols, "a matrix of {rows} × {cols}");
-        Ok(Self { rows, cols, data: MatrixData::F32(upload(device, component, data)?) })
-    }
-
-    /// Rounds to the nearest `bf16`; exact for weights that are stored so.
+    /// Reads a matrix through `read`, which fills a buffer with whole rows, and keeps it as `storage`: exact for `f16`
+    /// and `bf16` if the values are such, quantised for NF4.
     ///
     /// # Errors
-    /// Out of memory.
-    ///
-    /// # Panics
-    /// If `data` is not `rows · cols` long.
-    pub fn bf16(
+    /// Those of `read`; a device failure, through `fail`.
+    pub fn load<E>(
         device: &dyn Device,
         component: Component,
-        rows: usize,
-        cols: usize,
-        data: &[f32],
-    ) -> DeviceResult<Self> {
-        assert_eq!(data.len(), rows * cols, "a matrix of {rows} × {cols}");
-        let narrow: Vec<bf16> = data.iter().map(|value| bf16::from_f32(*value)).collect();
-        Ok(Self { rows, cols, data: MatrixData::Bf16(upload(device, component, &narrow)?) })
-    }
-
-    /// Rounds to the nearest `f16`; exact for weights that are stored so.
-    ///
-    /// # Errors
-    /// Out of memory.
-    ///
-    /// # Panics
-    /// If `data` is not `rows · cols` long.
-    pub fn f16(
-        device: &dyn Device,
-        component: Component,
-        rows: usize,
-        cols: usize,
-        data: &[f32],
-    ) -> DeviceResult<Self> {
-        assert_eq!(data.len(), rows * cols, "a matrix of {rows} × {cols}");
-        let narrow: Vec<f16> = data.iter().map(|value| f16::from_f32(*value)).collect();
-        Ok(Self { rows, cols, data: MatrixData::F16(upload(device, component, &narrow)?) })
-    }
-
-    /// Quantises to NF4, blocks of 64, with double quantisation, as bitsandbytes does.
-    ///
-    /// # Errors
-    /// Out of memory.
-    ///
-    /// # Panics
-    /// If `data` is not `rows · cols` long.
-    pub fn nf4(
-        device: &dyn Device,
-        component: Component,
-        rows: usize,
-        cols: usize,
-        data: &[f32],
-    ) -> DeviceResult<Self> {
-        assert_eq!(data.len(), rows * cols, "a matrix of {rows} × {cols}");
-        let quantized = nf4::quantize(data, rows, cols, true);
-        let view = quantized.view();
-        let nf4::AbsMax::Nested { codes, scales, offset } = view.absmax else {
-            unreachable!("double quantisation was asked for")
+        [rows, cols]: [usize; 2],
+        storage: Storage,
+        read: &mut dyn FnMut(Range<usize>, &mut [f32]) -> Result<(), E>,
+        fail: fn(DeviceError) -> E,
+    ) -> Result<Self, E> {
+        let data = match storage {
+            Storage::F32 => {
+                let convert = |value: f32| value;
+                MatrixData::F32(load_chunks(device, component, [rows, cols], read, fail, convert)?)
+            }
+            Storage::F16 => MatrixData::F16(load_chunks(device, component, [rows, cols], read, fail, f16::from_f32)?),
+            Storage::Bf16 => {
+                MatrixData::Bf16(load_chunks(device, component, [rows, cols], read, fail, bf16::from_f32)?)
+            }
+            Storage::Nf4 => {
+                let mut values = vec![0f32; rows * cols];
+                read(0..rows, &mut values)?;
+                let quantized = nf4::quantize(&values, rows, cols, true);
+                drop(values);
+                let view = quantized.view();
+                let nf4::AbsMax::Nested { codes, scales, offset } = view.absmax else {
+                    unreachable!("double quantisation was asked for")
+                };
+                MatrixData::Nf4 {
+                    packed: upload(device, component, view.packed).map_err(fail)?,
+                    codes: upload(device, component, codes).map_err(fail)?,
+                    scales: upload(device, component, scales).map_err(fail)?,
+                    offset,
+                }
+            }
         };
-        Ok(Self {
-            rows,
-            cols,
-            data: MatrixData::Nf4 {
-                packed: upload(device, component, view.packed)?,
-                codes: upload(device, component, codes)?,
-                scales: upload(device, component, scales)?,
-                offset,
-            },
-        })
+        Ok(Self { rows, cols, data })
     }
 
     #[must_use]
@@ -166,4 +152,27 @@ impl Matrix {
             MatrixData::Nf4 { packed, codes, scales, .. } => packed.bytes() + codes.bytes() + scales.bytes(),
         }
     }
+}
+
+fn load_chunks<T: Pod, E>(
+    device: &dyn Device,
+    component: Component,
+    [rows, cols]: [usize; 2],
+    read: &mut dyn FnMut(Range<usize>, &mut [f32]) -> Result<(), E>,
+    fail: fn(DeviceError) -> E,
+    convert: impl Fn(f32) -> T,
+) -> Result<Buffer<T>, E> {
+    let mut buffer: Buffer<T> = device.buffer(component, rows * cols).map_err(fail)?;
+    let step = (LOAD_CHUNK / cols.max(1)).max(1);
+    let mut values = vec![0f32; step.min(rows) * cols];
+    let mut narrow: Vec<T> = Vec::with_capacity(values.len());
+    for start in (0..rows).step_by(step) {
+        let end = (start + step).min(rows);
+        let values = &mut values[..(end - start) * cols];
+        read(start..end, values)?;
+        narrow.clear();
+        narrow.extend(values.iter().map(|value| convert(*value)));
+        device.write(&narrow, buffer.slice_mut(start * cols..end * cols));
+    }
+    Ok(buffer)
 }

@@ -1,0 +1,11 @@
+//! Low-rank adapters: which projections get one, their parameters, and PEFT's files.
+
+mod peft;
+mod set;
+mod spec;
+mod targets;
+
+pub use peft::{AdapterFiles, AdapterStamp, write_adapter};
+pub use set::{AdapterSet, Slot};
+pub use spec::{Initialization, LoraSpec};
+pub use targets::{Selected, Targets};

@@ -1,0 +1,308 @@
+//! PEFT's adapter directory: `adapter_config.json` and `adapter_model.safetensors`, written with fixed bytes and read
+//! back. Source: PEFT's `LoraConfig` and its checkpoint format guide.
+//!
+//! Two things that PEFT has no key for travel in the safetensors metadata under `luthier`, where PEFT ignores them: how
+//! the base was quantised while the adapter was trained, and the digest of that base.
+
+use std::collections::BTreeMap;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use luthier_core::{Digest, StageError, StageResult};
+use luthier_formats::model_files::ModelConfig;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::set::{AdapterSet, Slot, parameters};
+use super::spec::{Initialization, LoraSpec};
+use super::targets::{Targets, compile};
+use crate::projection::Projection;
+
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
+
+/// What an adapter was trained against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterStamp {
+    /// Digest of the base model's artifact.
+    pub base: Digest,
+    /// [`crate::BaseFormat::quantizer_id`].
+    pub quantizer: String,
+}
+
+/// An adapter read from disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterFiles {
+    pub path: Utf8PathBuf,
+    pub slots: Vec<Slot>,
+    /// Laid out as the slots say.
+    pub values: Vec<f32>,
+    /// `base_model_name_or_path`.
+    pub base_model: Option<String>,
+    /// Absent from adapters of other programs.
+    pub stamp: Option<AdapterStamp>,
+}
+
+/// Writes an adapter that PEFT loads; equal input gives equal bytes.
+///
+/// # Errors
+/// Any write error.
+pub fn write_adapter(
+    directory: &Utf8Path,
+    spec: &LoraSpec,
+    slots: &[Slot],
+    values: &[f32],
+    base_model: &str,
+    stamp: &AdapterStamp,
+) -> StageResult<()> {
+    fs_err::create_dir_all(directory)?;
+    let mut config = serde_json::to_string_pretty(&peft_config(spec, slots, base_model)).map_err(not_json)?;
+    config.push('\n');
+    luthier_core::fs::write_atomic(&directory.join(CONFIG), config.as_bytes())?;
+    luthier_core::fs::write_atomic(&directory.join(TENSORS), &tensor_file(slots, values, stamp)?)?;
+    Ok(())
+}
+
+fn not_json(error: serde_json::Error) -> StageError {
+    StageError::new("adapter::write", "the adapter's configuration could not be written").caused_by(error)
+}
+
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
+fn peft_config(spec: &LoraSpec, slots: &[Slot], base_model: &str) -> Value {
+    // Last parts of names if they select exactly the slots, else whole names.
+    let layers = slots.iter().map(|slot| slot.layer).max().map_or(0, |layer| layer + 1);
+    let mut names: Vec<String> = slots.iter().map(|slot| slot.projection.name().to_owned()).collect();
+    names.sort();
+    names.dedup();
+    let everywhere = matches!(spec.targets, Targets::AllLinear) || names.len() * layers == slots.len();
+    if !everywhere || matches!(spec.targets, Targets::Pattern(_)) {
+        names = slots.iter().map(|slot| slot.projection.module(slot.layer)).collect();
+    }
+    json!({
+        "alpha_pattern": spec.alpha_pattern.iter().map(|(key, alpha)| (key.clone(), number(*alpha))).collect::<BTreeMap<_, _>>(),
+        "auto_mapping": null,
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": match spec.initialization {
+            Initialization::Kaiming => json!(true),
+            Initialization::Gaussian => json!("gaussian"),
+        },
+        "layer_replication": null,
+        "layers_pattern": null,
+        "layers_to_transform": null,
+        "loftq_config": {},
+        "lora_alpha": number(spec.alpha),
+        "lora_bias": false,
+        "lora_dropout": spec.dropout,
+        "modules_to_save": null,
+        "peft_type": "LORA",
+        "r": spec.rank,
+        "rank_pattern": spec.rank_pattern,
+        "revision": null,
+        "target_modules": names,
+        "task_type": "CAUSAL_LM",
+        "use_dora": spec.dora,
+        "use_rslora": spec.rslora,
+    })
+}
+
+fn tensor_file(slots: &[Slot], values: &[f32], stamp: &AdapterStamp) -> StageResult<Vec<u8>> {
+    let mut tensors: Vec<_> = slots.iter().flat_map(Slot::tensors).collect();
+    tensors.sort_by(|left, right| left.0.cmp(&right.0));
+    let mut header = serde_json::Map::new();
+    let stamp = serde_json::to_string(stamp).map_err(not_json)?;
+    header.insert("__metadata__".to_owned(), json!({"format": "pt", "luthier": stamp}));
+    let mut offset = 0;
+    for (name, shape, range) in &tensors {
+        let end = offset + 4 * range.len();
+        header.insert(name.clone(), json!({"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}));
+        offset = end;
+    }
+    let mut text = serde_json::to_string(&header).map_err(not_json)?;
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    let mut bytes = Vec::with_capacity(8 + text.len() + offset);
+    bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+    for (_, _, range) in tensors {
+        for value in &values[range] {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+    Ok(bytes)
+}
+
+/// The keys of `adapter_config.json` that change what the adapter computes.
+#[derive(Deserialize)]
+struct PeftConfig {
+    peft_type: String,
+    r: usize,
+    lora_alpha: f64,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+    #[serde(default)]
+    fan_in_fan_out: bool,
+    #[serde(default)]
+    lora_bias: bool,
+    #[serde(default)]
+    bias: Option<String>,
+    #[serde(default)]
+    alpha_pattern: BTreeMap<String, f64>,
+    #[serde(default)]
+    base_model_name_or_path: Option<String>,
+}
+
+fn refuse(path: &Utf8Path, what: &str) -> StageError {
+    StageError::input("adapter::unsupported", format!("the adapter `{path}` {what}, which is not supported"))
+        .hint("merge it with PEFT's `merge_and_unload` and use the merged model")
+}
+
+impl AdapterFiles {
+    /// Reads an adapter made for a model of this shape, by Luthier or by PEFT.
+    ///
+    /// # Errors
+    /// A missing or damaged file, a feature that is not supported, a tensor of another shape than the model's.
+    pub fn open(directory: &Utf8Path, model: &ModelConfig) -> StageResult<Self> {
+        let config_path = directory.join(CONFIG);
+        let damaged = |path: &Utf8Path, what: String| {
+            StageError::input("adapter::damaged", format!("`{path}` {what}"))
+                .hint("an adapter is a directory with adapter_config.json and adapter_model.safetensors")
+        };
+        for path in [&config_path, &directory.join(TENSORS)] {
+            if !path.is_file() {
+                return Err(damaged(path, "does not exist".to_owned()));
+            }
+        }
+        let config: PeftConfig = serde_json::from_slice(&fs_err::read(&config_path)?)
+            .map_err(|error| damaged(&config_path, format!("is not a PEFT configuration: {error}")))?;
+        for (unsupported, what) in [
+            (config.peft_type != "LORA", "is not of type LORA"),
+            (config.use_dora, "uses DoRA"),
+            (config.fan_in_fan_out, "sets `fan_in_fan_out`"),
+            (config.lora_bias || config.bias.as_deref().is_some_and(|bias| bias != "none"), "trains biases"),
+        ] {
+            if unsupported {
+                return Err(refuse(directory, what));
+            }
+        }
+        let tensors_path = directory.join(TENSORS);
+        let bytes = fs_err::read(&tensors_path)?;
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|error| damaged(&tensors_path, format!("is not a safetensors file: {error}")))?;
+        let mut pairs: BTreeMap<(usize, Projection), [Option<Vec<f32>>; 2]> = BTreeMap::new();
+        for (name, view) in file.tensors() {
+            let Some((layer, projection, factor)) = parse_name(&name, model) else {
+                return Err(refuse(directory, &format!("has the tensor `{name}`")));
+            };
+            let (outputs, inputs) = projection.shape(model);
+            let fits = match (factor, view.shape()) {
+                (0, [_, columns]) => *columns == inputs,
+                (1, [rows, _]) => *rows == outputs,
+                _ => false,
+            };
+            if !fits {
+                return Err(StageError::input(
+                    "adapter::shape",
+                    format!(
+                        "tensor `{name}` of `{tensors_path}` is {:?}, but the model's projection is {outputs} × {inputs}",
+                        view.shape()
+                    ),
+                )
+                .hint("the adapter belongs to another base model"));
+            }
+            let values = to_f32(view.dtype(), view.data())
+                .ok_or_else(|| damaged(&tensors_path, format!("has `{name}` as {:?}", view.dtype())))?;
+            pairs.entry((layer, projection)).or_default()[factor] = Some(values);
+        }
+        let alphas: Vec<_> = config
+            .alpha_pattern
+            .iter()
+            .map(|(key, alpha)| Ok((compile(&format!(r"^(?:.*\.)?(?:{key})$"), "the pattern")?, *alpha)))
+            .collect::<StageResult<_>>()?;
+        let mut slots = Vec::new();
+        let mut factors: [Vec<f32>; 2] = [Vec::new(), Vec::new()];
+        for ((layer, projection), pair) in pairs {
+            let module = projection.module(layer);
+            let [Some(a), Some(b)] = pair else {
+                return Err(damaged(&tensors_path, format!("has only one of the two factors of `{module}`")));
+            };
+            let (outputs, inputs) = projection.shape(model);
+            let rank = a.len() / inputs;
+            if rank == 0 || b.len() != outputs * rank {
+                return Err(damaged(&tensors_path, format!("has factors of different ranks for `{module}`")));
+            }
+            let alpha =
+                alphas.iter().find(|(key, _)| key.is_match(&module)).map_or(config.lora_alpha, |(_, alpha)| *alpha);
+            let divisor = if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+            let scale = (alpha / divisor) as f32;
+            slots.push(Slot {
+                layer,
+                projection,
+                rank,
+                outputs,
+                inputs,
+                scale,
+                a: factors[0].len(),
+                b: factors[1].len(),
+                magnitude: None,
+            });
+            factors[0].extend(a);
+            factors[1].extend(b);
+        }
+        if slots.is_empty() {
+            return Err(damaged(&tensors_path, format!("holds no adapter (rank {})", config.r)));
+        }
+        let [mut values, b] = factors;
+        for slot in &mut slots {
+            slot.b += values.len();
+        }
+        values.extend(b);
+        debug_assert_eq!(values.len(), parameters(&slots));
+        let stamp = SafeTensors::read_metadata(&bytes)
+            .ok()
+            .and_then(|(_, metadata)| metadata.metadata().as_ref().and_then(|map| map.get("luthier").cloned()))
+            .and_then(|text| serde_json::from_str(&text).ok());
+        Ok(Self { path: directory.to_owned(), slots, values, base_model: config.base_model_name_or_path, stamp })
+    }
+
+    /// Puts it on a device.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn load(
+        &self,
+        device: &std::sync::Arc<dyn luthier_kernels::device::Device>,
+        model: &ModelConfig,
+    ) -> StageResult<AdapterSet> {
+        AdapterSet::from_values(device, model.layers, self.slots.clone(), &self.values)
+    }
+}
+
+/// Layer, projection and factor (0 for `A`, 1 for `B`) of a tensor's name.
+fn parse_name(name: &str, model: &ModelConfig) -> Option<(usize, Projection, usize)> {
+    let rest = name.strip_prefix("base_model.model.")?;
+    let (module, factor) = [(".lora_A.weight", 0), (".lora_B.weight", 1)]
+        .into_iter()
+        .find_map(|(suffix, factor)| Some((rest.strip_suffix(suffix)?, factor)))?;
+    let layer: usize = module.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
+    let projection = Projection::ALL.into_iter().find(|projection| projection.module(layer) == module)?;
+    (layer < model.layers).then_some((layer, projection, factor))
+}
+
+fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    let pair = |pair: &[u8]| [pair[0], pair[1]];
+    Some(match dtype {
+        Dtype::F32 => {
+            bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
+        }
+        Dtype::F16 => bytes.chunks_exact(2).map(|two| half::f16::from_le_bytes(pair(two)).to_f32()).collect(),
+        Dtype::BF16 => bytes.chunks_exact(2).map(|two| half::bf16::from_le_bytes(pair(two)).to_f32()).collect(),
+        _ => return None,
+    })
+}

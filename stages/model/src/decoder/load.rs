@@ -1,0 +1,178 @@
+//! Loading a decoder from a model's files.
+
+use std::sync::Arc;
+
+use luthier_core::{StageError, StageResult};
+use luthier_formats::model_files::{ModelConfig, ModelFiles, RopeScaling};
+use luthier_formats::quant::TensorType;
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Matrix, Storage};
+use luthier_kernels::rope::{Scaling, Table};
+
+use super::{Block, Decoder};
+use crate::error::device_error;
+use crate::projection::Projection;
+
+/// How the blocks' matrices are kept. Embedding, head and norms are always kept as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseFormat {
+    /// `f16` and `bf16` as they are; everything else as `f32`.
+    Stored,
+    /// NF4 with double quantisation.
+    Nf4,
+}
+
+impl BaseFormat {
+    /// Names how the base was kept, for the stamp of an adapter.
+    #[must_use]
+    pub fn quantizer_id(self) -> &'static str {
+        match self {
+            Self::Stored => "none",
+            Self::Nf4 => "bitsandbytes-nf4-64-double",
+        }
+    }
+}
+
+/// What to load, beside the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    pub base: BaseFormat,
+    /// The longest sequence to make rotary tables for; the model's own limit caps it.
+    pub positions: usize,
+}
+
+/// The type that a tensor is kept in.
+#[must_use]
+pub fn storage_of(files: &ModelFiles, name: &str) -> Storage {
+    match files.dtype(name) {
+        Some(TensorType::F16) => Storage::F16,
+        Some(TensorType::BF16) => Storage::Bf16,
+        _ => Storage::F32,
+    }
+}
+
+struct Loader<'a> {
+    files: &'a ModelFiles,
+    device: &'a dyn Device,
+}
+
+impl Loader<'_> {
+    fn read(&self, name: &str, rows: std::ops::Range<usize>, out: &mut [f32]) -> StageResult<()> {
+        self.files.read_rows_f32(name, rows, out)?;
+        if let Some(index) = out.iter().position(|value| !value.is_finite()) {
+            return Err(StageError::input(
+                "model::not_finite",
+                format!(
+                    "tensor `{name}` of `{}` holds {} where a finite number was expected",
+                    self.files.path(),
+                    out[index]
+                ),
+            )
+            .hint("the file is damaged or the model diverged when it was made; fetch it again"));
+        }
+        Ok(())
+    }
+
+    fn matrix(&self, name: &str, shape: [usize; 2], component: Component, storage: Storage) -> StageResult<Matrix> {
+        Matrix::load(self.device, component, shape, storage, &mut |rows, out| self.read(name, rows, out), device_error)
+    }
+
+    fn vector(&self, name: &str, len: usize) -> StageResult<Buffer<f32>> {
+        let mut values = vec![0f32; len];
+        self.read(name, 0..len, &mut values)?;
+        let mut buffer = self.device.buffer(Component::Weights, len).map_err(device_error)?;
+        self.device.write(&values, buffer.all_mut());
+        Ok(buffer)
+    }
+}
+
+impl Decoder {
+    /// Loads all weights onto `device`.
+    ///
+    /// # Errors
+    /// A tensor that is missing, misshapen or not finite; rope scaling that is not supported; out of memory.
+    pub fn load(device: &Arc<dyn Device>, files: &ModelFiles, options: LoadOptions) -> StageResult<Self> {
+        let mut result = None;
+        device.run(&mut || result = Some(Self::load_inside(device, files, options)));
+        result.unwrap_or_else(|| Err(StageError::new("model::load", "the device did not run")))
+    }
+
+    fn load_inside(device: &Arc<dyn Device>, files: &ModelFiles, options: LoadOptions) -> StageResult<Self> {
+        let config = files.config().clone();
+        let loader = Loader { files, device: device.as_ref() };
+        let table = |name: &str| {
+            let shape = [config.vocab_size, config.hidden_size];
+            loader.matrix(name, shape, Component::Embeddings, storage_of(files, name))
+        };
+        let embedding = table("model.embed_tokens.weight")?;
+        let head = if config.tie_embeddings { None } else { Some(table("lm_head.weight")?) };
+        let mut blocks = Vec::with_capacity(config.layers);
+        for layer in 0..config.layers {
+            blocks.push(load_block(&loader, &config, layer, options.base)?);
+        }
+        let positions = options.positions.min(config.max_positions).max(1);
+        let table = Table::new(config.head_dim, config.rope_theta, rope_scaling(&config)?, positions);
+        Ok(Self {
+            device: Arc::clone(device),
+            embedding,
+            head,
+            final_norm: loader.vector("model.norm.weight", config.hidden_size)?,
+            blocks,
+            rotary: device.rotary(table).map_err(device_error)?,
+            positions,
+            config,
+        })
+    }
+}
+
+fn load_block(loader: &Loader<'_>, config: &ModelConfig, layer: usize, base: BaseFormat) -> StageResult<Block> {
+    let mut matrices = Vec::with_capacity(Projection::ALL.len());
+    let mut biases = Vec::with_capacity(Projection::ALL.len());
+    for projection in Projection::ALL {
+        let name = format!("{}.weight", projection.module(layer));
+        let (rows, cols) = projection.shape(config);
+        let storage = match base {
+            BaseFormat::Nf4 => Storage::Nf4,
+            BaseFormat::Stored => storage_of(loader.files, &name),
+        };
+        matrices.push(loader.matrix(&name, [rows, cols], Component::Weights, storage)?);
+        let biased = config.qkv_bias && matches!(projection, Projection::Query | Projection::Key | Projection::Value);
+        biases.push(if biased {
+            Some(loader.vector(&format!("{}.bias", projection.module(layer)), rows)?)
+        } else {
+            None
+        });
+    }
+    let norm = |name: &str| loader.vector(&format!("model.layers.{layer}.{name}.weight"), config.hidden_size);
+    let head_norm =
+        |name: &str| loader.vector(&format!("model.layers.{layer}.self_attn.{name}.weight"), config.head_dim);
+    let defect = |_| StageError::new("model::load", "a block has seven projections");
+    Ok(Block {
+        matrices: matrices.try_into().map_err(|_: Vec<Matrix>| defect(()))?,
+        biases: biases.try_into().map_err(|_: Vec<Option<Buffer<f32>>>| defect(()))?,
+        input_norm: norm("input_layernorm")?,
+        middle_norm: norm("post_attention_layernorm")?,
+        head_norms: if config.qk_norm { Some([head_norm("q_norm")?, head_norm("k_norm")?]) } else { None },
+    })
+}
+
+fn rope_scaling(config: &ModelConfig) -> StageResult<Scaling> {
+    Ok(match &config.rope_scaling {
+        None => Scaling::None,
+        Some(RopeScaling::Linear { factor }) => Scaling::Linear { factor: *factor as f32 },
+        Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions }) => {
+            Scaling::Llama3 {
+                factor: *factor as f32,
+                low_freq_factor: *low_freq_factor as f32,
+                high_freq_factor: *high_freq_factor as f32,
+                original_max_position: *original_max_positions as u32,
+            }
+        }
+        Some(RopeScaling::Divisors { .. }) => {
+            return Err(StageError::input(
+                "model::rope_scaling",
+                "the GGUF file lists rotary divisors that are not those of a known scaling",
+            )
+            .hint("use the model's Hugging Face directory, whose config.json names the scaling"));
+        }
+    })
+}

@@ -1,0 +1,197 @@
+//! The buffers of a pass, made once, and the passes over all blocks.
+
+use luthier_core::StageResult;
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Segments, SliceMut};
+
+use super::backward::{Depth, Gradients};
+use super::block::{Dropouts, Pass, Pieces};
+use super::sizes::Sizes;
+use super::{Batch, Decoder};
+use crate::adapter::AdapterSet;
+use crate::error::device_error;
+
+/// Indices of a micro-batch on the device.
+pub(crate) struct Indices {
+    pub ids: Buffer<u32>,
+    pub positions: Buffer<u32>,
+    pub starts: Buffer<u32>,
+    pub rows: Buffer<u32>,
+    pub targets: Buffer<u32>,
+}
+
+/// Everything a forward or backward writes to.
+pub struct Workspace {
+    pub(crate) sizes: Sizes,
+    pub(crate) indices: Indices,
+    /// Inputs of the blocks from `lowest` on, then the final hidden states.
+    pub(crate) residuals: Vec<Buffer<f32>>,
+    pub(crate) saved: Vec<Buffer<f32>>,
+    pub(crate) gradient: Buffer<f32>,
+    pub(crate) arena: Buffer<f32>,
+    pub(crate) losses: Vec<f32>,
+}
+
+/// What the uploaded micro-batch looks like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Uploaded {
+    pub tokens: usize,
+    pub sequences: usize,
+    pub longest: usize,
+}
+
+impl Workspace {
+    /// Allocates by `sizes`.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(device: &dyn Device, sizes: Sizes) -> StageResult<Self> {
+        let floats = |component, len| device.buffer::<f32>(component, len).map_err(device_error);
+        let indices = |len| device.buffer::<u32>(Component::Scratch, len).map_err(device_error);
+        let kept = if sizes.checkpointing { Component::Checkpoint } else { Component::Activations };
+        Ok(Self {
+            indices: Indices {
+                ids: indices(sizes.capacity.tokens)?,
+                positions: indices(sizes.capacity.tokens)?,
+                starts: indices(sizes.capacity.sequences + 1)?,
+                rows: indices(sizes.capacity.trained)?,
+                targets: indices(sizes.capacity.trained)?,
+            },
+            residuals: (0..sizes.residuals).map(|_| floats(kept, sizes.residual)).collect::<StageResult<_>>()?,
+            saved: sizes.saved.iter().map(|len| floats(Component::Activations, *len)).collect::<StageResult<_>>()?,
+            gradient: floats(Component::Workspace, sizes.gradient)?,
+            arena: floats(Component::Workspace, sizes.arena)?,
+            losses: vec![0.0; sizes.capacity.trained],
+            sizes,
+        })
+    }
+
+    #[must_use]
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Puts a micro-batch on the device; only the first `capacity.trained` rows of it, the loss takes them in parts.
+    pub(crate) fn upload(&mut self, device: &dyn Device, batch: &Batch) -> Uploaded {
+        let indices = &mut self.indices;
+        device.write(&batch.ids, indices.ids.slice_mut(..batch.ids.len()));
+        device.write(&batch.positions, indices.positions.slice_mut(..batch.ids.len()));
+        device.write(&batch.starts, indices.starts.slice_mut(..batch.starts.len()));
+        Uploaded { tokens: batch.tokens(), sequences: batch.sequences(), longest: batch.longest() }
+    }
+
+    /// Embeds and runs all blocks. The final hidden states, before the last norm, are in the last residual.
+    /// `after` sees each block's saved values (for key-value caches).
+    pub(crate) fn forward(
+        &mut self,
+        decoder: &Decoder,
+        adapters: Option<&AdapterSet>,
+        dropouts: Option<&Dropouts<'_>>,
+        uploaded: Uploaded,
+        after: &mut dyn FnMut(usize, &Pieces<SliceMut<'_, f32>>),
+    ) {
+        let Self { sizes, indices, residuals, saved, arena, .. } = self;
+        let pass = pass(decoder, adapters, dropouts, uploaded, indices);
+        let floats = decoder.config.hidden_size * pass.tokens;
+        let ids = indices.ids.slice(..pass.tokens);
+        let embedding = decoder.embedding.operand();
+        let first = residuals[0].slice_mut(..floats);
+        decoder.device.embedding(embedding, ids, decoder.config.hidden_size, first);
+        for layer in 0..decoder.config.layers {
+            let widths = pass.widths(layer);
+            let kept = layer.saturating_sub(sizes.lowest);
+            let set = if sizes.checkpointing { 0 } else { kept };
+            let mut pieces = Pieces::exclusive(&mut saved[set], &widths, pass.tokens);
+            let input = residuals[kept].slice(..floats);
+            pass.project(layer, input, &mut pieces, arena.all_mut());
+            pass.attend(&mut pieces);
+            pass.widen(layer, input, &mut pieces, arena.all_mut());
+            after(layer, &pieces);
+            // Below the lowest adapted block nothing is kept, so the output replaces the input.
+            let output = if layer < sizes.lowest { 0 } else { kept + 1 };
+            pass.narrow(layer, &mut pieces, arena.all_mut(), residuals[output].slice_mut(..floats));
+        }
+    }
+
+    /// One token per sequence, at the given positions; `attend` replaces the attention of each block.
+    pub(crate) fn step(
+        &mut self,
+        decoder: &Decoder,
+        adapters: Option<&AdapterSet>,
+        ids: &[u32],
+        positions: &[u32],
+        attend: &mut dyn FnMut(&Pass<'_>, usize, &mut Pieces<SliceMut<'_, f32>>),
+    ) {
+        let Self { indices, residuals, saved, arena, .. } = self;
+        let device = decoder.device.as_ref();
+        let tokens = ids.len();
+        device.write(ids, indices.ids.slice_mut(..tokens));
+        device.write(positions, indices.positions.slice_mut(..tokens));
+        let uploaded = Uploaded { tokens, sequences: 0, longest: 1 };
+        let pass = pass(decoder, adapters, None, uploaded, indices);
+        let floats = decoder.config.hidden_size * tokens;
+        let [residual, ..] = residuals.as_mut_slice() else { return };
+        let first = residual.slice_mut(..floats);
+        device.embedding(decoder.embedding.operand(), indices.ids.slice(..tokens), decoder.config.hidden_size, first);
+        for layer in 0..decoder.config.layers {
+            let mut pieces = Pieces::exclusive(&mut saved[0], &pass.widths(layer), tokens);
+            let input = residual.slice(..floats);
+            pass.project(layer, input, &mut pieces, arena.all_mut());
+            attend(&pass, layer, &mut pieces);
+            pass.widen(layer, input, &mut pieces, arena.all_mut());
+            pass.narrow(layer, &mut pieces, arena.all_mut(), residual.slice_mut(..floats));
+        }
+    }
+
+    /// From the gradient of the final hidden states, in `gradient`, to the adapters' gradients.
+    pub(crate) fn backward(
+        &mut self,
+        decoder: &Decoder,
+        adapters: &AdapterSet,
+        dropouts: Option<&Dropouts<'_>>,
+        uploaded: Uploaded,
+        mut gradients: Gradients<'_>,
+    ) {
+        let Self { sizes, indices, residuals, saved, arena, gradient, .. } = self;
+        let pass = pass(decoder, Some(adapters), dropouts, uploaded, indices);
+        let floats = decoder.config.hidden_size * pass.tokens;
+        let mut gradient = gradient.slice_mut(..floats);
+        let layers = decoder.config.layers;
+        for layer in (sizes.lowest..layers).rev() {
+            let widths = pass.widths(layer);
+            let kept = layer - sizes.lowest;
+            let set = if sizes.checkpointing { 0 } else { kept };
+            let input = residuals[kept].slice(..floats);
+            // The last block's values are still there from the forward pass.
+            if sizes.checkpointing && layer + 1 < layers {
+                let mut pieces = Pieces::exclusive(&mut saved[0], &widths, pass.tokens);
+                pass.project(layer, input, &mut pieces, arena.all_mut());
+                pass.attend(&mut pieces);
+                pass.widen(layer, input, &mut pieces, arena.all_mut());
+                if let Some(slot) = pass.slot(layer, crate::projection::Projection::Down) {
+                    pass.down_low(slot, &mut pieces, arena.all_mut());
+                }
+            }
+            let pieces = Pieces::shared(&saved[set], &widths, pass.tokens);
+            let depth = if layer == sizes.lowest { Depth::of(&pass, layer) } else { Depth::Input };
+            pass.feed_forward_backward(layer, depth, &pieces, &mut gradients, arena.all_mut(), &mut gradient);
+            pass.attention_backward(layer, depth, input, &pieces, &mut gradients, arena.all_mut(), &mut gradient);
+        }
+    }
+}
+
+fn pass<'a>(
+    decoder: &'a Decoder,
+    adapters: Option<&'a AdapterSet>,
+    dropouts: Option<&'a Dropouts<'a>>,
+    uploaded: Uploaded,
+    indices: &'a Indices,
+) -> Pass<'a> {
+    Pass {
+        decoder,
+        adapters,
+        dropouts,
+        tokens: uploaded.tokens,
+        positions: indices.positions.slice(..uploaded.tokens),
+        segments: Segments { starts: indices.starts.slice(..=uploaded.sequences), longest: uploaded.longest },
+    }
+}

@@ -1,0 +1,18 @@
+//! Device failures as stage errors.
+
+use luthier_core::StageError;
+use luthier_kernels::device::DeviceError;
+
+/// Turns a device failure into what the user reads.
+#[must_use]
+pub fn device_error(error: DeviceError) -> StageError {
+    let (code, hint) = match &error {
+        DeviceError::OutOfMemory { .. } => (
+            "model::out_of_memory",
+            "run `luthier plan --memory` to see what needs the bytes, then lower `batch`, or set `checkpointing: true`",
+        ),
+        DeviceError::Unavailable { .. } => ("model::device_unavailable", "run `luthier doctor`, or use `--device cpu`"),
+        DeviceError::Failed { .. } => ("model::device_failed", "run again with `--device cpu` to rule out the device"),
+    };
+    StageError::new(code, error.to_string()).hint(hint)
+}

@@ -1,0 +1,227 @@
+//! Greedy generation with a key-value cache.
+
+use luthier_core::StageResult;
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, KeyValues, Slice};
+
+use super::LanguageModel;
+use crate::decoder::{Capacity, Decoder, Pass, Workspace};
+use crate::error::device_error;
+
+/// Sequences that are generated together.
+const BATCH: usize = 32;
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// A stop token came; it is not part of the text.
+    Token(u32),
+    /// The limit of new tokens, or the model's last position, was reached.
+    Length,
+}
+
+/// A continuation of one prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generated {
+    pub tokens: Vec<u32>,
+    pub stop: Stop,
+}
+
+/// Keys and values of a batch, per layer `[sequence, capacity, kv_heads · head_dim]`.
+struct Cache {
+    keys: Vec<Buffer<f32>>,
+    values: Vec<Buffer<f32>>,
+    lengths: Buffer<u32>,
+    capacity: usize,
+    width: usize,
+}
+
+impl Cache {
+    fn new(decoder: &Decoder, sequences: usize, capacity: usize) -> StageResult<Self> {
+        let device = decoder.device.as_ref();
+        let width = decoder.config.key_value_size();
+        let layer = || device.buffer(Component::Cache, sequences * capacity * width).map_err(device_error);
+        Ok(Self {
+            keys: (0..decoder.config.layers).map(|_| layer()).collect::<StageResult<_>>()?,
+            values: (0..decoder.config.layers).map(|_| layer()).collect::<StageResult<_>>()?,
+            lengths: device.buffer(Component::Scratch, sequences).map_err(device_error)?,
+            capacity,
+            width,
+        })
+    }
+
+    /// Stores `rows` rows of `keys` and `values` from row `position` of a sequence on.
+    fn store(
+        &mut self,
+        device: &dyn Device,
+        layer: usize,
+        sequence: usize,
+        position: usize,
+        [keys, values]: [Slice<'_, f32>; 2],
+    ) {
+        let start = (sequence * self.capacity + position) * self.width;
+        device.copy(keys, self.keys[layer].slice_mut(start..start + keys.len()));
+        device.copy(values, self.values[layer].slice_mut(start..start + values.len()));
+    }
+}
+
+/// One sequence in progress.
+struct Running {
+    prompt: usize,
+    /// Row in the cache.
+    row: usize,
+    /// Positions filled.
+    length: usize,
+    next: u32,
+}
+
+impl LanguageModel {
+    /// The most likely continuation of each prompt, token by token (ties go to the lower id), until a stop token, `limit`
+    /// new tokens or the last position. A prompt that is empty or fills all positions gives an empty text.
+    ///
+    /// # Errors
+    /// Tokens outside the vocabulary, a prompt that is too long, out of memory.
+    pub fn generate_greedy<P: AsRef<[u32]> + Sync>(
+        &mut self,
+        prompts: &[P],
+        limit: usize,
+        stop: &[u32],
+    ) -> StageResult<Vec<Generated>> {
+        let mut all = Vec::with_capacity(prompts.len());
+        for chunk in prompts.chunks(BATCH) {
+            let chunk: Vec<&[u32]> = chunk.iter().map(AsRef::as_ref).collect();
+            all.extend(self.inside(|this| this.generate_chunk(&chunk, limit, stop))?);
+        }
+        Ok(all)
+    }
+
+    fn generate_chunk(&mut self, prompts: &[&[u32]], limit: usize, stop: &[u32]) -> StageResult<Vec<Generated>> {
+        let empty = Generated { tokens: Vec::new(), stop: Stop::Length };
+        let mut done: Vec<Generated> = prompts.iter().map(|_| empty.clone()).collect();
+        let used: Vec<usize> = (0..prompts.len()).filter(|index| !prompts[*index].is_empty()).collect();
+        if used.is_empty() || limit == 0 {
+            return Ok(done);
+        }
+        self.batch.clear();
+        for index in &used {
+            self.batch.push(prompts[*index], &vec![false; prompts[*index].len()]);
+        }
+        self.batch.check(self.decoder.config.vocab_size, self.decoder.positions)?;
+        let tokens = self.batch.tokens();
+        self.reserve(Capacity { tokens: tokens.max(used.len()), trained: BATCH, sequences: used.len() })?;
+        let Self { decoder, adapter, workspace: Some(workspace), batch } = self else { unreachable!("reserved") };
+        let adapter = adapter.as_ref();
+        let device = decoder.device.clone();
+        let capacity = (batch.longest() + limit).min(decoder.positions);
+        let mut cache = Cache::new(decoder, used.len(), capacity)?;
+
+        let uploaded = workspace.upload(device.as_ref(), batch);
+        let width = cache.width;
+        workspace.forward(decoder, adapter, None, uploaded, &mut |layer, saved| {
+            for (row, bounds) in batch.starts.windows(2).enumerate() {
+                let range = bounds[0] as usize * width..bounds[1] as usize * width;
+                let pair = [saved.key.freeze().slice(range.clone()), saved.value.freeze().slice(range)];
+                cache.store(device.as_ref(), layer, row, 0, pair);
+            }
+        });
+        let last: Vec<u32> = batch.starts[1..].iter().map(|end| end - 1).collect();
+        let mut chosen = choose(workspace, decoder, tokens, &last);
+        let mut running: Vec<Running> = used
+            .iter()
+            .enumerate()
+            .map(|(row, prompt)| Running { prompt: *prompt, row, length: prompts[*prompt].len(), next: chosen[row] })
+            .collect();
+        loop {
+            running.retain(|sequence| {
+                let out = &mut done[sequence.prompt];
+                if stop.contains(&sequence.next) {
+                    out.stop = Stop::Token(sequence.next);
+                    return false;
+                }
+                out.tokens.push(sequence.next);
+                out.tokens.len() < limit && sequence.length < capacity
+            });
+            if running.is_empty() {
+                return Ok(done);
+            }
+            compact(&mut running, &mut cache, device.as_ref());
+            decode_step(workspace, decoder, adapter, &mut cache, &mut running);
+            let rows: Vec<u32> = (0..running.len() as u32).collect();
+            chosen = choose(workspace, decoder, running.len(), &rows);
+            for (sequence, next) in running.iter_mut().zip(&chosen) {
+                sequence.next = *next;
+                sequence.length += 1;
+            }
+        }
+    }
+}
+
+/// Moves sequences down so that they fill the first rows of the cache.
+fn compact(running: &mut [Running], cache: &mut Cache, device: &dyn Device) {
+    for (row, sequence) in running.iter_mut().enumerate() {
+        if sequence.row == row {
+            continue;
+        }
+        let stride = cache.capacity * cache.width;
+        let len = sequence.length * cache.width;
+        for buffer in cache.keys.iter_mut().chain(&mut cache.values) {
+            let (low, high) = buffer.all_mut().split_at(sequence.row * stride);
+            device.copy(high.freeze().slice(..len), low.slice(row * stride..row * stride + len));
+        }
+        sequence.row = row;
+    }
+}
+
+/// One token for each running sequence; its hidden state ends in the workspace.
+fn decode_step(
+    workspace: &mut Workspace,
+    decoder: &Decoder,
+    adapter: Option<&crate::adapter::AdapterSet>,
+    cache: &mut Cache,
+    running: &mut [Running],
+) {
+    let device = decoder.device.as_ref();
+    let count = running.len();
+    let ids: Vec<u32> = running.iter().map(|sequence| sequence.next).collect();
+    let positions: Vec<u32> = running.iter().map(|sequence| sequence.length as u32).collect();
+    let lengths: Vec<u32> = positions.iter().map(|position| position + 1).collect();
+    device.write(&lengths, cache.lengths.slice_mut(..count));
+    workspace.step(decoder, adapter, &ids, &positions, &mut |pass: &Pass<'_>, layer, saved| {
+        for (row, sequence) in running.iter().enumerate() {
+            let range = row * cache.width..(row + 1) * cache.width;
+            let pair = [saved.key.freeze().slice(range.clone()), saved.value.freeze().slice(range)];
+            cache.store(device, layer, row, sequence.length, pair);
+        }
+        let used = count * cache.capacity * cache.width;
+        let view = KeyValues {
+            keys: cache.keys[layer].slice(..used),
+            values: cache.values[layer].slice(..used),
+            capacity: cache.capacity,
+            lengths: cache.lengths.slice(..count),
+        };
+        device.attention_decode(saved.query.freeze(), view, pass.decoder.attention_shape(), saved.attended.borrow());
+    });
+}
+
+/// The most likely next token after each of `rows`.
+fn choose(workspace: &mut Workspace, decoder: &Decoder, tokens: usize, rows: &[u32]) -> Vec<u32> {
+    let vocabulary = decoder.config.vocab_size;
+    let mut chosen = Vec::with_capacity(rows.len());
+    let mut host = Vec::new();
+    workspace.logits(decoder, tokens, rows, &mut |device, logits| {
+        host.resize(logits.len(), 0f32);
+        device.read(logits, &mut host);
+        chosen.extend(host.chunks_exact(vocabulary).map(highest));
+    });
+    chosen
+}
+
+/// The position of the highest value, the first of equals.
+fn highest(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (index, value) in logits.iter().enumerate() {
+        if *value > logits[best] {
+            best = index;
+        }
+    }
+    best as u32
+}
