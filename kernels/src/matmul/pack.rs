@@ -19,6 +19,20 @@ pub trait Source: Copy + Sync {
     /// # Safety
     /// `index + count` is within the matrix; `count < 16`. The other lanes are zero.
     unsafe fn load_partial<S: Simd>(self, simd: S, index: usize, count: usize) -> S::F;
+
+    /// Asks for element `index`, which may lie outside, to be brought near.
+    fn prefetch(self, index: usize);
+}
+
+#[inline(always)]
+fn prefetch<T>(at: *const T) {
+    // SAFETY: a prefetch reads nothing and cannot fault.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 macro_rules! half_source {
@@ -39,6 +53,11 @@ macro_rules! half_source {
                 lanes[..count].copy_from_slice(&self.0[index..index + count]);
                 // SAFETY: `lanes` holds sixteen values.
                 unsafe { simd.$load(lanes.as_ptr()) }
+            }
+
+            #[inline(always)]
+            fn prefetch(self, index: usize) {
+                prefetch(self.0.as_ptr().wrapping_add(index));
             }
         }
     };
@@ -101,6 +120,11 @@ impl Source for Nf4Source<'_> {
     #[inline(always)]
     unsafe fn load_partial<S: Simd>(self, simd: S, index: usize, count: usize) -> S::F {
         self.gather(simd, index, count)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, index: usize) {
+        prefetch(self.packed.as_ptr().wrapping_add(index / 2));
     }
 }
 
@@ -172,6 +196,11 @@ impl Source for Raw {
         // SAFETY: handed on to the caller.
         unsafe { simd.load_partial(self.0.add(index), count) }
     }
+
+    #[inline(always)]
+    fn prefetch(self, index: usize) {
+        prefetch(self.0.wrapping_add(index));
+    }
 }
 
 macro_rules! packers {
@@ -211,6 +240,8 @@ fn transposed<S: Simd, T: Source>(simd: S, from: T, stride: usize, part: Part, v
             unsafe {
                 if count == LANES && rows == LANES {
                     for (r, lanes) in block.iter_mut().enumerate() {
+                        // The rows of the next vector, one step of this one ahead of their use.
+                        from.prefetch(row(r + LANES) + step);
                         *lanes = from.load(simd, row(r) + step);
                     }
                 } else {
@@ -237,6 +268,9 @@ fn transposed<S: Simd, T: Source>(simd: S, from: T, stride: usize, part: Part, v
     }
 }
 
+/// Rows ahead that [`straight`] asks for.
+const PREFETCH_ROWS: usize = 6;
+
 #[inline(always)]
 fn straight<S: Simd, T: Source>(simd: S, from: T, stride: usize, part: Part, vectors: usize, to: &mut [f32]) {
     let to = to.as_mut_ptr();
@@ -249,6 +283,7 @@ fn straight<S: Simd, T: Source>(simd: S, from: T, stride: usize, part: Part, vec
             for vector in 0..here {
                 let at = (part.step + step) * stride + part.column + (first + vector) * LANES;
                 let count = part.columns - (first + vector) * LANES;
+                from.prefetch(at + PREFETCH_ROWS * stride);
                 // SAFETY: `pack_right` checked that the part is inside the operand and that the panels fit.
                 unsafe {
                     let lanes =

@@ -21,6 +21,8 @@ const LONGEST_BLOCK: usize = 384;
 const LEFT_LIMIT: usize = 1 << 21;
 /// Columns of one task at most: a block of them fits the second-level cache.
 const WIDEST: usize = 192;
+/// Rows of one task of a narrow product: a multiple of every tile's.
+const ROWS_EACH: usize = 24;
 /// Multiply-adds below which a second thread costs more than it gives.
 const WORTH_SHARING: usize = 1 << 17;
 
@@ -53,6 +55,9 @@ impl Product<'_> {
         }
         let backend = Backend::current();
         let tiles = Tiles::of(backend);
+        if self.n <= tiles.vectors * LANES {
+            return self.narrow(backend, tiles, out);
+        }
         let group = tiles.rows * (LANES / tiles.rows);
         let rows_at_once = (LEFT_LIMIT / self.k).max(group) / group * group;
         for first in (0..self.m).step_by(rows_at_once) {
@@ -108,6 +113,53 @@ impl Product<'_> {
             (0..tasks).for_each(task);
         } else {
             (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        }
+    }
+
+    /// All columns fit one panel: each element of the left operand is used once, so packing it would only cost.
+    fn narrow(&self, backend: Backend, tiles: &Tiles, out: &mut [f32]) {
+        let Self { m, n, k, left, right, scale, accumulate } = *self;
+        let block = block_length(k);
+        let vectors = n.div_ceil(LANES);
+        let mut panel = Scratch::take(k * vectors * LANES);
+        for (number, to) in panel.as_mut_slice().chunks_mut(block * vectors * LANES).enumerate() {
+            let step = number * block;
+            pack_right(backend, right, Part { step, depth: block.min(k - step), column: 0, columns: n }, vectors, to);
+        }
+        let panel = panel.as_slice();
+        let (x, a_row, a_step) = match left {
+            Left::Straight { x, stride } => (x, stride, 1),
+            Left::Transposed { x, stride } => (x, 1, stride),
+        };
+        assert!((m - 1) * a_row + (k - 1) * a_step < x.len(), "the left operand must be [{m}, {k}]");
+        let high = tiles.rows_by_vectors[vectors - 1];
+        let task = |(index, out): (usize, &mut [f32])| {
+            for (number, b) in panel.chunks(block * vectors * LANES).enumerate() {
+                let step = number * block;
+                for (row, out) in out.chunks_mut(high * n).enumerate() {
+                    let call = TileCall {
+                        depth: block.min(k - step),
+                        a: x[(index * ROWS_EACH + row * high) * a_row + step * a_step..].as_ptr(),
+                        a_row,
+                        a_step,
+                        b: b.as_ptr(),
+                        b_step: vectors * LANES,
+                        c: out.as_mut_ptr(),
+                        c_row: n,
+                        width: n,
+                        scale,
+                        fresh: number == 0 && !accumulate,
+                    };
+                    // SAFETY: the left operand was checked to be `[m, k]`; the panel holds `depth` steps; `out` holds
+                    // these rows.
+                    unsafe { tiles.run(out.len() / n, vectors, &call) };
+                }
+            }
+        };
+        if m * n * k < WORTH_SHARING {
+            out.chunks_mut(ROWS_EACH * n).enumerate().for_each(task);
+        } else {
+            out.par_chunks_mut(ROWS_EACH * n).enumerate().for_each(task);
         }
     }
 

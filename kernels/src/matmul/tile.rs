@@ -36,9 +36,11 @@ type TileFn = unsafe fn(&TileCall);
 
 /// The tiles of a backend, by rows less one and vectors less one.
 pub struct Tiles {
-    /// Rows of the largest tile that is worth calling, for each number of vectors less one.
+    /// Rows and vectors of the tile that wide products are made of.
     pub rows: usize,
     pub vectors: usize,
+    /// Rows of the best tile for each number of vectors less one, for narrow products.
+    pub rows_by_vectors: [usize; MAX_VECTORS],
     /// Left operand packed, `a_row = 1`.
     packed: [[TileFn; MAX_VECTORS]; MAX_ROWS],
     strided: [[TileFn; MAX_VECTORS]; MAX_ROWS],
@@ -144,7 +146,13 @@ unsafe fn reference<const ROWS: usize, const VECTORS: usize, const PACKED: bool>
 }
 
 static REFERENCE: Tiles =
-    Tiles { rows: 4, vectors: 1, packed: table!(reference, true), strided: table!(reference, false) };
+    Tiles {
+        rows: 4,
+        vectors: 1,
+        rows_by_vectors: [4, 2, 1],
+        packed: table!(reference, true),
+        strided: table!(reference, false),
+    };
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -169,9 +177,21 @@ mod x86 {
     }
 
     // Sixteen registers of eight lanes: 6 x 2 sums, 2 columns, 1 broadcast.
-    pub static AVX2: Tiles = Tiles { rows: 6, vectors: 1, packed: table!(avx2, true), strided: table!(avx2, false) };
+    pub static AVX2: Tiles = Tiles {
+        rows: 6,
+        vectors: 1,
+        rows_by_vectors: [6, 3, 2],
+        packed: table!(avx2, true),
+        strided: table!(avx2, false),
+    };
 
     // Thirty-two registers of sixteen lanes: 8 x 3 sums, 3 columns, 1 broadcast.
     pub static AVX512: Tiles =
-        Tiles { rows: 8, vectors: 3, packed: table!(avx512, true), strided: table!(avx512, false) };
+        Tiles {
+            rows: 8,
+            vectors: 3,
+            rows_by_vectors: [12, 12, 8],
+            packed: table!(avx512, true),
+            strided: table!(avx512, false),
+        };
 }
