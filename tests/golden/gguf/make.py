@@ -17,12 +17,13 @@ import json
 import sys
 from pathlib import Path
 
-import gguf
 import llama_cpp
 import numpy
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
+
+import gguf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from golden_io import Blob, write_json, write_versions
@@ -37,7 +38,13 @@ def ggml():
     library = ctypes.CDLL(str(next(folder.glob("libggml-base.so*"))))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
-        ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
     ]
     library.ggml_row_size.restype = ctypes.c_size_t
     library.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
@@ -93,7 +100,12 @@ def blocks():
         check = gguf.quants.dequantize(quantized, kind)
         if not numpy.array_equal(check, dequantized):
             print(f"{name}: gguf-py dequantises otherwise by {numpy.abs(check - dequantized).max()}", file=sys.stderr)
-        entry = {"type": int(kind), "row_bytes": size, "quantized": blob.add(quantized), "dequantized": blob.add(dequantized)}
+        entry = {
+            "type": int(kind),
+            "row_bytes": size,
+            "quantized": blob.add(quantized),
+            "dequantized": blob.add(dequantized),
+        }
         try:
             other = gguf.quants.quantize(data, kind).view(numpy.uint8).reshape(len(names), size)
             same = numpy.array_equal(other, quantized)
@@ -104,7 +116,15 @@ def blocks():
         except NotImplementedError:
             pass
         finite = numpy.isfinite(dequantized)
-        print(name, size, "largest error", numpy.abs(dequantized - data)[finite].max(), "not finite", (~finite).sum(), file=sys.stderr)
+        print(
+            name,
+            size,
+            "largest error",
+            numpy.abs(dequantized - data)[finite].max(),
+            "not finite",
+            (~finite).sum(),
+            file=sys.stderr,
+        )
         out["types"][name] = entry
     blob.write()
     write_json(HERE / "blocks.json", out)
@@ -165,8 +185,15 @@ def write_model(source, path):
 
 def llama_cpp_logits(path, ids):
     model = llama_cpp.Llama(
-        str(path), n_ctx=64, n_batch=64, n_threads=1, logits_all=True, verbose=False,
-        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, flash_attn=False,
+        str(path),
+        n_ctx=64,
+        n_batch=64,
+        n_threads=1,
+        logits_all=True,
+        verbose=False,
+        type_k=llama_cpp.GGML_TYPE_F32,
+        type_v=llama_cpp.GGML_TYPE_F32,
+        flash_attn=False,
     )
     model.eval(ids)
     return numpy.array(model.scores[: len(ids)], dtype=numpy.float32)

@@ -65,37 +65,59 @@ def llama3_rope(theta):
 
 
 def configurations():
-    yield "llama", transformers.LlamaConfig(
-        **(SMALL | dict(hidden_size=64, intermediate_size=128)),
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    ), dict(r=4, lora_alpha=8, target_modules=ALL)
-    yield "llama_tied", transformers.LlamaConfig(
-        **(SMALL | dict(num_attention_heads=3, num_key_value_heads=1, hidden_size=48)),
-        tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
-    ), dict(r=4, lora_alpha=16, target_modules=ALL)
-    yield "llama_scaled_rope", transformers.LlamaConfig(
-        **SMALL, tie_word_embeddings=True, rope_parameters=llama3_rope(500000.0)
-    ), dict(r=8, lora_alpha=8, target_modules=ALL)
-    yield "qwen2", transformers.Qwen2Config(
-        **(SMALL | dict(rms_norm_eps=1e-6)),
-        tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
-    ), dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], use_rslora=True)
-    yield "qwen3", transformers.Qwen3Config(
-        **(SMALL | dict(rms_norm_eps=1e-6)),
-        head_dim=16,
-        tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
-    ), dict(r=4, lora_alpha=8, target_modules=ALL)
-    yield "mistral", transformers.MistralConfig(
-        **SMALL,
-        sliding_window=6,
-        head_dim=8,
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    ), dict(r=4, lora_alpha=8, target_modules=ALL)
+    yield (
+        "llama",
+        transformers.LlamaConfig(
+            **(SMALL | dict(hidden_size=64, intermediate_size=128)),
+            tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        ),
+        dict(r=4, lora_alpha=8, target_modules=ALL),
+    )
+    yield (
+        "llama_tied",
+        transformers.LlamaConfig(
+            **(SMALL | dict(num_attention_heads=3, num_key_value_heads=1, hidden_size=48)),
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+        ),
+        dict(r=4, lora_alpha=16, target_modules=ALL),
+    )
+    yield (
+        "llama_scaled_rope",
+        transformers.LlamaConfig(**SMALL, tie_word_embeddings=True, rope_parameters=llama3_rope(500000.0)),
+        dict(r=8, lora_alpha=8, target_modules=ALL),
+    )
+    yield (
+        "qwen2",
+        transformers.Qwen2Config(
+            **(SMALL | dict(rms_norm_eps=1e-6)),
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        ),
+        dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], use_rslora=True),
+    )
+    yield (
+        "qwen3",
+        transformers.Qwen3Config(
+            **(SMALL | dict(rms_norm_eps=1e-6)),
+            head_dim=16,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        ),
+        dict(r=4, lora_alpha=8, target_modules=ALL),
+    )
+    yield (
+        "mistral",
+        transformers.MistralConfig(
+            **SMALL,
+            sliding_window=6,
+            head_dim=8,
+            tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        ),
+        dict(r=4, lora_alpha=8, target_modules=ALL),
+    )
 
 
 def sequences(vocab, generator):
@@ -132,7 +154,11 @@ def record_training(out, lora, keep_steps, model, batch):
     record_base(out, lora, model, batch)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
-        lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, foreach=False,
+        lr=0.01,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.1,
+        foreach=False,
     )
     start = adapter_tensors(model, lambda p: p)
     losses = []

@@ -16,10 +16,9 @@ import numpy
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from golden_io import Blob, write_json, write_versions
-
-import bitsandbytes
 from bitsandbytes import functional
+
+from golden_io import Blob, write_json, write_versions
 
 HERE = Path(__file__).parent
 generator = numpy.random.default_rng(20240611)

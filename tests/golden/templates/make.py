@@ -10,14 +10,14 @@ template inside SmolLM2-135M-Instruct's GGUF (Apache-2.0).
     python make.py PATH/TO/SmolLM2-135M-Instruct.Q4_1.gguf
 """
 
-import json
 import sys
 from pathlib import Path
 
-import gguf
 import jinja2
 import transformers
 from tokenizers import Tokenizer, models
+
+import gguf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from golden_io import write_json, write_versions
@@ -199,7 +199,10 @@ tail
     "feature_scope": """{% set x = 1 %}{% for m in messages %}{% set x = x + 1 %}{{ x }} {% endfor %}{{ x }}{% set ns = namespace(x=1) %}{% for m in messages %}{% set ns.x = ns.x + 1 %}{% endfor %} {{ ns.x }}{% if true %}{% set y = 'leaks' %}{% endif %} {{ y }}""",
 }
 
-CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "naïve <b>", "count": 2, "deep": {"a": [1, None]}}}}
+CALL = {
+    "type": "function",
+    "function": {"name": "look_up", "arguments": {"word": "naïve <b>", "count": 2, "deep": {"a": [1, None]}}},
+}
 CONVERSATIONS = {
     "one_question": [{"role": "user", "content": "How is 'luthier' pronounced?"}],
     "answered": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}],
@@ -209,10 +212,20 @@ CONVERSATIONS = {
         {"role": "assistant", "content": "Which one?"},
         {"role": "user", "content": "The low E."},
     ],
-    "spaces": [{"role": "user", "content": "  leading\n\n and trailing \n"}, {"role": "assistant", "content": "\n\tok  "}],
-    "empty_content": [{"role": "system", "content": ""}, {"role": "user", "content": ""}, {"role": "assistant", "content": ""}],
+    "spaces": [
+        {"role": "user", "content": "  leading\n\n and trailing \n"},
+        {"role": "assistant", "content": "\n\tok  "},
+    ],
+    "empty_content": [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": ""},
+        {"role": "assistant", "content": ""},
+    ],
     "unicode_and_marks": [
-        {"role": "user", "content": "Héllo 你好 👩‍👧 {{ x }} {% raw %} <|im_end|> <s> \"quoted\" \\n 'single' <b>&amp;</b>"},
+        {
+            "role": "user",
+            "content": "Héllo 你好 👩‍👧 {{ x }} {% raw %} <|im_end|> <s> \"quoted\" \\n 'single' <b>&amp;</b>",
+        },
         {"role": "assistant", "content": "Ça va — €5 #} \u2028"},
     ],
     "starts_with_assistant": [{"role": "assistant", "content": "Welcome."}, {"role": "user", "content": "Thanks."}],
@@ -231,7 +244,10 @@ CONVERSATIONS = {
         {"role": "tool", "content": "[1, 2]"},
         {"role": "assistant", "content": "Done."},
     ],
-    "extra_keys": [{"role": "user", "content": "x", "name": "ann", "weight": 0.5}, {"role": "assistant", "content": "y", "train": False}],
+    "extra_keys": [
+        {"role": "user", "content": "x", "name": "ann", "weight": 0.5},
+        {"role": "assistant", "content": "y", "train": False},
+    ],
     "other_role": [{"role": "critic", "content": "Hm."}, {"role": "user", "content": "So?"}],
 }
 TOOLS = [
@@ -240,7 +256,11 @@ TOOLS = [
         "function": {
             "name": "look_up",
             "description": "Finds a word — any 'word'.",
-            "parameters": {"type": "object", "properties": {"word": {"type": "string"}, "count": {"type": "integer"}}, "required": ["word"]},
+            "parameters": {
+                "type": "object",
+                "properties": {"word": {"type": "string"}, "count": {"type": "integer"}},
+                "required": ["word"],
+            },
         },
     }
 ]
@@ -259,7 +279,11 @@ def main():
         for conversation_name, messages in CONVERSATIONS.items():
             for add in (False, True):
                 for tools in (None, TOOLS) if template_name == "format_chatml_tools" else (None,):
-                    render = {"template": template_name, "conversation": conversation_name, "add_generation_prompt": add}
+                    render = {
+                        "template": template_name,
+                        "conversation": conversation_name,
+                        "add_generation_prompt": add,
+                    }
                     if tools:
                         render["tools"] = True
                     try:

@@ -15,19 +15,27 @@ import json
 import sys
 from pathlib import Path
 
-import gguf
 import llama_cpp
-import tokenizers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+
+import gguf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from golden_io import write_json, write_versions
 from strings import PROSE, all_texts
 
+from golden_io import write_json, write_versions
+
 HERE = Path(__file__).parent
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
@@ -113,7 +121,11 @@ def write_gguf(path, tokenizer, model, pre, specials):
         else:
             types.append(gguf.TokenType.NORMAL)
     writer = gguf.GGUFWriter(path, "llama")
-    for number, add in ((64, writer.add_embedding_length), (1, writer.add_block_count), (128, writer.add_context_length)):
+    for number, add in (
+        (64, writer.add_embedding_length),
+        (1, writer.add_block_count),
+        (128, writer.add_context_length),
+    ):
         add(number)
     writer.add_feed_forward_length(64)
     writer.add_head_count(4)
