@@ -1,0 +1,64 @@
+"""Loads an adapter that luthier trained in PEFT, over the same base, and compares logits.
+
+    python check_peft.py BASE ADAPTER [--merged DIRECTORY]
+
+BASE is a GGUF file or a Hugging Face directory, ADAPTER a PEFT directory. With --merged the model
+that luthier merged is also compared: with PEFT's adapter at work, and tensor by tensor with PEFT's
+merge_and_unload.
+"""
+
+import argparse
+from pathlib import Path
+
+from check_transformers import load, theirs
+from ours import PROMPTS, TOLERANCE, Report, our_logits
+from peft import PeftModel
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("base", type=Path)
+    arguments.add_argument("adapter", type=Path)
+    arguments.add_argument("--merged", type=Path)
+    arguments.add_argument("--tolerance", type=float, default=TOLERANCE)
+    arguments.add_argument("--prompt", action="append")
+    options = arguments.parse_args()
+    base, tokenizer = load(options.base)
+    report = Report(options.tolerance)
+    prompts = options.prompt or PROMPTS
+    # GGUF files carry a pre-tokenizer name that transformers ignores, so the ids are ours here;
+    # check_gguf compares them with llama.cpp's.
+    ours = [our_logits(options.base, prompt, options.adapter) for prompt in prompts]
+    before = theirs(base, ours[0].ids)
+    model = PeftModel.from_pretrained(base, options.adapter).eval()
+    moved = float(abs(theirs(model, ours[0].ids) - before).max())
+    print(f"PEFT: the adapter moves logits by up to {moved:.2e}")
+    if not moved > options.tolerance:
+        print("FAILED: an adapter that changes nothing proves nothing")
+        report.failed += 1
+    for number, answer in enumerate(ours):
+        report.compare(f"PEFT, prompt {number}", answer, answer.ids, theirs(model, answer.ids))
+    if options.merged:
+        for number, prompt in enumerate(prompts):
+            answer = our_logits(options.merged, prompt)
+            report.compare(f"PEFT against our merge, prompt {number}", answer, answer.ids, theirs(model, answer.ids))
+        compare_weights(report, options.merged, model.merge_and_unload())
+    report.finish()
+
+
+def compare_weights(report: Report, merged: Path, model):
+    other, _ = load(merged)
+    expected = dict(model.named_parameters())
+    worst, where = 0.0, None
+    for name, value in other.named_parameters():
+        difference = float((value - expected.pop(name)).abs().max())
+        if difference > worst:
+            worst, where = difference, name
+    print(f"merge_and_unload: weights differ by at most {worst:.2e} ({where})")
+    if expected or not worst < 1e-5:
+        print(f"FAILED: merged weights differ; missing: {sorted(expected)}")
+        report.failed += 1
+
+
+if __name__ == "__main__":
+    main()
