@@ -1,1 +1,28 @@
+//! Filter plugins: WebAssembly components for the world in `plugins/wit`, found, built, compiled, run under limits, and
+//! believed in nothing that was not checked.
 
+mod batch;
+mod bindings;
+mod compiled_cache;
+mod component;
+mod crate_build;
+mod engine;
+mod fault;
+mod judge;
+mod limits;
+mod manifest;
+mod session;
+mod source;
+mod verdict;
+
+pub use batch::{TextBatch, TextColumn};
+pub use compiled_cache::CompiledCache;
+pub use component::PluginComponent;
+pub use crate_build::{BuildOptions, build_crate};
+pub use engine::FilterEngine;
+pub use fault::Fault;
+pub use judge::{JudgeError, OnTrap, RowFault, Worker};
+pub use limits::Limits;
+pub use manifest::{Manifest, ScoreColumn, ScoreKind};
+pub use source::{PluginSource, SourceProblem, path_dependencies};
+pub use verdict::Verdicts;

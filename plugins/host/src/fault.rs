@@ -1,0 +1,54 @@
+//! Why a call into a plugin failed.
+
+use crate::limits::Limits;
+
+/// One failed call. Its text is what a user reads after the plugin's name, and the reason of a row set aside.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("panicked at {place}: {message}")]
+    Panic { place: String, message: String },
+    #[error("ran longer than {0} ms")]
+    Deadline(u64),
+    #[error("used all its fuel ({0} per call)")]
+    Fuel(u64),
+    #[error("wanted more than {0} MiB of memory")]
+    Memory(u32),
+    #[error("recursed too deep")]
+    Stack,
+    #[error("called `{0}`, which filters have no access to")]
+    Forbidden(String),
+    #[error("trapped: {0}")]
+    Trap(String),
+    #[error("returned nonsense: {0}")]
+    Lie(String),
+    #[error("refused the row: {0}")]
+    Refused(String),
+    #[error("failed: {0}")]
+    Other(String),
+}
+
+impl Fault {
+    /// An edit or a command that may help.
+    #[must_use]
+    pub fn hint(&self, limits: &Limits) -> String {
+        match self {
+            Self::Deadline(_) => format!(
+                "raise `limits: {{timeout_ms: {}}}` on the step, or fix the loop in the plugin",
+                limits.timeout_ms * 4
+            ),
+            Self::Fuel(fuel) => format!("raise `limits: {{fuel: {}}}` on the step", fuel.saturating_mul(4)),
+            Self::Memory(_) => format!("raise `limits: {{memory_mib: {}}}` on the step", limits.memory_mib * 4),
+            Self::Forbidden(_) => {
+                "filters see the columns they are handed and nothing else: compute from those".to_owned()
+            }
+            Self::Lie(_) => "the plugin is broken: rebuild it with the SDK in plugins/sdk".to_owned(),
+            _ => "fix the plugin, or set such rows aside with `on_trap: drop` on the step".to_owned(),
+        }
+    }
+
+    /// Depends on the speed of the machine, so it must never decide about a row.
+    #[must_use]
+    pub fn depends_on_time(&self) -> bool {
+        matches!(self, Self::Deadline(_))
+    }
+}

@@ -1,0 +1,146 @@
+//! Judging batches with one worker's instance, and pinning failures to rows.
+//!
+//! A call that fails is repeated on halves of its rows until the row that fails alone is found. The left half goes
+//! first, so the row named is the lowest one, whatever the batch held.
+
+use luthier_core::{StageError, StageResult};
+
+use crate::batch::TextBatch;
+use crate::component::{OpenError, PluginComponent};
+use crate::fault::Fault;
+use crate::session::Session;
+use crate::verdict::Verdicts;
+
+/// Rows and bytes of one call into a guest.
+const CALL_ROWS: usize = 4_096;
+const CALL_BYTES: usize = 4 << 20;
+
+/// What to do with a row that a plugin fails on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTrap {
+    Fail,
+    /// Set the row aside, with the reason.
+    Drop,
+}
+
+/// A plugin in the hands of one thread.
+pub struct Worker {
+    plugin: PluginComponent,
+    /// JSON.
+    config: String,
+    session: Option<Session>,
+    lines: Vec<String>,
+}
+
+/// A row that the plugin failed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowFault {
+    /// In the batch.
+    pub row: usize,
+    pub fault: Fault,
+}
+
+/// Why a batch could not be judged.
+#[derive(Debug)]
+pub enum JudgeError {
+    Row(RowFault),
+    /// The plugin could not be opened again after a failure.
+    Open(StageError),
+}
+
+impl Worker {
+    /// Opens the plugin with a configuration.
+    ///
+    /// # Errors
+    /// The configuration is wrong: each issue in the message with its path; or the plugin fails while it opens.
+    pub fn open(plugin: &PluginComponent, config: &serde_json::Value) -> StageResult<Self> {
+        let config = config.to_string();
+        let session = open(plugin, &config)?;
+        Ok(Self { plugin: plugin.clone(), config, session: Some(session), lines: Vec::new() })
+    }
+
+    /// Judges every row of the batch.
+    ///
+    /// # Errors
+    /// The lowest row that the plugin fails on, if `on_trap` is [`OnTrap::Fail`] or the failure depends on time.
+    pub fn judge(&mut self, batch: &TextBatch<'_>, on_trap: OnTrap) -> Result<Verdicts, JudgeError> {
+        let mut verdicts = Verdicts::keep_all(batch.rows(), self.plugin.manifest().scores.len());
+        for rows in batch.calls(CALL_ROWS, CALL_BYTES) {
+            self.judge_rows(batch, rows, on_trap, &mut verdicts)?;
+        }
+        Ok(verdicts)
+    }
+
+    fn judge_rows(
+        &mut self,
+        batch: &TextBatch<'_>,
+        rows: std::ops::Range<usize>,
+        on_trap: OnTrap,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), JudgeError> {
+        let part = batch.slice(rows.clone());
+        let fault = match self.call(&part)? {
+            Ok(judged) => {
+                verdicts.put(rows.start, judged);
+                return Ok(());
+            }
+            Err(fault) => fault,
+        };
+        if rows.len() > 1 {
+            let middle = rows.start + rows.len() / 2;
+            self.judge_rows(batch, rows.start..middle, on_trap, verdicts)?;
+            return self.judge_rows(batch, middle..rows.end, on_trap, verdicts);
+        }
+        if on_trap == OnTrap::Fail || fault.depends_on_time() {
+            return Err(JudgeError::Row(RowFault { row: rows.start, fault }));
+        }
+        verdicts.faults.push((rows.start, fault.to_string()));
+        Ok(())
+    }
+
+    fn call(&mut self, batch: &TextBatch<'_>) -> Result<Result<Verdicts, Fault>, JudgeError> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => open(&self.plugin, &self.config).map_err(JudgeError::Open)?,
+        };
+        let manifest = self.plugin.manifest();
+        let input_bytes = batch.texts.data().len();
+        let answer = session.process(batch);
+        self.lines.append(&mut session.take_lines());
+        let answer = answer.and_then(|raw| {
+            raw.check(batch.rows(), manifest.scores.len(), manifest.reasons.len(), manifest.edits_text, input_bytes)
+                .map_err(Fault::Lie)
+        });
+        if matches!(answer, Ok(_) | Err(Fault::Refused(_))) {
+            self.session = Some(session);
+        }
+        Ok(answer)
+    }
+
+    /// What the plugin logged since the last call of this.
+    pub fn take_lines(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.lines)
+    }
+}
+
+fn open(plugin: &PluginComponent, config: &str) -> StageResult<Session> {
+    let name = &plugin.manifest().name;
+    plugin.open(config).map_err(|error| match error {
+        OpenError::Config(issues) => {
+            let issues: Vec<String> = issues
+                .iter()
+                .map(|(path, message)| match path.as_str() {
+                    "" => format!("`config`: {message}"),
+                    path => format!("`config.{path}`: {message}"),
+                })
+                .collect();
+            StageError::input(
+                "plugin::config",
+                format!("plugin `{name}` refuses its configuration: {}", issues.join("; ")),
+            )
+            .hint(format!("`luthier plugin inspect` prints the configuration that `{name}` takes"))
+        }
+        OpenError::Fault(fault) => StageError::new("plugin::open", format!("plugin `{name}` {fault} while it opened"))
+            .hint(fault.hint(plugin.limits())),
+    })
+}

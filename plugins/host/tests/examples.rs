@@ -1,0 +1,80 @@
+//! The example plugins of the quickstart, built, compiled, cached and run as a pipeline runs them.
+
+mod support;
+
+use luthier_plugins::{CompiledCache, FilterEngine, Limits, OnTrap, PluginComponent, TextBatch, TextColumn, Worker};
+use support::{Cache, build, repository};
+
+fn batch<'a>(texts: &[&'a str], reads: &[&[&'a str]]) -> TextBatch<'static> {
+    TextBatch {
+        texts: TextColumn::from_texts(texts.iter().copied()).unwrap(),
+        reads: reads.iter().map(|column| TextColumn::from_texts(column.iter().copied()).unwrap()).collect(),
+    }
+}
+
+#[test]
+fn word_shape_and_phoneme_balance_judge_as_their_unit_tests_say() {
+    let cache = Cache::new();
+    let engine = FilterEngine::new(false).unwrap();
+    let compiled = CompiledCache::new(cache.path());
+    let filters = repository().join("pipelines/filters");
+
+    let Some(wasm) = build(&filters.join("word-shape"), &cache) else { return };
+    let plugin = PluginComponent::load(&engine, &compiled, "word-shape", &wasm, Limits::DEFAULT).unwrap();
+    assert_eq!(plugin.manifest().name, "word-shape");
+    assert_eq!(plugin.manifest().text, "word");
+    assert_eq!(plugin.manifest().reasons, ["not-letters", "too-short", "too-long"]);
+    assert_eq!(plugin.manifest().config_schema["properties"]["min"]["default"], 1);
+    assert_eq!(plugin.manifest().config_schema["properties"]["min"]["description"], "Fewest letters.");
+    let mut worker = Worker::open(&plugin, &serde_json::json!({"min": 3, "max": 10})).unwrap();
+    let rows = batch(&["luthier", "it's", "at", "luthierships", "", "café"], &[]);
+    assert_eq!(worker.judge(&rows, OnTrap::Fail).unwrap().drop, [0, 1, 2, 3, 2, 1]);
+    assert_eq!(worker.judge(&rows.slice(1..3), OnTrap::Fail).unwrap().drop, [1, 2]);
+
+    let wasm = build(&filters.join("phoneme-balance"), &cache).unwrap();
+    let plugin = PluginComponent::load(&engine, &compiled, "phoneme-balance", &wasm, Limits::DEFAULT).unwrap();
+    assert_eq!(plugin.manifest().reads, ["completion"]);
+    let mut worker = Worker::open(&plugin, &serde_json::json!({})).unwrap();
+    let rows = batch(&["luthier", "aaa", "though"], &[&["L UW1 TH IY0 ER0", "T R IH1 P AH0 L EY1", "DH OW1"]]);
+    let verdicts = worker.judge(&rows, OnTrap::Fail).unwrap();
+    assert_eq!(verdicts.drop, [0, 2, 1]);
+    assert_eq!(verdicts.scores, [5.0 / 7.0, 7.0 / 3.0, 2.0 / 6.0]);
+}
+
+#[test]
+fn a_wrong_configuration_names_every_issue() {
+    let cache = Cache::new();
+    let engine = FilterEngine::new(false).unwrap();
+    let Some(wasm) = build(&repository().join("pipelines/filters/word-shape"), &cache) else { return };
+    let plugin =
+        PluginComponent::load(&engine, &CompiledCache::disabled(), "word-shape", &wasm, Limits::DEFAULT).unwrap();
+    let config = serde_json::json!({"min": 0, "max": "ten", "mox": 1});
+    let error = Worker::open(&plugin, &config).err().expect("three issues");
+    insta::assert_snapshot!(error.message, @"plugin `word-shape` refuses its configuration: `config.mox`: unknown key `mox` (known keys: `min`, `max`); `config.min`: 0 is out of range: expected at least 1; `config.max`: expected a whole number of 0 or more that fits, found the string `ten`");
+}
+
+#[test]
+fn a_damaged_cache_entry_is_compiled_again() {
+    let cache = Cache::new();
+    let engine = FilterEngine::new(false).unwrap();
+    let Some(wasm) = build(&repository().join("pipelines/filters/word-shape"), &cache) else { return };
+    let compiled = CompiledCache::new(cache.path());
+    let load = || PluginComponent::load(&engine, &compiled, "word-shape", &wasm, Limits::DEFAULT).unwrap();
+    load();
+    let directory = cache.path().join("plugins/compiled-v1");
+    let entries = luthier_core::fs::walk_files(&directory).unwrap();
+    assert_eq!(entries.len(), 1);
+    let entry = directory.join(&entries[0]);
+    let good = fs_err::read(&entry).unwrap();
+    load();
+    for damage in [good.len() - 1, 60, 20, 3] {
+        let mut bytes = good.clone();
+        bytes[damage] ^= 1;
+        fs_err::write(&entry, &bytes).unwrap();
+        load();
+        assert_eq!(fs_err::read(&entry).unwrap(), good, "byte {damage}");
+    }
+    fs_err::write(&entry, b"").unwrap();
+    load();
+    assert_eq!(fs_err::read(&entry).unwrap(), good);
+}

@@ -1,0 +1,52 @@
+//! Building guests for the tests, once per test binary and kept by the digest of their sources between runs.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use luthier_core::digest_path;
+use luthier_plugins::{BuildOptions, build_crate, path_dependencies};
+
+pub fn repository() -> Utf8PathBuf {
+    Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize_utf8().unwrap()
+}
+
+/// A cache of the test's own, with the built components shared among all tests.
+pub struct Cache {
+    directory: tempfile::TempDir,
+}
+
+impl Cache {
+    pub fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self) -> &Utf8Path {
+        Utf8Path::from_path(self.directory.path()).unwrap()
+    }
+}
+
+/// The component of a crate; `None`, with the reason printed, only where the wasm target is missing.
+pub fn build(krate: &Utf8Path, _cache: &Cache) -> Option<Vec<u8>> {
+    let shared = Utf8Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut sources = vec![source_digest(krate)];
+    sources.extend(path_dependencies(krate).iter().map(|path| source_digest(path)));
+    match build_crate(krate, &BuildOptions { cache: shared, offline: false, sources: &sources, jobs: 2 }) {
+        Ok(wasm) => Some(wasm),
+        Err(error) if error.code == "plugin::no_target" => {
+            eprintln!("skipped: {error} (hint: {})", error.hints.join("; "));
+            None
+        }
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            panic!("{error}\n{cause}");
+        }
+    }
+}
+
+fn source_digest(path: &Utf8Path) -> luthier_core::Digest {
+    let mut files = luthier_core::fs::walk_files(path).unwrap();
+    files.retain(|file| !file.split('/').any(|part| part == "target"));
+    let mut text = String::new();
+    for file in files {
+        text.push_str(&format!("{file} {}\n", digest_path(&path.join(&file)).unwrap().0));
+    }
+    luthier_core::Digest::of(text.as_bytes())
+}
