@@ -23,7 +23,7 @@ def main():
     arguments.add_argument("--tolerance", type=float, default=TOLERANCE)
     arguments.add_argument("--prompt", action="append")
     options = arguments.parse_args()
-    base, tokenizer = load(options.base)
+    base, _ = load(options.base)
     report = Report(options.tolerance)
     prompts = options.prompt or PROMPTS
     # GGUF files carry a pre-tokenizer name that transformers ignores, so the ids are ours here;
