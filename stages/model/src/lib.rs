@@ -5,9 +5,11 @@ pub mod adapter;
 mod decoder;
 mod error;
 mod infer;
+pub mod memory;
 mod projection;
+pub mod train;
 
-pub use decoder::{BaseFormat, Batch, BlockWidths, Capacity, Decoder, LoadOptions, Sizes, Workspace};
+pub use decoder::{BaseFormat, Batch, BlockWidths, Capacity, Decoder, LoadOptions, Sizes, Workspace, storage_of};
 pub use error::device_error;
 pub use infer::{Generated, LanguageModel, LanguageModelOptions, Stop};
 pub use projection::Projection;

@@ -6,6 +6,6 @@ mod spec;
 mod targets;
 
 pub use peft::{AdapterFiles, AdapterStamp, write_adapter};
-pub use set::{AdapterSet, Slot};
+pub use set::{AdapterSet, Slot, parameters};
 pub use spec::{Initialization, LoraSpec};
 pub use targets::{Selected, Targets};

@@ -139,6 +139,9 @@ impl Sizes {
         dropout: bool,
         checkpointing: bool,
     ) -> Self {
+        // The loss takes its rows in parts of one chunk of logits.
+        let chunk_rows = chunk_rows(config.vocab_size).min(stride(capacity.trained).max(TOKEN_GRAIN));
+        let capacity = Capacity { trained: capacity.trained.min(chunk_rows), ..capacity };
         let tokens = stride(capacity.tokens);
         let rows = stride(capacity.trained);
         let lowest =
@@ -158,7 +161,6 @@ impl Sizes {
         let intermediate = config.intermediate_size;
         let rank = slots.iter().map(|slot| slot.rank).max().unwrap_or(0);
         let masked = if dropout { hidden.max(query).max(intermediate) } else { 0 };
-        let chunk_rows = chunk_rows(config.vocab_size).min(rows.max(1));
         let head_norms = if config.qk_norm { key } else { 0 };
         let attention = 2 * query + 2 * key + 2 * hidden + head_norms + rank + masked;
         let peaks = Peaks {

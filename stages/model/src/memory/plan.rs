@@ -1,0 +1,143 @@
+//! Bytes per component.
+
+use luthier_core::StageResult;
+use luthier_formats::model_files::{ModelConfig, ModelFiles};
+use luthier_kernels::device::{Component, Storage};
+use serde::Serialize;
+
+use super::RunShape;
+use crate::decoder::{BaseFormat, Sizes, storage_of};
+use crate::projection::Projection;
+use crate::train::TrainSpec;
+
+/// The types that a model's matrices are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightTypes {
+    /// Embedding and head.
+    pub table: Storage,
+    /// Projections of the blocks.
+    pub projection: Storage,
+}
+
+impl WeightTypes {
+    /// Of a model whose tensors are all stored as `stored`.
+    #[must_use]
+    pub fn new(stored: Storage, base: BaseFormat) -> Self {
+        let projection = if base == BaseFormat::Nf4 { Storage::Nf4 } else { stored };
+        Self { table: stored, projection }
+    }
+
+    /// Of the files of a model, which the loader follows tensor by tensor.
+    #[must_use]
+    pub fn of_files(files: &ModelFiles, base: BaseFormat) -> Self {
+        let projection = match base {
+            BaseFormat::Nf4 => Storage::Nf4,
+            BaseFormat::Stored => storage_of(files, &format!("{}.weight", Projection::Query.module(0))),
+        };
+        Self { table: storage_of(files, "model.embed_tokens.weight"), projection }
+    }
+}
+
+/// Bytes that are alive only in one phase of a step, beside what is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PhasePeaks {
+    pub forward: usize,
+    pub feed_forward_backward: usize,
+    pub attention_backward: usize,
+    pub loss: usize,
+}
+
+/// What a run needs, in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MemoryPlan {
+    pub weights: usize,
+    pub embeddings: usize,
+    pub adapters: usize,
+    pub gradients: usize,
+    pub optimizer: usize,
+    pub activations: usize,
+    pub checkpoint: usize,
+    pub workspace: usize,
+    pub scratch: usize,
+    /// The phases that share the workspace; it is as large as the largest, plus the gradient that travels down.
+    pub phases: PhasePeaks,
+    pub trainable_parameters: usize,
+    pub frozen_parameters: usize,
+    /// Rows whose logits exist at once.
+    pub chunk_rows: usize,
+}
+
+impl MemoryPlan {
+    /// # Errors
+    /// Targets that match nothing.
+    pub fn new(config: &ModelConfig, types: WeightTypes, spec: &TrainSpec, shape: RunShape) -> StageResult<Self> {
+        let slots = spec.lora.slots(config)?;
+        let trainable = crate::adapter::parameters(&slots);
+        let dropout = spec.lora.dropout > 0.0;
+        let sizes = Sizes::new(config, &slots, shape.capacity, true, dropout, spec.checkpointing);
+        let per_layer: usize = Projection::ALL
+            .into_iter()
+            .map(|projection| {
+                let (rows, cols) = projection.shape(config);
+                types.projection.bytes(rows * cols)
+            })
+            .sum();
+        let linear: usize = Projection::ALL
+            .into_iter()
+            .map(|projection| {
+                let (rows, cols) = projection.shape(config);
+                rows * cols
+            })
+            .sum();
+        let biases = if config.qkv_bias { config.query_size() + 2 * config.key_value_size() } else { 0 };
+        let head_norms = if config.qk_norm { 2 * config.head_dim } else { 0 };
+        let vectors = config.layers * (2 * config.hidden_size + biases + head_norms) + config.hidden_size;
+        let table = config.vocab_size * config.hidden_size;
+        let tables = if config.tie_embeddings { 1 } else { 2 };
+        let residuals = 4 * sizes.residuals * sizes.residual;
+        let saved = 4 * sizes.saved.iter().sum::<usize>();
+        Ok(Self {
+            weights: config.layers * per_layer + 4 * vectors,
+            embeddings: tables * types.table.bytes(table),
+            adapters: 4 * trainable,
+            gradients: 4 * trainable,
+            optimizer: 8 * trainable,
+            activations: if spec.checkpointing { saved } else { saved + residuals },
+            checkpoint: if spec.checkpointing { residuals } else { 0 },
+            workspace: 4 * (sizes.arena + sizes.gradient),
+            scratch: 4 * sizes.indices,
+            phases: PhasePeaks {
+                forward: 4 * sizes.peaks.forward,
+                feed_forward_backward: 4 * sizes.peaks.feed_forward_backward,
+                attention_backward: 4 * sizes.peaks.attention_backward,
+                loss: 4 * sizes.peaks.loss,
+            },
+            trainable_parameters: trainable,
+            frozen_parameters: config.layers * linear + vectors + tables * table,
+            chunk_rows: sizes.chunk_rows,
+        })
+    }
+
+    /// Bytes of a component as the device's ledger counts them.
+    #[must_use]
+    pub fn bytes(&self, component: Component) -> usize {
+        match component {
+            Component::Weights => self.weights,
+            Component::Embeddings => self.embeddings,
+            Component::Adapters => self.adapters,
+            Component::Gradients => self.gradients,
+            Component::Optimizer => self.optimizer,
+            Component::Activations => self.activations,
+            Component::Checkpoint => self.checkpoint,
+            Component::Workspace => self.workspace,
+            Component::Cache => 0,
+            Component::Scratch => self.scratch,
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        Component::ALL.into_iter().map(|component| self.bytes(component)).sum()
+    }
+}

@@ -1,0 +1,169 @@
+//! The state of a run between two steps, in one file that is written whole or not at all.
+//!
+//! ```text
+//! "LTRCHK01" · length of header (u64 LE) · header (JSON) · parameters · first moments · second moments · extra · BLAKE3
+//! ```
+//! Floats are `f32` LE. The digest at the end covers everything before it, so a damaged file is found out.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use luthier_core::{Digest, StageError, StageResult};
+use serde::{Deserialize, Serialize};
+
+const MAGIC: &[u8; 8] = b"LTRCHK01";
+const FILE: &str = "state.checkpoint";
+
+/// What one applied step did.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    pub loss: f64,
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    pub tokens: u64,
+    pub trained: u64,
+}
+
+/// Everything that the rest of the run depends on. Order and dropout are functions of the step, so they need no state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Steps done.
+    pub step: u64,
+    pub params: Vec<f32>,
+    pub moments: [Vec<f32>; 2],
+    pub history: Vec<StepRecord>,
+    /// Parameters that the caller keeps beside, such as the best ones so far; empty or as long as `params`.
+    pub extra: Vec<f32>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    /// Digest of everything that makes the run what it is.
+    run: Digest,
+    step: u64,
+    params: usize,
+    extra: usize,
+    history: Vec<StepRecord>,
+    /// What the caller keeps beside.
+    note: serde_json::Value,
+}
+
+impl Checkpoint {
+    #[must_use]
+    pub fn path(directory: &Utf8Path) -> Utf8PathBuf {
+        directory.join(FILE)
+    }
+
+    /// Replaces the checkpoint in `directory`: a kill at any moment leaves the old one or the new one.
+    ///
+    /// # Errors
+    /// Any write error; the old checkpoint is then untouched.
+    pub fn save(&self, directory: &Utf8Path, run: Digest, note: &serde_json::Value) -> StageResult<()> {
+        let header = Header {
+            run,
+            step: self.step,
+            params: self.params.len(),
+            extra: self.extra.len(),
+            history: self.history.clone(),
+            note: note.clone(),
+        };
+        let header = serde_json::to_vec(&header).map_err(|error| {
+            StageError::new("train::checkpoint", "the checkpoint's header could not be written").caused_by(error)
+        })?;
+        let floats = 3 * self.params.len() + self.extra.len();
+        let mut bytes = Vec::with_capacity(16 + header.len() + 4 * floats + 32);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&header);
+        for part in [&self.params, &self.moments[0], &self.moments[1], &self.extra] {
+            for value in part {
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        let digest = Digest::of(&bytes);
+        bytes.extend_from_slice(digest.as_bytes());
+        luthier_core::fs::write_atomic(&Self::path(directory), &bytes)?;
+        Ok(())
+    }
+
+    /// The checkpoint in `directory` and the note kept with it; `None` if there is none.
+    ///
+    /// # Errors
+    /// `train::damaged_checkpoint`, or `train::foreign_checkpoint` if it is another run's.
+    pub fn load(directory: &Utf8Path, run: Digest) -> StageResult<Option<(Self, serde_json::Value)>> {
+        let path = Self::path(directory);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let bytes = fs_err::read(&path)?;
+        let damaged = || {
+            StageError::new("train::damaged_checkpoint", format!("`{path}` is not a whole checkpoint"))
+                .hint(format!("remove it to train from the start: rm '{path}'"))
+        };
+        let (body, digest) = bytes.split_last_chunk::<32>().ok_or_else(damaged)?;
+        if Digest::of(body) != Digest::from_bytes(*digest) {
+            return Err(damaged());
+        }
+        let rest = body.strip_prefix(MAGIC).ok_or_else(damaged)?;
+        let (length, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| damaged())?;
+        let (header, floats) = rest.split_at_checked(length).ok_or_else(damaged)?;
+        let header: Header = serde_json::from_slice(header).map_err(|_| damaged())?;
+        if header.run != run {
+            return Err(StageError::new(
+                "train::foreign_checkpoint",
+                format!("`{path}` is the checkpoint of another run ({}, this one is {})", header.run.short(), run.short()),
+            )
+            .hint(format!("remove it to train from the start: rm '{path}'")));
+        }
+        let wanted = header.params.checked_mul(3).and_then(|count| count.checked_add(header.extra));
+        if wanted.and_then(|count| count.checked_mul(4)) != Some(floats.len()) {
+            return Err(damaged());
+        }
+        let values: Vec<f32> =
+            floats.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+        let part = |index: usize| values[index * header.params..(index + 1) * header.params].to_vec();
+        let checkpoint = Self {
+            step: header.step,
+            params: part(0),
+            moments: [part(1), part(2)],
+            history: header.history,
+            extra: values[3 * header.params..].to_vec(),
+        };
+        Ok(Some((checkpoint, header.note)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Checkpoint {
+        let record = StepRecord { loss: 0.1 + 0.2, grad_norm: 1e-9, learning_rate: 2e-4, tokens: 7, trained: 3 };
+        Checkpoint {
+            step: 4,
+            params: vec![1.0, -0.0, f32::MIN_POSITIVE],
+            moments: [vec![0.5; 3], vec![0.25; 3]],
+            history: vec![record; 4],
+            extra: vec![9.0; 3],
+        }
+    }
+
+    #[test]
+    fn survives_the_disk_and_finds_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(dir.path()).unwrap();
+        let run = Digest::of(b"run");
+        assert!(Checkpoint::load(root, run).unwrap().is_none());
+        let note = serde_json::json!({"best": 1.5});
+        sample().save(root, run, &note).unwrap();
+        assert_eq!(Checkpoint::load(root, run).unwrap(), Some((sample(), note)));
+        assert_eq!(Checkpoint::load(root, Digest::of(b"other")).unwrap_err().code, "train::foreign_checkpoint");
+        let path = Checkpoint::path(root);
+        let mut bytes = fs_err::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        luthier_core::fs::write_atomic(&path, &bytes).unwrap();
+        assert_eq!(Checkpoint::load(root, run).unwrap_err().code, "train::damaged_checkpoint");
+        luthier_core::fs::write_atomic(&path, &bytes[..9]).unwrap();
+        assert_eq!(Checkpoint::load(root, run).unwrap_err().code, "train::damaged_checkpoint");
+    }
+}

@@ -1,0 +1,19 @@
+//! Training: which samples when, at which rate, and the state that survives a kill.
+//!
+//! A step's gradient is that of the sum of its samples' losses divided by the number of trained tokens of the whole step,
+//! so a batch of 16 and 16 accumulated batches of 1 are the same step. Everything random is a function of the seed and a
+//! name or position.
+
+mod checkpoint;
+mod order;
+mod schedule;
+mod spec;
+mod trainer;
+mod watchdog;
+
+pub use checkpoint::{Checkpoint, StepRecord};
+pub use order::DataOrder;
+pub use schedule::Schedule;
+pub use spec::{Duration, OptimizerSpec, TrainSpec};
+pub use trainer::{StepReport, Trainer, micro_batch_capacity};
+pub use watchdog::Watchdog;

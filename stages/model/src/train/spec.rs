@@ -1,0 +1,77 @@
+//! What a training run is, apart from the model and the data.
+
+use crate::adapter::LoraSpec;
+use crate::train::Schedule;
+
+/// How long to train.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Duration {
+    Steps(u64),
+    /// Passes over the data; the last step of a run may be smaller.
+    Epochs(f64),
+}
+
+/// AdamW and its learning rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptimizerSpec {
+    pub learning_rate: f64,
+    pub schedule: Schedule,
+    /// Steps if at least 1, else a fraction of all steps.
+    pub warmup: f64,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// 0 for no clipping.
+    pub max_grad_norm: f64,
+    /// Learning rate of `B` relative to `A`'s (LoRA+, Hayou et al. 2024); 1 for plain LoRA.
+    pub b_ratio: f64,
+}
+
+/// A training run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainSpec {
+    pub lora: LoraSpec,
+    pub optimizer: OptimizerSpec,
+    /// Samples, or bins of packed samples, that go through the model together.
+    pub batch: usize,
+    /// Batches per optimiser step.
+    pub accumulate: usize,
+    pub duration: Duration,
+    pub seed: u64,
+    /// Keep only block inputs and recompute the rest.
+    pub checkpointing: bool,
+}
+
+impl TrainSpec {
+    /// Samples or bins per optimiser step.
+    #[must_use]
+    pub fn per_step(&self) -> u64 {
+        (self.batch * self.accumulate) as u64
+    }
+
+    /// Optimiser steps over `units` samples or bins.
+    #[must_use]
+    pub fn steps(&self, units: usize) -> u64 {
+        match self.duration {
+            Duration::Steps(steps) => steps,
+            Duration::Epochs(_) => self.last_position(units).div_ceil(self.per_step()),
+        }
+    }
+
+    /// The number of samples or bins that are seen in all, repeats counted.
+    #[must_use]
+    pub fn last_position(&self, units: usize) -> u64 {
+        match self.duration {
+            Duration::Steps(steps) => steps * self.per_step(),
+            Duration::Epochs(epochs) => (epochs * units as f64).round() as u64,
+        }
+    }
+
+    /// Steps of the warm-up.
+    #[must_use]
+    pub fn warmup_steps(&self, units: usize) -> u64 {
+        let warmup = self.optimizer.warmup;
+        if warmup >= 1.0 { warmup.round() as u64 } else { (warmup * self.steps(units) as f64).ceil() as u64 }
+    }
+}

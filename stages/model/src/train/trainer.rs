@@ -1,0 +1,455 @@
+//! The optimiser loop over packed micro-batches.
+
+use std::sync::Arc;
+
+use luthier_core::{StageError, StageResult};
+use luthier_formats::model_files::ModelConfig;
+use luthier_formats::tokens::TokenSet;
+use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt};
+use luthier_kernels::random::Stream;
+
+use super::checkpoint::{Checkpoint, StepRecord};
+use super::order::DataOrder;
+use super::spec::TrainSpec;
+use crate::adapter::AdapterSet;
+use crate::decoder::{Batch, Capacity, Decoder, Dropouts, Gradients, Sizes, Workspace};
+use crate::error::device_error;
+
+/// What one step did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepReport {
+    /// From 1.
+    pub step: u64,
+    /// Mean loss per trained token, in nats.
+    pub loss: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    pub tokens: usize,
+    pub trained: usize,
+    /// Ids of the samples seen.
+    pub samples: Vec<String>,
+}
+
+/// Trains adapters on a frozen decoder.
+pub struct Trainer<'a> {
+    decoder: &'a Decoder,
+    data: &'a TokenSet,
+    spec: TrainSpec,
+    /// Bins that have at least one trained token.
+    units: Vec<u32>,
+    order: DataOrder,
+    adapters: AdapterSet,
+    gradients: Buffer<f32>,
+    moments: [Buffer<f32>; 2],
+    workspace: Workspace,
+    streams: Vec<Stream>,
+    batch: Batch,
+    /// Steps done.
+    step: u64,
+    history: Vec<StepRecord>,
+    /// Computed but not yet applied.
+    pending: Option<StepReport>,
+}
+
+/// Bins of `data` that can be learned from.
+fn trainable_bins(data: &TokenSet) -> Vec<u32> {
+    let trains = |bin: &Vec<u32>| bin.iter().any(|sample| data.samples[*sample as usize].trained() > 0);
+    (0..data.bins.len()).filter(|bin| trains(&data.bins[*bin])).map(|bin| bin as u32).collect()
+}
+
+/// The largest micro-batch of the run, found by walking through its order.
+#[must_use]
+pub fn micro_batch_capacity(data: &TokenSet, spec: &TrainSpec) -> Capacity {
+    let units = trainable_bins(data);
+    if units.is_empty() {
+        return Capacity::default();
+    }
+    let sizes: Vec<Capacity> = units
+        .iter()
+        .map(|unit| {
+            let samples = data.bins[*unit as usize].iter().map(|sample| &data.samples[*sample as usize]);
+            samples.fold(Capacity::default(), |sum, sample| Capacity {
+                tokens: sum.tokens + sample.ids.len(),
+                trained: sum.trained + sample.trained(),
+                sequences: sum.sequences + 1,
+            })
+        })
+        .collect();
+    let mut order = DataOrder::new(spec.seed, units.len());
+    let last = spec.last_position(units.len());
+    let mut most = Capacity::default();
+    let mut position = 0;
+    while position < last {
+        let end = (position + spec.batch as u64).min(last);
+        let mut sum = Capacity::default();
+        for position in position..end {
+            let unit = sizes[order.at(position)];
+            sum.tokens += unit.tokens;
+            sum.trained += unit.trained;
+            sum.sequences += unit.sequences;
+        }
+        most = most.max(sum);
+        position = end;
+    }
+    most
+}
+
+/// Refuses samples that the model cannot take, before the first step.
+fn check_samples(data: &TokenSet, config: &ModelConfig, positions: usize) -> StageResult<()> {
+    for sample in &data.samples {
+        if sample.ids.len() > positions {
+            return Err(StageError::input(
+                "train::sequence_too_long",
+                format!(
+                    "sample `{}` has {} tokens, but the model has {positions} positions",
+                    sample.id,
+                    sample.ids.len()
+                ),
+            )
+            .hint(format!("set `max_length: {positions}` or less on the tokenize stage")));
+        }
+        if let Some(id) = sample.ids.iter().find(|id| **id as usize >= config.vocab_size) {
+            return Err(StageError::input(
+                "train::token_out_of_vocabulary",
+                format!(
+                    "sample `{}` holds token id {id}, but the model's vocabulary has {} tokens",
+                    sample.id, config.vocab_size
+                ),
+            )
+            .hint("the tokens were made with another model's tokenizer; give tokenize the same `model`"));
+        }
+    }
+    Ok(())
+}
+
+impl<'a> Trainer<'a> {
+    /// Everything ready for step 1; all memory is allocated here. `validation` only enlarges the buffers where needed.
+    ///
+    /// # Errors
+    /// Data without a trained token or not of this model, targets that match nothing, out of memory.
+    pub fn new(
+        decoder: &'a Decoder,
+        data: &'a TokenSet,
+        validation: Option<&TokenSet>,
+        spec: TrainSpec,
+    ) -> StageResult<Self> {
+        check_samples(data, &decoder.config, decoder.positions)?;
+        let units = trainable_bins(data);
+        if units.is_empty() {
+            return Err(StageError::input(
+                "train::nothing_to_train",
+                format!("none of the {} samples has a trained token", data.samples.len()),
+            )
+            .hint("look at the loss mask with `luthier data show`; a too small `max_length` can cut all answers away"));
+        }
+        let mut capacity = micro_batch_capacity(data, &spec);
+        if let Some(validation) = validation {
+            check_samples(validation, &decoder.config, decoder.positions)?;
+            capacity = capacity.max(Capacity { tokens: validation.meta.longest, trained: 1, sequences: 1 });
+        }
+        let device = &decoder.device;
+        let adapters = AdapterSet::initialize(device, &decoder.config, &spec.lora, spec.seed)?;
+        let dropout = spec.lora.dropout > 0.0;
+        let sizes = Sizes::new(&decoder.config, adapters.slots(), capacity, true, dropout, spec.checkpointing);
+        let floats =
+            |component| device.as_ref().buffer::<f32>(component, adapters.len()).map_err(device_error);
+        Ok(Self {
+            order: DataOrder::new(spec.seed, units.len()),
+            gradients: floats(Component::Gradients)?,
+            moments: [floats(Component::Optimizer)?, floats(Component::Optimizer)?],
+            workspace: Workspace::new(device.as_ref(), sizes)?,
+            streams: adapters
+                .slots()
+                .iter()
+                .map(|slot| Stream::new(spec.seed, &format!("dropout.{}", slot.projection.module(slot.layer))))
+                .collect(),
+            adapters,
+            decoder,
+            data,
+            spec,
+            units,
+            batch: Batch::new(),
+            step: 0,
+            history: Vec::new(),
+            pending: None,
+        })
+    }
+
+    #[must_use]
+    pub fn spec(&self) -> &TrainSpec {
+        &self.spec
+    }
+
+    #[must_use]
+    pub fn adapters(&self) -> &AdapterSet {
+        &self.adapters
+    }
+
+    #[must_use]
+    pub fn sizes(&self) -> &Sizes {
+        self.workspace.sizes()
+    }
+
+    /// Steps done.
+    #[must_use]
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Steps in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.spec.steps(self.units.len())
+    }
+
+    /// Samples or bins that the order chooses from.
+    #[must_use]
+    pub fn units(&self) -> usize {
+        self.units.len()
+    }
+
+    /// What each step so far did.
+    #[must_use]
+    pub fn history(&self) -> &[StepRecord] {
+        &self.history
+    }
+
+    /// The adapters' values on the host.
+    #[must_use]
+    pub fn values(&self) -> Vec<f32> {
+        self.adapters.values(self.decoder.device.as_ref())
+    }
+
+    /// The gradients of the last computed step, on the host, laid out like the values.
+    #[must_use]
+    pub fn gradients(&self) -> Vec<f32> {
+        let mut values = vec![0f32; self.gradients.len()];
+        self.decoder.device.as_ref().read(self.gradients.all(), &mut values);
+        values
+    }
+
+    fn learning_rate(&self) -> f64 {
+        let (schedule, units) = (self.spec.optimizer.schedule, self.units.len());
+        let factor = schedule.factor(self.step, self.spec.warmup_steps(units), self.total());
+        self.spec.optimizer.learning_rate * factor
+    }
+
+    /// Loss and gradients of the next step, without applying them.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub fn compute(&mut self) -> StageResult<StepReport> {
+        let device = Arc::clone(&self.decoder.device);
+        let mut report = None;
+        {
+            let this = &mut *self;
+            let mut slot = Some(this);
+            device.run(&mut || {
+                if let Some(this) = slot.take() {
+                    report = Some(this.compute_inside());
+                }
+            });
+        }
+        device.synchronize().map_err(device_error)?;
+        let report = report.ok_or_else(|| StageError::new("train::step", "the device did not run"))?;
+        self.pending = Some(report.clone());
+        Ok(report)
+    }
+
+    fn compute_inside(&mut self) -> StepReport {
+        let first = self.step * self.spec.per_step();
+        let last = (first + self.spec.per_step()).min(self.spec.last_position(self.units.len()));
+        let chosen: Vec<u32> = (first..last).map(|position| self.units[self.order.at(position)]).collect();
+        let samples: Vec<u32> = chosen.iter().flat_map(|bin| self.data.bins[*bin as usize].iter().copied()).collect();
+        let trained: usize = samples.iter().map(|sample| self.data.samples[*sample as usize].trained()).sum();
+        let scale = (1.0 / trained as f64) as f32;
+        let (mut loss, mut tokens) = (0f64, 0);
+        for (index, bins) in chosen.chunks(self.spec.batch).enumerate() {
+            self.batch.clear();
+            for sample in bins.iter().flat_map(|bin| &self.data.bins[*bin as usize]) {
+                let sample = &self.data.samples[*sample as usize];
+                self.batch.push(&sample.ids, &sample.mask);
+            }
+            tokens += self.batch.tokens();
+            let dropouts = (self.spec.lora.dropout > 0.0).then(|| Dropouts {
+                probability: self.spec.lora.dropout as f32,
+                streams: &self.streams,
+                // No site draws 2^36 numbers in one micro-batch.
+                offset: (self.step * self.spec.accumulate as u64 + index as u64) << 36,
+            });
+            let uploaded = self.workspace.upload(self.decoder.device.as_ref(), &self.batch);
+            let (decoder, adapters) = (self.decoder, &self.adapters);
+            self.workspace.forward(decoder, Some(adapters), dropouts.as_ref(), uploaded, &mut |_, _| {});
+            let losses = self.workspace.loss(decoder, &self.batch, Some(scale));
+            loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+            let gradients = Gradients { buffer: &mut self.gradients, accumulate: index > 0 };
+            self.workspace.backward(decoder, adapters, dropouts.as_ref(), uploaded, gradients);
+        }
+        StepReport {
+            step: self.step + 1,
+            loss: loss / trained as f64,
+            grad_norm: self.decoder.device.norm(self.gradients.all()),
+            learning_rate: self.learning_rate(),
+            tokens,
+            trained,
+            samples: samples.iter().map(|sample| self.data.samples[*sample as usize].id.clone()).collect(),
+        }
+    }
+
+    /// Clips and applies the gradients that [`Trainer::compute`] left.
+    ///
+    /// # Errors
+    /// A device failure; or nothing was computed.
+    pub fn apply(&mut self) -> StageResult<()> {
+        let report = self
+            .pending
+            .take()
+            .ok_or_else(|| StageError::new("train::step", "no gradients were computed for this step"))?;
+        let device = Arc::clone(&self.decoder.device);
+        {
+            let this = &mut *self;
+            let report = &report;
+            let mut slot = Some(this);
+            device.run(&mut || {
+                if let Some(this) = slot.take() {
+                    this.apply_inside(report);
+                }
+            });
+        }
+        device.synchronize().map_err(device_error)?;
+        self.step += 1;
+        self.history.push(StepRecord {
+            loss: report.loss,
+            grad_norm: report.grad_norm,
+            learning_rate: report.learning_rate,
+            tokens: report.tokens as u64,
+            trained: report.trained as u64,
+        });
+        Ok(())
+    }
+
+    fn apply_inside(&mut self, report: &StepReport) {
+        let device = self.decoder.device.as_ref();
+        let optimizer = self.spec.optimizer;
+        let limit = optimizer.max_grad_norm;
+        if limit > 0.0 && report.grad_norm > limit {
+            device.scale((limit / (report.grad_norm + 1e-6)) as f32, self.gradients.all_mut());
+        }
+        let step = |ratio: f64| AdamW {
+            lr: (report.learning_rate * ratio) as f32,
+            beta1: optimizer.beta1 as f32,
+            beta2: optimizer.beta2 as f32,
+            eps: optimizer.epsilon as f32,
+            weight_decay: optimizer.weight_decay as f32,
+            step: self.step + 1,
+        };
+        let first_b = self.adapters.slots().iter().map(|slot| slot.b).min().unwrap_or(0);
+        let end_b = self.adapters.slots().iter().map(|slot| slot.b_range().end).max().unwrap_or(0);
+        let all = self.adapters.len();
+        for (range, ratio) in [(0..first_b, 1.0), (first_b..end_b, optimizer.b_ratio), (end_b..all, 1.0)] {
+            if range.is_empty() {
+                continue;
+            }
+            let [m, v] = &mut self.moments;
+            device.adamw(
+                self.gradients.slice(range.clone()),
+                step(ratio),
+                self.adapters.params_mut().slice_mut(range.clone()),
+                m.slice_mut(range.clone()),
+                v.slice_mut(range),
+            );
+        }
+    }
+
+    /// Mean loss per trained token over `data`, without dropout.
+    ///
+    /// # Errors
+    /// A device failure; no trained token.
+    pub fn evaluate(&mut self, data: &TokenSet) -> StageResult<f64> {
+        let device = Arc::clone(&self.decoder.device);
+        let mut result = (0f64, 0usize);
+        {
+            let this = &mut *self;
+            let mut slot = Some(this);
+            let result = &mut result;
+            device.run(&mut || {
+                if let Some(this) = slot.take() {
+                    *result = this.evaluate_inside(data);
+                }
+            });
+        }
+        device.synchronize().map_err(device_error)?;
+        match result {
+            (_, 0) => Err(StageError::input("train::nothing_to_validate", "the validation tokens have no trained token")
+                .hint("connect another split to `validation`, or remove the input")),
+            (loss, count) => Ok(loss / count as f64),
+        }
+    }
+
+    fn evaluate_inside(&mut self, data: &TokenSet) -> (f64, usize) {
+        let capacity = self.workspace.sizes().capacity;
+        let (mut loss, mut count, mut next) = (0f64, 0, 0);
+        while next < data.samples.len() {
+            self.batch.clear();
+            while next < data.samples.len()
+                && self.batch.sequences() < capacity.sequences
+                && self.batch.tokens() + data.samples[next].ids.len() <= capacity.tokens
+            {
+                self.batch.push(&data.samples[next].ids, &data.samples[next].mask);
+                next += 1;
+            }
+            let uploaded = self.workspace.upload(self.decoder.device.as_ref(), &self.batch);
+            self.workspace.forward(self.decoder, Some(&self.adapters), None, uploaded, &mut |_, _| {});
+            let losses = self.workspace.loss(self.decoder, &self.batch, None);
+            loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+            count += losses.len();
+        }
+        (loss, count)
+    }
+
+    /// The state after the last applied step.
+    #[must_use]
+    pub fn checkpoint(&self) -> Checkpoint {
+        let device = self.decoder.device.as_ref();
+        let read = |buffer: &Buffer<f32>| {
+            let mut values = vec![0f32; buffer.len()];
+            device.read(buffer.all(), &mut values);
+            values
+        };
+        Checkpoint {
+            step: self.step,
+            params: read(self.adapters.params()),
+            moments: [read(&self.moments[0]), read(&self.moments[1])],
+            history: self.history.clone(),
+            extra: Vec::new(),
+        }
+    }
+
+    /// Goes on from a checkpoint of the same run.
+    ///
+    /// # Errors
+    /// The checkpoint has another number of parameters.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> StageResult<()> {
+        if checkpoint.params.len() != self.adapters.len() {
+            return Err(StageError::new(
+                "train::foreign_checkpoint",
+                format!(
+                    "the checkpoint holds {} parameters, but this run has {}",
+                    checkpoint.params.len(),
+                    self.adapters.len()
+                ),
+            )
+            .hint("run with `--force train` to start over"));
+        }
+        let device = self.decoder.device.as_ref();
+        device.write(&checkpoint.params, self.adapters.params_mut().all_mut());
+        for (buffer, values) in self.moments.iter_mut().zip(&checkpoint.moments) {
+            device.write(values, buffer.all_mut());
+        }
+        self.step = checkpoint.step;
+        self.history.clone_from(&checkpoint.history);
+        self.pending = None;
+        Ok(())
+    }
+}
