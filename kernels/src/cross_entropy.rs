@@ -1,6 +1,13 @@
 //! Cross-entropy through the output head, in chunks of rows: the logits of a whole batch never exist.
 
-use crate::{Weight, matmul};
+use rayon::prelude::*;
+
+use crate::simd::math::{exp, ln};
+use crate::simd::{LANES, kernel};
+use crate::{Backend, Weight, matmul};
+
+/// Logits whose exponentials are summed in `f32` before they join the `f64` total of their row.
+const SPAN: usize = 256;
 
 /// Loss per row of `hidden[rows, d]` against `targets`, through the head `w[vocabulary, d]`, and with `dhidden` its
 /// gradient, multiplied by `scale` (one over the global count of trained tokens as a rule) and written over `dhidden`.
@@ -30,14 +37,19 @@ pub fn forward_backward(
     if let Some(dhidden) = &dhidden {
         assert_eq!(dhidden.len(), hidden.len(), "dhidden must have the shape of hidden");
     }
-    let mut losses = Vec::with_capacity(rows);
+    assert!(targets.iter().all(|&target| (target as usize) < vocabulary), "targets must be below {vocabulary}");
+    let backend = Backend::current();
+    let mut losses = vec![0.0; rows];
     for start in (0..rows).step_by(chunk_rows) {
         let count = chunk_rows.min(rows - start);
         let logits = &mut scratch[..count * vocabulary];
         matmul::nt(&hidden[start * d..(start + count) * d], count, d, w, vocabulary, logits, 1.0, false);
-        for (row, &target) in logits.chunks_exact_mut(vocabulary).zip(&targets[start..start + count]) {
-            losses.push(softmax_gradient(row, target as usize, scale));
-        }
+        let range = start..start + count;
+        logits
+            .par_chunks_exact_mut(vocabulary)
+            .zip(&targets[range.clone()])
+            .zip(&mut losses[range])
+            .for_each(|((row, &target), loss)| *loss = softmax_gradient(backend, row, target as usize, scale));
         if let Some(dhidden) = dhidden.as_deref_mut() {
             let dhidden = &mut dhidden[start * d..(start + count) * d];
             matmul::nn(logits, count, vocabulary, w, d, dhidden, 1.0, false);
@@ -47,18 +59,59 @@ pub fn forward_backward(
 }
 
 /// Turns a row of logits into `scale · (softmax - onehot)` and returns its loss.
-fn softmax_gradient(row: &mut [f32], target: usize, scale: f32) -> f32 {
-    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+fn softmax_gradient(backend: Backend, row: &mut [f32], target: usize, scale: f32) -> f32 {
     let at_target = row[target];
-    let mut total = 0.0f64;
-    for value in row.iter_mut() {
-        *value = (*value - top).exp();
-        total += f64::from(*value);
-    }
-    let factor = (f64::from(scale) / total) as f32;
-    for value in row.iter_mut() {
-        *value *= factor;
-    }
+    let (top, total) = exponentials(backend, row);
+    multiply(backend, row, (f64::from(scale) / total) as f32);
     row[target] -= scale;
-    (total.ln() + f64::from(top) - f64::from(at_target)) as f32
+    (ln(total) + f64::from(top) - f64::from(at_target)) as f32
+}
+
+kernel! {
+    /// Replaces each element by `e^(element - top)`; returns `top`, the greatest, and the sum.
+    fn exponentials(simd, row: &mut [f32]) -> (f32, f64) {
+        let (whole, tail) = row.split_at(row.len() / LANES * LANES);
+        let mut top = simd.splat(f32::NEG_INFINITY);
+        for at in (0..whole.len()).step_by(LANES) {
+            // A NaN may fall out here; it comes back through its own exponential.
+            top = simd.max(top, simd.get(whole, at));
+        }
+        let mut top = simd.reduce_max(top);
+        for &value in tail {
+            if value > top {
+                top = value;
+            }
+        }
+        let minus_top = simd.splat(-top);
+        let mut total = 0.0f64;
+        for span in row.chunks_mut(SPAN) {
+            let mut sum = simd.splat(0.0);
+            let whole = span.len() / LANES * LANES;
+            for at in (0..whole).step_by(LANES) {
+                let value = exp(simd, simd.add(simd.get(span, at), minus_top));
+                sum = simd.add(sum, value);
+                simd.put(span, at, value);
+            }
+            let mut sum = simd.reduce_add(sum);
+            if whole < span.len() {
+                let lanes = exp(simd, simd.add(simd.get(span, whole), minus_top));
+                simd.put(span, whole, lanes);
+                for value in &span[whole..] {
+                    sum += value;
+                }
+            }
+            total += f64::from(sum);
+        }
+        (top, total)
+    }
+}
+
+kernel! {
+    fn multiply(simd, row: &mut [f32], factor: f32) {
+        let factor = simd.splat(factor);
+        for at in (0..row.len()).step_by(LANES) {
+            let product = simd.mul(simd.get(row, at), factor);
+            simd.put(row, at, product);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Embedding rows by token id.
 
+use rayon::prelude::*;
+
 use crate::Weight;
 
 /// `out[t, d] = w[ids[t], d]`, converted to `f32`.
@@ -11,9 +13,7 @@ pub fn gather(w: &Weight<'_>, ids: &[u32], d: usize, out: &mut [f32]) {
     if d == 0 {
         return;
     }
-    for (row, &id) in out.chunks_exact_mut(d).zip(ids) {
-        w.read_f32(id as usize * d, row);
-    }
+    out.par_chunks_exact_mut(d).zip(ids).with_min_len(64).for_each(|(row, &id)| w.read_f32(id as usize * d, row));
 }
 
 /// `dw[ids[t], d] += dout[t, d]`, in the order of the tokens.

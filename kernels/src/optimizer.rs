@@ -1,5 +1,11 @@
 //! AdamW and gradient norms over flat buffers.
 
+use rayon::prelude::*;
+
+use crate::Backend;
+use crate::parallel::PIECE;
+use crate::simd::{LANES, kernel};
+
 /// Parameters of one AdamW step (Loshchilov and Hutter, 2019; as torch.optim.AdamW).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -25,10 +31,51 @@ pub fn adamw(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], co
     let step_size = (f64::from(config.lr) / correction(config.beta1)) as f32;
     let root = correction(config.beta2).sqrt() as f32;
     let decay = (1.0 - f64::from(config.lr) * f64::from(config.weight_decay)) as f32;
-    for (((p, g), m), v) in params.iter_mut().zip(grads).zip(m).zip(v) {
-        *m = config.beta1.mul_add(*m, (1.0 - config.beta1) * g);
-        *v = config.beta2.mul_add(*v, (1.0 - config.beta2) * g * g);
-        *p = *p * decay - step_size * *m / (v.sqrt() / root + config.eps);
+    let backend = Backend::current();
+    let factors = Factors {
+        decay,
+        beta1: config.beta1,
+        rest1: 1.0 - config.beta1,
+        beta2: config.beta2,
+        rest2: 1.0 - config.beta2,
+        inverse_root: 1.0 / root,
+        eps: config.eps,
+        step_size,
+    };
+    params
+        .par_chunks_mut(PIECE)
+        .zip(grads.par_chunks(PIECE))
+        .zip(m.par_chunks_mut(PIECE))
+        .zip(v.par_chunks_mut(PIECE))
+        .for_each(|(((p, g), m), v)| adamw_piece(backend, p, g, m, v, &factors));
+}
+
+struct Factors {
+    decay: f32,
+    beta1: f32,
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+    inverse_root: f32,
+    eps: f32,
+    step_size: f32,
+}
+
+kernel! {
+    fn adamw_piece(simd, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], factors: &Factors) {
+        let c = |value: f32| simd.splat(value);
+        for at in (0..p.len()).step_by(LANES) {
+            let gradient = simd.get(g, at);
+            let first = simd.fma(c(factors.beta1), simd.get(m, at), simd.mul(c(factors.rest1), gradient));
+            let square = simd.mul(gradient, gradient);
+            let second = simd.fma(c(factors.beta2), simd.get(v, at), simd.mul(c(factors.rest2), square));
+            simd.put(m, at, first);
+            simd.put(v, at, second);
+            let below = simd.fma(simd.sqrt(second), c(factors.inverse_root), c(factors.eps));
+            let update = simd.div(first, below);
+            let decayed = simd.mul(simd.get(p, at), c(factors.decay));
+            simd.put(p, at, simd.fma(c(-factors.step_size), update, decayed));
+        }
     }
 }
 
@@ -45,15 +92,39 @@ fn power(mut base: f64, mut exponent: u64) -> f64 {
     result
 }
 
-/// Euclidean norm, accumulated in `f64`.
+/// Euclidean norm: `f64` sums of fixed pieces, added in their order.
 #[must_use]
 pub fn global_norm(grads: &[f32]) -> f64 {
-    grads.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt()
+    let pieces: Vec<f64> = grads.par_chunks(PIECE).map(squares).collect();
+    pieces.iter().sum::<f64>().sqrt()
+}
+
+/// Eight lanes and one tree. The square of an `f32` is exact in `f64`.
+fn squares(piece: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    let chunks = piece.chunks_exact(8);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(*x) * f64::from(*x);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(tail) {
+        *lane += f64::from(*x) * f64::from(*x);
+    }
+    for half in [4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
 }
 
 /// `x *= factor`.
 pub fn scale(x: &mut [f32], factor: f32) {
-    for x in x {
-        *x *= factor;
-    }
+    x.par_chunks_mut(PIECE).for_each(|piece| {
+        for x in piece {
+            *x *= factor;
+        }
+    });
 }

@@ -1,6 +1,12 @@
 //! Rotary position embedding (Su et al., 2021) in the "rotate half" layout of Hugging Face checkpoints: element `i` of
 //! a head pairs with element `i + head_dim / 2`.
 
+use crate::Backend;
+use crate::parallel;
+use crate::scratch::Shared;
+use crate::simd::math::{exp_f64, ln, sin_cos};
+use crate::simd::{LANES, kernel};
+
 /// How positions beyond the trained length are mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Scaling {
@@ -31,15 +37,17 @@ impl Table {
         let mut sin = Vec::with_capacity(max_pos * half);
         let frequencies: Vec<f32> = (0..half)
             .map(|i| {
+                // Rounded to f32 where PyTorch's f32 arithmetic rounds: the power, its inverse, the angle.
                 let exponent = (2 * i) as f32 / head_dim as f32;
-                scale_frequency(1.0 / theta.powf(f64::from(exponent)) as f32, scaling)
+                let power = exp_f64(f64::from(exponent) * ln(theta)) as f32;
+                scale_frequency(1.0 / power, scaling)
             })
             .collect();
         for position in 0..max_pos {
             for frequency in &frequencies {
-                let angle = f64::from(position as f32 * frequency);
-                cos.push(angle.cos() as f32);
-                sin.push(angle.sin() as f32);
+                let (sine, cosine) = sin_cos(f64::from(position as f32 * frequency));
+                cos.push(cosine as f32);
+                sin.push(sine as f32);
             }
         }
         Self { head_dim, cos, sin }
@@ -95,19 +103,32 @@ pub fn backward(x: &mut [f32], positions: &[u32], heads: usize, table: &Table) {
 fn rotate(x: &mut [f32], positions: &[u32], heads: usize, table: &Table, sign: f32) {
     let (d, half) = (table.head_dim, table.head_dim / 2);
     assert_eq!(x.len(), positions.len() * heads * d, "x must be [{}, {heads} * {d}]", positions.len());
-    if heads == 0 {
-        return;
-    }
-    for (row, &position) in x.chunks_exact_mut(heads * d).zip(positions) {
-        let start = position as usize * half;
-        let (cos, sin) = (&table.cos[start..start + half], &table.sin[start..start + half]);
-        for head in row.chunks_exact_mut(d) {
+    let backend = Backend::current();
+    let x = Shared::new(x);
+    parallel::rows(positions.len(), heads * d, |rows| {
+        for row in rows {
+            let start = positions[row] as usize * half;
+            let (cos, sin) = (&table.cos[start..start + half], &table.sin[start..start + half]);
+            // SAFETY: `x` was checked to hold this row, and no other task has it.
+            let x = unsafe { std::slice::from_raw_parts_mut(x.get().add(row * heads * d), heads * d) };
+            rotate_row(backend, x, cos, sin, sign);
+        }
+    });
+}
+
+kernel! {
+    fn rotate_row(simd, x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+        let half = cos.len();
+        let sign = simd.splat(sign);
+        let minus = simd.splat(-1.0);
+        for head in x.chunks_exact_mut(2 * half) {
             let (low, high) = head.split_at_mut(half);
-            for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-                let sin = sign * sin;
-                let (a, b) = (*low, *high);
-                *low = a * cos - b * sin;
-                *high = b * cos + a * sin;
+            for at in (0..half).step_by(LANES) {
+                let cos = simd.get(cos, at);
+                let sin = simd.mul(sign, simd.get(sin, at));
+                let (a, b) = (simd.get(low, at), simd.get(high, at));
+                simd.put(low, at, simd.fma(a, cos, simd.mul(minus, simd.mul(b, sin))));
+                simd.put(high, at, simd.fma(b, cos, simd.mul(a, sin)));
             }
         }
     }

@@ -25,9 +25,8 @@ impl Scratch {
         let mut buffer = FREE.with_borrow_mut(|free| {
             let fitting = free.iter().enumerate().filter(|(_, buffer)| buffer.len() >= lines);
             let chosen = fitting.min_by_key(|(_, buffer)| buffer.len()).map(|(index, _)| index);
-            let chosen = chosen.or_else(|| {
-                free.iter().enumerate().max_by_key(|(_, buffer)| buffer.len()).map(|(index, _)| index)
-            });
+            let chosen = chosen
+                .or_else(|| free.iter().enumerate().max_by_key(|(_, buffer)| buffer.len()).map(|(index, _)| index));
             chosen.map(|index| free.swap_remove(index)).unwrap_or_default()
         });
         if buffer.len() < lines {

@@ -3,8 +3,19 @@
 //! `q` is `[t, heads · head_dim]`, `k` and `v` are `[t, kv_heads · head_dim]`; `segments` holds the first row of each
 //! segment and, last, `t`. A row attends to itself and to earlier rows of its own segment, at most `window` of them
 //! (itself counted). Query head `h` reads key-value head `h / (heads / kv_heads)`.
+//!
+//! Keys are visited in blocks of [`KEYS`], counted from the start of the segment, with a running maximum (Dao et al.,
+//! "FlashAttention", 2022); scores never exist for more than one block. A row's bits depend on the rows that it sees and
+//! on nothing else, so packed, alone and decoded from a cache it is the same, as long as all values are finite.
 
-mod reference;
+mod backward;
+mod forward;
+mod panels;
+#[cfg(test)]
+mod tests;
+
+/// Keys of a block, and query rows of a block in the backward pass. Part of the numeric law.
+const KEYS: usize = 64;
 
 /// The shape of one attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,7 +78,7 @@ pub fn forward(
     assert_eq!(v.len(), k.len(), "v must have the shape of k");
     assert_eq!(out.len(), q.len(), "out must have the shape of q");
     assert_eq!(lse.len(), t * shape.heads, "lse must be [{t}, heads]");
-    reference::forward(q, k, v, segments, shape, out, lse);
+    forward::run(q, k, v, segments, shape, out, lse);
 }
 
 /// Overwrites `dq`, `dk` and `dv` with the gradients, from the outputs of [`forward`] and `dout`.
@@ -99,7 +110,7 @@ pub fn backward(
     assert_eq!(dq.len(), q.len(), "dq must have the shape of q");
     assert_eq!(dk.len(), k.len(), "dk must have the shape of k");
     assert_eq!(dv.len(), v.len(), "dv must have the shape of v");
-    reference::backward(q, k, v, out, lse, dout, segments, shape, dq, dk, dv);
+    backward::run(&backward::Operands { q, k, v, out, lse, dout }, segments, shape, dq, dk, dv);
 }
 
 /// One new row per sequence against its cache, which already holds that row's key and value last: `q` and `out` are
@@ -116,7 +127,7 @@ pub fn decode(q: &[f32], caches: &[CacheView<'_>], shape: &AttentionShape, out: 
         assert!(cache.keys.len() >= cache.length * shape.key_width(), "keys must hold `length` rows");
         assert!(cache.values.len() >= cache.length * shape.key_width(), "values must hold `length` rows");
     }
-    reference::decode(q, caches, shape, out);
+    forward::decode(q, caches, shape, out);
 }
 
 fn check_segments(segments: &[u32]) -> usize {

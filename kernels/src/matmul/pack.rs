@@ -286,8 +286,7 @@ fn straight<S: Simd, T: Source>(simd: S, from: T, stride: usize, part: Part, vec
                 from.prefetch(at + PREFETCH_ROWS * stride);
                 // SAFETY: `pack_right` checked that the part is inside the operand and that the panels fit.
                 unsafe {
-                    let lanes =
-                        if count >= LANES { from.load(simd, at) } else { from.load_partial(simd, at, count) };
+                    let lanes = if count >= LANES { from.load(simd, at) } else { from.load_partial(simd, at, count) };
                     simd.store(to.add(start + (step * here + vector) * LANES), lanes);
                 }
             }

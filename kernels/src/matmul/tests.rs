@@ -86,8 +86,7 @@ fn close_to_f64() {
     let (mut error, mut energy) = (0.0, 0.0);
     for i in 0..m {
         for j in 0..n {
-            let exact: f64 =
-                0.5 * (0..k).map(|s| f64::from(a[i * k + s]) * f64::from(b[j * k + s])).sum::<f64>();
+            let exact: f64 = 0.5 * (0..k).map(|s| f64::from(a[i * k + s]) * f64::from(b[j * k + s])).sum::<f64>();
             error += (f64::from(out[i * n + j]) - exact).powi(2);
             energy += exact.powi(2);
         }
@@ -121,8 +120,7 @@ fn every_storage_type_equals_its_converted_copy() {
         let brain: Vec<bf16> = dense.iter().map(|v| bf16::from_f32(*v)).collect();
         let plain = nf4::quantize(&dense, n, k, false);
         let nested = nf4::quantize(&dense, n, k, true);
-        let weights =
-            [Weight::F16(&half), Weight::Bf16(&brain), Weight::Nf4(plain.view()), Weight::Nf4(nested.view())];
+        let weights = [Weight::F16(&half), Weight::Bf16(&brain), Weight::Nf4(plain.view()), Weight::Nf4(nested.view())];
         for weight in weights {
             let mut copy = vec![0.0; n * k];
             weight.read_f32(0, &mut copy);

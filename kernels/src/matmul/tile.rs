@@ -145,14 +145,13 @@ unsafe fn reference<const ROWS: usize, const VECTORS: usize, const PACKED: bool>
     unsafe { tile::<Scalar, ROWS, VECTORS, PACKED>(Scalar, call) }
 }
 
-static REFERENCE: Tiles =
-    Tiles {
-        rows: 4,
-        vectors: 1,
-        rows_by_vectors: [4, 2, 1],
-        packed: table!(reference, true),
-        strided: table!(reference, false),
-    };
+static REFERENCE: Tiles = Tiles {
+    rows: 4,
+    vectors: 1,
+    rows_by_vectors: [4, 2, 1],
+    packed: table!(reference, true),
+    strided: table!(reference, false),
+};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -186,12 +185,11 @@ mod x86 {
     };
 
     // Thirty-two registers of sixteen lanes: 8 x 3 sums, 3 columns, 1 broadcast.
-    pub static AVX512: Tiles =
-        Tiles {
-            rows: 8,
-            vectors: 3,
-            rows_by_vectors: [12, 12, 8],
-            packed: table!(avx512, true),
-            strided: table!(avx512, false),
-        };
+    pub static AVX512: Tiles = Tiles {
+        rows: 8,
+        vectors: 3,
+        rows_by_vectors: [12, 12, 8],
+        packed: table!(avx512, true),
+        strided: table!(avx512, false),
+    };
 }

@@ -3,6 +3,8 @@
 //! A [`Stream`] is a pure function of a seed, a name and a position. Tensors are seeded by their names, so no draw
 //! depends on the order in which tensors are made, and any part of a stream can be made anywhere.
 
+use crate::simd::math::{ln, sin_cos};
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
@@ -81,9 +83,9 @@ impl Stream {
             let pair = position & !1;
             let first = (f64::from(self.word(pair)) + 0.5) / 4_294_967_296.0;
             let second = (f64::from(self.word(pair + 1)) + 0.5) / 4_294_967_296.0;
-            let radius = (-2.0 * first.ln()).sqrt();
-            let angle = std::f64::consts::TAU * second;
-            let value = radius * if position & 1 == 0 { angle.cos() } else { angle.sin() };
+            let radius = (-2.0 * ln(first)).sqrt();
+            let (sine, cosine) = sin_cos(std::f64::consts::TAU * second);
+            let value = radius * if position & 1 == 0 { cosine } else { sine };
             *out = deviation.mul_add(value as f32, mean);
         }
     }
