@@ -1,7 +1,9 @@
 //! The stage kinds. One module per kind; each reads its inputs and writes its outputs through the `StageContext` and
 //! knows nothing of the runner.
 
+mod command;
 mod fetch;
+mod merge;
 mod one_or_many;
 #[cfg(test)]
 mod testing;
@@ -13,6 +15,8 @@ use luthier_core::Registry;
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
     // One line per kind, in alphabetical order.
+    registry.add(command::CommandStage);
     registry.add(fetch::FetchStage);
+    registry.add(merge::MergeStage);
     registry
 }

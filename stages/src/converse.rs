@@ -1,0 +1,137 @@
+//! A model with its tokenizer and template, for `chat`, `sample` and `logits`.
+
+use std::borrow::Cow;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use luthier_core::{StageError, StageResult};
+use luthier_formats::chat_template::ChatTemplate;
+use luthier_formats::model_files::ModelFiles;
+use luthier_formats::tokenizer::Tokenizer;
+use luthier_model::adapter::AdapterFiles;
+use luthier_model::{BaseFormat, LanguageModel, LanguageModelOptions};
+use serde_json::{Value, json};
+
+/// What to load.
+#[derive(Debug, Clone)]
+pub struct ConversationOptions {
+    pub model: Utf8PathBuf,
+    pub adapter: Option<Utf8PathBuf>,
+    pub threads: usize,
+    /// The longest prompt and answer together.
+    pub max_tokens: usize,
+}
+
+/// Logits after a prompt.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct PromptLogits {
+    pub prompt: String,
+    pub tokens: Vec<u32>,
+    /// Of the last position, one per id of the vocabulary.
+    pub logits: Vec<f32>,
+}
+
+/// A loaded model that takes text.
+pub struct Conversation {
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+}
+
+impl Conversation {
+    /// Loads a model, and an adapter onto it, with the base as it was when the adapter was trained.
+    ///
+    /// # Errors
+    /// Files that cannot be read or do not fit together.
+    pub fn open(options: &ConversationOptions) -> StageResult<Self> {
+        let base = match &options.adapter {
+            Some(path) => trained_against(path, &options.model)?,
+            None => BaseFormat::Stored,
+        };
+        let tokenizer = Tokenizer::from_model(&options.model)?;
+        let template = ChatTemplate::from_model(&options.model)?;
+        let limit = ModelFiles::open(&options.model)?.config().max_positions;
+        let model = LanguageModel::load(LanguageModelOptions {
+            model: &options.model,
+            adapter: options.adapter.as_deref(),
+            base,
+            max_tokens: options.max_tokens.min(limit),
+            threads: options.threads,
+        })?;
+        Ok(Self { model, tokenizer, template })
+    }
+
+    /// The answer to a list of messages.
+    ///
+    /// # Errors
+    /// The model has no chat template, or the conversation is longer than it takes.
+    pub fn reply(&mut self, messages: &Value, limit: usize) -> StageResult<String> {
+        let Some(template) = &self.template else {
+            return Err(StageError::input("chat::no_template", "the model has no chat template")
+                .hint("complete plain text instead: `luthier sample MODEL --raw`"));
+        };
+        let prompt = template.render(messages, true)?;
+        let tokens = self.tokenizer.encode(&prompt, false);
+        let answers = self.generate(&[tokens], limit)?;
+        Ok(answers.into_iter().next().unwrap_or_default())
+    }
+
+    /// An answer for each prompt: through the chat template, or, when `raw`, as plain continuation.
+    ///
+    /// # Errors
+    /// As [`Conversation::reply`].
+    pub fn complete(
+        &mut self,
+        prompts: &[String],
+        system: Option<&str>,
+        raw: bool,
+        limit: usize,
+    ) -> StageResult<Vec<String>> {
+        let mut encoded = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            let text: Cow<'_, str> = match (&self.template, raw) {
+                (Some(template), false) => Cow::Owned(template.render(&messages(system, prompt), true)?),
+                _ => Cow::Borrowed(prompt),
+            };
+            encoded.push(self.tokenizer.encode(&text, raw || self.template.is_none()));
+        }
+        self.generate(&encoded, limit)
+    }
+
+    /// Logits after a plain prompt.
+    ///
+    /// # Errors
+    /// The prompt is empty or longer than the model takes.
+    pub fn logits(&mut self, prompt: &str) -> StageResult<PromptLogits> {
+        let tokens = self.tokenizer.encode(prompt, false);
+        if tokens.is_empty() {
+            return Err(StageError::input("logits::empty", "the prompt has no tokens").hint("give a longer `--prompt`"));
+        }
+        let mut logits = self.model.logits(&tokens)?;
+        let last = logits.len() - logits.len() / tokens.len();
+        Ok(PromptLogits { prompt: prompt.to_owned(), tokens, logits: logits.split_off(last) })
+    }
+
+    fn generate(&mut self, prompts: &[Vec<u32>], limit: usize) -> StageResult<Vec<String>> {
+        let stop = self.tokenizer.eos_ids();
+        let answers = self.model.generate_greedy(prompts, limit, &stop)?;
+        Ok(answers.into_iter().map(|answer| self.tokenizer.decode(&answer.tokens, true)).collect())
+    }
+}
+
+/// The messages of one question.
+#[must_use]
+pub fn messages(system: Option<&str>, prompt: &str) -> Value {
+    let user = json!({"role": "user", "content": prompt});
+    match system {
+        Some(system) => json!([{"role": "system", "content": system}, user]),
+        None => json!([user]),
+    }
+}
+
+/// How the base was kept while the adapter was trained; plain for adapters of other programs.
+fn trained_against(adapter: &Utf8Path, model: &Utf8Path) -> StageResult<BaseFormat> {
+    let files = ModelFiles::open(model)?;
+    let stamp = AdapterFiles::open(adapter, files.config())?.stamp;
+    let quantized = stamp.is_some_and(|stamp| stamp.quantizer == BaseFormat::Nf4.quantizer_id());
+    Ok(if quantized { BaseFormat::Nf4 } else { BaseFormat::Stored })
+}
