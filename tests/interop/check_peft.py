@@ -10,9 +10,10 @@ merge_and_unload.
 import argparse
 from pathlib import Path
 
+from peft import PeftModel
+
 from check_transformers import load, theirs
 from ours import PROMPTS, TOLERANCE, Report, our_logits
-from peft import PeftModel
 
 
 def main():

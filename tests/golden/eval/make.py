@@ -25,7 +25,32 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from golden_io import write_json, write_versions
 
 HERE = Path(__file__).parent
-PHONEMES = ["AA0", "AA1", "AE1", "AH0", "AO1", "B", "CH", "D", "EH1", "ER0", "F", "G", "IH0", "IY0", "K", "L", "M", "N", "P", "R", "S", "T", "UW1", "Z"]
+PHONEMES = [
+    "AA0",
+    "AA1",
+    "AE1",
+    "AH0",
+    "AO1",
+    "B",
+    "CH",
+    "D",
+    "EH1",
+    "ER0",
+    "F",
+    "G",
+    "IH0",
+    "IY0",
+    "K",
+    "L",
+    "M",
+    "N",
+    "P",
+    "R",
+    "S",
+    "T",
+    "UW1",
+    "Z",
+]
 
 
 class Harness(ConfigurableTask):

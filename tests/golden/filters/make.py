@@ -25,9 +25,8 @@ from datatrove.pipeline.filters import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from golden_io import write_json, write_versions
-
 from corpus import documents
+from golden_io import write_json, write_versions
 
 HERE = Path(__file__).parent
 FILTERS = {

@@ -17,13 +17,12 @@ import json
 import sys
 from pathlib import Path
 
+import gguf
 import llama_cpp
 import numpy
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
-
-import gguf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from golden_io import Blob, write_json, write_versions

@@ -13,11 +13,10 @@ template inside SmolLM2-135M-Instruct's GGUF (Apache-2.0).
 import sys
 from pathlib import Path
 
+import gguf
 import jinja2
 import transformers
 from tokenizers import Tokenizer, models
-
-import gguf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from golden_io import write_json, write_versions

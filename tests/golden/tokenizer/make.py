@@ -15,6 +15,7 @@ import json
 import sys
 from pathlib import Path
 
+import gguf
 import llama_cpp
 from tokenizers import (
     AddedToken,
@@ -27,12 +28,9 @@ from tokenizers import (
     trainers,
 )
 
-import gguf
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from strings import PROSE, all_texts
-
 from golden_io import write_json, write_versions
+from strings import PROSE, all_texts
 
 HERE = Path(__file__).parent
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
