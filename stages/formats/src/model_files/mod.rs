@@ -5,12 +5,16 @@
 //! decodes from the memory map; nothing is kept.
 
 mod architecture;
+mod companions;
 mod config;
 mod config_json;
 mod directory_writer;
+mod gguf_tokenizer;
 mod names;
+mod pre_tokenizer;
 mod rope_scaling;
 mod safetensors_set;
+mod sentencepiece;
 
 use std::ops::Range;
 
@@ -21,9 +25,11 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 pub use architecture::Architecture;
+pub use companions::copy_companions;
 pub use config::ModelConfig;
 pub use directory_writer::{ModelDirectoryWriter, write_json};
 pub use names::{RowOrder, TensorSpec, tensor_specs};
+pub use pre_tokenizer::{PRE_TOKENIZERS, PreTokenizer};
 pub use rope_scaling::RopeScaling;
 pub use safetensors_set::{SafetensorsSet, StoredTensor};
 
