@@ -16,7 +16,7 @@ PIPELINE = HERE / "pipeline.yaml"
 
 
 def artifact(stage: str) -> str:
-    return luthier("show", "--path", str(PIPELINE), stage, cwd=ROOT).strip()
+    return luthier("show", str(PIPELINE), stage, "--path", cwd=ROOT).strip()
 
 
 def main():
