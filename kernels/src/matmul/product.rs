@@ -17,8 +17,10 @@ use crate::simd::LANES;
 
 /// The longest block of `k`: a group of rows times this fits the first-level cache.
 const LONGEST_BLOCK: usize = 384;
-/// Elements of the packed left operand at most; more rows than fit are done in a second pass.
+/// Elements of the packed left operand at most; blocks of `k` beyond are done in a later pass.
 const LEFT_LIMIT: usize = 1 << 21;
+/// Rows of the packed left operand at most.
+const MOST_ROWS: usize = 2048;
 /// Columns of one task at most: a block of them fits the second-level cache.
 const WIDEST: usize = 192;
 /// Rows of one task of a narrow product: a multiple of every tile's.
@@ -59,63 +61,17 @@ impl Product<'_> {
             return self.narrow(backend, tiles, out);
         }
         let group = tiles.rows * (LANES / tiles.rows);
-        let rows_at_once = (LEFT_LIMIT / self.k).max(group) / group * group;
-        for first in (0..self.m).step_by(rows_at_once) {
-            self.rows(backend, tiles, group, first, rows_at_once.min(self.m - first), out);
-        }
-    }
-
-    /// Rows `first..first + rows` of the output.
-    fn rows(&self, backend: Backend, tiles: &Tiles, group: usize, first: usize, rows: usize, out: &mut [f32]) {
         let block = block_length(self.k);
-        let groups = rows.div_ceil(group);
-        let threads = rayon::current_num_threads();
-        let serial = threads == 1 || rows * self.n * self.k < WORTH_SHARING;
-
-        // Each group keeps sixteen spare elements after each of its blocks.
         let blocks = self.k.div_ceil(block);
-        let pitch = (block * group + LANES).next_multiple_of(LANES);
-        let mut packed = Scratch::take(groups * blocks * pitch);
-        let pack_group = |(index, to): (usize, &mut [f32])| {
-            let here = group.min(rows - index * group);
-            for (number, to) in to.chunks_exact_mut(pitch).enumerate() {
-                let step = number * block;
-                let depth = block.min(self.k - step);
-                pack_left(backend, self.left, first + index * group, here, step, depth, group, to);
+        for first in (0..self.m).step_by(MOST_ROWS) {
+            let rows = MOST_ROWS.min(self.m - first);
+            let blocks_at_once = (LEFT_LIMIT / (rows.next_multiple_of(group) * block)).max(1);
+            for from in (0..blocks).step_by(blocks_at_once) {
+                let to = blocks.min(from + blocks_at_once);
+                Pass { product: self, backend, tiles, group, block, first, rows, blocks: from..to }.run(out);
             }
-        };
-        let packing = packed.as_mut_slice();
-        if serial || groups < 4 {
-            packing.chunks_exact_mut(blocks * pitch).enumerate().for_each(pack_group);
-        } else {
-            packing.par_chunks_exact_mut(blocks * pitch).enumerate().for_each(pack_group);
-        }
-
-        let panel = tiles.vectors * LANES;
-        let (columns, row_parts) = if serial { (WIDEST / panel * panel, 1) } else { self.cut(groups, panel, threads) };
-        let tasks_across = self.n.div_ceil(columns);
-        let groups_each = groups.div_ceil(row_parts);
-        let packed = packed.as_slice();
-        let shared = Shared::new(out);
-        let task = |index: usize| {
-            let column = index % tasks_across * columns;
-            let from = index / tasks_across * groups_each;
-            let to = groups.min(from + groups_each);
-            if from < to {
-                let width = columns.min(self.n - column);
-                let task = Task { product: self, backend, tiles, group, block, pitch, first, rows, packed };
-                // SAFETY: tasks own disjoint rectangles of the output, which `matmul` checked to be `[m, n]`.
-                unsafe { task.run(from..to, column, width, shared.get()) };
-            }
-        };
-        let tasks = tasks_across * row_parts;
-        if serial {
-            (0..tasks).for_each(task);
-        } else {
-            (0..tasks).into_par_iter().with_max_len(1).for_each(task);
         }
     }
-
     /// All columns fit one panel: each element of the left operand is used once, so packing it would only cost.
     fn narrow(&self, backend: Backend, tiles: &Tiles, out: &mut [f32]) {
         let Self { m, n, k, left, right, scale, accumulate } = *self;
@@ -162,26 +118,83 @@ impl Product<'_> {
             out.par_chunks_mut(ROWS_EACH * n).enumerate().for_each(task);
         }
     }
-
-    /// Columns of a task and parts that the rows are cut into: enough tasks to keep the threads level.
-    fn cut(&self, groups: usize, panel: usize, threads: usize) -> (usize, usize) {
-        let wanted = 4 * threads;
-        let widest = WIDEST / panel * panel;
-        let columns = (self.n / wanted / panel * panel).clamp(panel, widest);
-        let across = self.n.div_ceil(columns);
-        (columns, wanted.div_ceil(across).min(groups).max(1))
-    }
 }
 
-struct Task<'a> {
+/// Some rows of the output and some blocks of `k`.
+struct Pass<'a> {
     product: &'a Product<'a>,
     backend: Backend,
     tiles: &'a Tiles,
+    /// Rows that are packed together.
     group: usize,
     block: usize,
-    pitch: usize,
     first: usize,
     rows: usize,
+    blocks: std::ops::Range<usize>,
+}
+
+impl Pass<'_> {
+    fn run(&self, out: &mut [f32]) {
+        let Self { product, backend, group, block, first, rows, .. } = *self;
+        let Product { n, k, left, .. } = *product;
+        let groups = rows.div_ceil(group);
+        let blocks = self.blocks.len();
+        let threads = rayon::current_num_threads();
+        let serial = threads == 1 || rows * n * block * blocks < WORTH_SHARING;
+
+        // Each block of a group is followed by sixteen spare elements.
+        let pitch = (block * group + LANES).next_multiple_of(LANES);
+        let mut packed = Scratch::take(groups * blocks * pitch);
+        let pack_group = |(index, to): (usize, &mut [f32])| {
+            let here = group.min(rows - index * group);
+            for (number, to) in self.blocks.clone().zip(to.chunks_exact_mut(pitch)) {
+                let step = number * block;
+                pack_left(backend, left, first + index * group, here, step, block.min(k - step), group, to);
+            }
+        };
+        let packing = packed.as_mut_slice();
+        if serial || groups < 4 {
+            packing.chunks_exact_mut(blocks * pitch).enumerate().for_each(pack_group);
+        } else {
+            packing.par_chunks_exact_mut(blocks * pitch).enumerate().for_each(pack_group);
+        }
+
+        let panel = self.tiles.vectors * LANES;
+        let (columns, row_parts) = if serial { (WIDEST / panel * panel, 1) } else { cut(n, groups, panel, threads) };
+        let across = n.div_ceil(columns);
+        let groups_each = groups.div_ceil(row_parts);
+        let packed = packed.as_slice();
+        let shared = Shared::new(out);
+        let task = |index: usize| {
+            let column = index % across * columns;
+            let from = index / across * groups_each;
+            let to = groups.min(from + groups_each);
+            if from < to {
+                let task = Task { pass: self, pitch, packed };
+                // SAFETY: tasks own disjoint rectangles of the output, which `matmul` checked to be `[m, n]`.
+                unsafe { task.run(from..to, column, columns.min(n - column), shared.get()) };
+            }
+        };
+        if serial {
+            (0..across * row_parts).for_each(task);
+        } else {
+            (0..across * row_parts).into_par_iter().with_max_len(1).for_each(task);
+        }
+    }
+}
+
+/// Columns of a task and parts that the rows are cut into: enough tasks to keep the threads level, few enough that a
+/// task reads whole stretches of the right operand.
+fn cut(n: usize, groups: usize, panel: usize, threads: usize) -> (usize, usize) {
+    let widest = WIDEST / panel;
+    let columns = n.div_ceil(panel).div_ceil(2 * threads).clamp(1, widest) * panel;
+    let across = n.div_ceil(columns);
+    (columns, (2 * threads).div_ceil(across).min(groups).max(1))
+}
+
+struct Task<'a> {
+    pass: &'a Pass<'a>,
+    pitch: usize,
     packed: &'a [f32],
 }
 
@@ -189,29 +202,27 @@ impl Task<'_> {
     /// # Safety
     /// `out` is `[m, n]`, and nobody else touches these rows and columns of it.
     unsafe fn run(&self, groups: std::ops::Range<usize>, column: usize, columns: usize, out: *mut f32) {
-        let Product { n, k, right, scale, accumulate, .. } = *self.product;
+        let Pass { product, backend, tiles, group, block, first, rows, .. } = *self.pass;
+        let Product { n, k, right, scale, accumulate, .. } = *product;
         let vectors = columns.div_ceil(LANES);
-        let blocks = k.div_ceil(self.block);
-        let mut panels = Scratch::take(vectors * LANES * self.block);
-        for number in 0..blocks {
-            let step = number * self.block;
-            let depth = self.block.min(k - step);
-            let part = Part { step, depth, column, columns };
-            pack_right(self.backend, right, part, self.tiles.vectors, panels.as_mut_slice());
+        let mut panels = Scratch::take(vectors * LANES * block);
+        for (place, number) in self.pass.blocks.clone().enumerate() {
+            let step = number * block;
+            let depth = block.min(k - step);
+            pack_right(backend, right, Part { step, depth, column, columns }, tiles.vectors, panels.as_mut_slice());
             let panels = panels.as_slice();
             for index in groups.clone() {
-                let left = &self.packed[(index * blocks + number) * self.pitch..][..self.pitch];
-                let here = self.group.min(self.rows - index * self.group);
-                for vector in (0..vectors).step_by(self.tiles.vectors) {
-                    let across = self.tiles.vectors.min(vectors - vector);
-                    for row in (0..here).step_by(self.tiles.rows) {
-                        let high = self.tiles.rows.min(here - row);
-                        let at = (self.first + index * self.group + row) * n + column + vector * LANES;
+                let left = &self.packed[(index * self.pass.blocks.len() + place) * self.pitch..][..self.pitch];
+                let here = group.min(rows - index * group);
+                for vector in (0..vectors).step_by(tiles.vectors) {
+                    let across = tiles.vectors.min(vectors - vector);
+                    for row in (0..here).step_by(tiles.rows) {
+                        let at = (first + index * group + row) * n + column + vector * LANES;
                         let call = TileCall {
                             depth,
                             a: left[row..].as_ptr(),
                             a_row: 1,
-                            a_step: self.group,
+                            a_step: group,
                             b: panels[vector * LANES * depth..].as_ptr(),
                             b_step: across * LANES,
                             // SAFETY: the element is inside `out`.
@@ -222,7 +233,7 @@ impl Task<'_> {
                             fresh: number == 0 && !accumulate,
                         };
                         // SAFETY: the group and the panels hold `depth` steps; the rectangle is inside `out`.
-                        unsafe { self.tiles.run(high, across, &call) };
+                        unsafe { tiles.run(tiles.rows.min(here - row), across, &call) };
                     }
                 }
             }
