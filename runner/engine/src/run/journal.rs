@@ -1,0 +1,114 @@
+//! The diary of runs: `.luthier/runs/ID/{events.jsonl,summary.json}`, and `last` with the id of the newest.
+//!
+//! Events are written as they happen and survive a kill; the summary is written at the end. Progress is left out: it
+//! says nothing once the run is over.
+
+use std::io::{BufWriter, Write};
+
+use camino::Utf8PathBuf;
+use luthier_core::StageEvent;
+
+use super::{RunEvent, RunSummary};
+use crate::error::EngineError;
+use crate::workspace::Workspace;
+
+/// The open diary of one run.
+pub(crate) struct Journal {
+    directory: Utf8PathBuf,
+    runs: Utf8PathBuf,
+    id: String,
+    events: BufWriter<fs_err::File>,
+}
+
+impl Journal {
+    pub fn create(workspace: &Workspace, id: &str) -> std::io::Result<Self> {
+        let runs = workspace.runs_dir();
+        let directory = runs.join(id);
+        fs_err::create_dir_all(&directory)?;
+        let events = BufWriter::new(fs_err::File::create(directory.join("events.jsonl"))?);
+        Ok(Self { directory, runs, id: id.to_owned(), events })
+    }
+
+    /// Adds an event. What the journal cannot hold must not stop the run.
+    pub fn write(&mut self, event: &RunEvent) {
+        if matches!(event, RunEvent::StageEvent { event: StageEvent::Progress(_), .. }) {
+            return;
+        }
+        let done = serde_json::to_writer(&mut self.events, event)
+            .map_err(std::io::Error::from)
+            .and_then(|()| self.events.write_all(b"\n"));
+        if let Err(error) = done {
+            tracing::warn!("the journal of the run lacks an event: {error}");
+        }
+    }
+
+    /// Makes what was written visible to others.
+    pub fn flush(&mut self) {
+        if let Err(error) = self.events.flush() {
+            tracing::warn!("the journal of the run lacks events: {error}");
+        }
+    }
+
+    pub fn finish(mut self, summary: &RunSummary) -> std::io::Result<()> {
+        self.flush();
+        let mut text = serde_json::to_string_pretty(summary)?;
+        text.push('\n');
+        fs_err::write(self.directory.join("summary.json"), text)?;
+        fs_err::write(self.runs.join("last"), format!("{}\n", self.id))
+    }
+}
+
+/// The ids of all runs, newest first, also of those that did not end.
+#[must_use]
+pub fn ids(workspace: &Workspace) -> Vec<String> {
+    let Ok(entries) = fs_err::read_dir(workspace.runs_dir()) else { return Vec::new() };
+    let mut ids: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    ids.sort_by(|a, b| b.cmp(a));
+    ids
+}
+
+/// Summaries of the newest runs that ended, newest first.
+#[must_use]
+pub fn list(workspace: &Workspace, count: usize) -> Vec<RunSummary> {
+    ids(workspace).iter().filter_map(|id| summary(workspace, id)).take(count).collect()
+}
+
+fn summary(workspace: &Workspace, id: &str) -> Option<RunSummary> {
+    let text = fs_err::read_to_string(workspace.runs_dir().join(id).join("summary.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The directory of a run, for its report.
+#[must_use]
+pub fn directory(workspace: &Workspace, id: &str) -> Utf8PathBuf {
+    workspace.runs_dir().join(id)
+}
+
+/// The summary of a run, or of the last one.
+///
+/// # Errors
+/// There is no such run, or it did not end.
+pub fn load(workspace: &Workspace, id: Option<&str>) -> Result<RunSummary, EngineError> {
+    let found = match id {
+        Some(id) => summary(workspace, id),
+        None => fs_err::read_to_string(workspace.runs_dir().join("last"))
+            .ok()
+            .and_then(|last| summary(workspace, last.trim()))
+            .or_else(|| list(workspace, 1).into_iter().next()),
+    };
+    found.ok_or_else(|| EngineError::UnknownRun { name: id.unwrap_or("last").to_owned() })
+}
+
+/// The events of a run, in order; a line torn by a kill is skipped.
+///
+/// # Errors
+/// There is no such run.
+pub fn events(workspace: &Workspace, id: &str) -> Result<Vec<RunEvent>, EngineError> {
+    let text = fs_err::read_to_string(workspace.runs_dir().join(id).join("events.jsonl"))
+        .map_err(|_| EngineError::UnknownRun { name: id.to_owned() })?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
