@@ -209,3 +209,14 @@ fn damage_in_the_store_is_found_and_mended() {
     let _ = project.run(&["run", "words.yaml"]).success();
     let _ = project.run(&["verify"]).success();
 }
+
+#[test]
+fn the_committed_schema_is_fresh() {
+    let printed = project().run(&["schema"]).success().stdout;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines/schema.json");
+    let committed = fs_err::read_to_string(path).unwrap_or_default();
+    assert!(
+        printed == committed,
+        "pipelines/schema.json is stale; run: cargo run --release -- schema > pipelines/schema.json"
+    );
+}
