@@ -197,7 +197,12 @@ fn compare(family: Family, base: BaseFormat, targets: Targets, change: impl Fn(&
             let error = relative_error(&gradients[range], &expected);
             let size = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
             assert!(size > 1e-8, "{family:?} layer {} {:?} {name} has no gradient", slot.layer, slot.projection);
-            assert!(error < 2e-5, "{family:?} layer {} {:?} {name}: relative error {error:e}", slot.layer, slot.projection);
+            assert!(
+                error < 2e-5,
+                "{family:?} layer {} {:?} {name}: relative error {error:e}",
+                slot.layer,
+                slot.projection
+            );
         }
     }
 }

@@ -52,7 +52,7 @@ pub fn write_adapter(
     spec: &LoraSpec,
     slots: &[Slot],
     values: &[f32],
-    base_model: &str,
+    base_model: Option<&str>,
     stamp: &AdapterStamp,
 ) -> StageResult<()> {
     fs_err::create_dir_all(directory)?;
@@ -71,7 +71,7 @@ fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
 
-fn peft_config(spec: &LoraSpec, slots: &[Slot], base_model: &str) -> Value {
+fn peft_config(spec: &LoraSpec, slots: &[Slot], base_model: Option<&str>) -> Value {
     // Last parts of names if they select exactly the slots, else whole names.
     let layers = slots.iter().map(|slot| slot.layer).max().map_or(0, |layer| layer + 1);
     let mut names: Vec<String> = slots.iter().map(|slot| slot.projection.name().to_owned()).collect();

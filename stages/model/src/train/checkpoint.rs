@@ -110,7 +110,11 @@ impl Checkpoint {
         if header.run != run {
             return Err(StageError::new(
                 "train::foreign_checkpoint",
-                format!("`{path}` is the checkpoint of another run ({}, this one is {})", header.run.short(), run.short()),
+                format!(
+                    "`{path}` is the checkpoint of another run ({}, this one is {})",
+                    header.run.short(),
+                    run.short()
+                ),
             )
             .hint(format!("remove it to train from the start: rm '{path}'")));
         }

@@ -141,7 +141,9 @@ impl<'a> Trainer<'a> {
                 "train::nothing_to_train",
                 format!("none of the {} samples has a trained token", data.samples.len()),
             )
-            .hint("look at the loss mask with `luthier data show`; a too small `max_length` can cut all answers away"));
+            .hint(
+                "look at the loss mask with `luthier data show`; a too small `max_length` can cut all answers away",
+            ));
         }
         let mut capacity = micro_batch_capacity(data, &spec);
         if let Some(validation) = validation {
@@ -152,8 +154,7 @@ impl<'a> Trainer<'a> {
         let adapters = AdapterSet::initialize(device, &decoder.config, &spec.lora, spec.seed)?;
         let dropout = spec.lora.dropout > 0.0;
         let sizes = Sizes::new(&decoder.config, adapters.slots(), capacity, true, dropout, spec.checkpointing);
-        let floats =
-            |component| device.as_ref().buffer::<f32>(component, adapters.len()).map_err(device_error);
+        let floats = |component| device.as_ref().buffer::<f32>(component, adapters.len()).map_err(device_error);
         Ok(Self {
             order: DataOrder::new(spec.seed, units.len()),
             gradients: floats(Component::Gradients)?,
@@ -381,8 +382,10 @@ impl<'a> Trainer<'a> {
         }
         device.synchronize().map_err(device_error)?;
         match result {
-            (_, 0) => Err(StageError::input("train::nothing_to_validate", "the validation tokens have no trained token")
-                .hint("connect another split to `validation`, or remove the input")),
+            (_, 0) => {
+                Err(StageError::input("train::nothing_to_validate", "the validation tokens have no trained token")
+                    .hint("connect another split to `validation`, or remove the input"))
+            }
             (loss, count) => Ok(loss / count as f64),
         }
     }

@@ -84,7 +84,8 @@ impl TinyModel {
                 ("mlp.down_proj", hidden, intermediate),
             ] {
                 add(part(name), &[rows, cols], 0.0, 1.0 / (cols as f32).sqrt());
-                let biased = family == Family::Qwen2 && ["q_proj", "k_proj", "v_proj"].iter().any(|end| name.ends_with(end));
+                let biased =
+                    family == Family::Qwen2 && ["q_proj", "k_proj", "v_proj"].iter().any(|end| name.ends_with(end));
                 if biased {
                     add(format!("model.layers.{layer}.{name}.bias"), &[rows], 0.0, 0.2);
                 }
@@ -105,8 +106,11 @@ impl TinyModel {
     }
 
     pub fn write(&self) {
-        let bytes: BTreeMap<&String, Vec<u8>> =
-            self.tensors.iter().map(|(name, (_, values))| (name, values.iter().flat_map(|v| v.to_le_bytes()).collect())).collect();
+        let bytes: BTreeMap<&String, Vec<u8>> = self
+            .tensors
+            .iter()
+            .map(|(name, (_, values))| (name, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            .collect();
         let views = self.tensors.iter().map(|(name, (shape, _))| {
             let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), &bytes[name]);
             (name.clone(), view.expect("a view"))
@@ -124,7 +128,8 @@ pub fn tokens(count: usize, per_bin: usize, seed: u64) -> TokenSet {
         .map(|sample| {
             let length = 5 + stream.below(1000 * sample, 15);
             let ids = (0..length).map(|index| stream.below(1000 * sample + index + 1, VOCABULARY as u64) as u32);
-            let mask = (0..length).map(|index| index > 0 && (index + 1 == length || stream.below(1000 * sample + 500 + index, 2) == 1));
+            let mask = (0..length)
+                .map(|index| index > 0 && (index + 1 == length || stream.below(1000 * sample + 500 + index, 2) == 1));
             TokenSample { id: format!("s{sample}"), ids: ids.collect(), mask: mask.collect() }
         })
         .collect();

@@ -1,0 +1,273 @@
+//! What must be equal: to the bit where the order of operations is the same, closely where only the mathematics is.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Family, TinyModel, lora, relative_error, spec, sub, tokens};
+use luthier_core::Digest;
+use luthier_formats::model_files::ModelFiles;
+use luthier_formats::tokens::TokenSet;
+use luthier_kernels::device::{Component, CpuDevice, Device};
+use luthier_model::adapter::{AdapterFiles, AdapterStamp, Targets, write_adapter};
+use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
+use luthier_model::train::{Checkpoint, TrainSpec, Trainer};
+use luthier_model::{BaseFormat, Decoder, LoadOptions};
+
+fn open(model: &TinyModel, base: BaseFormat, threads: usize) -> Decoder {
+    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(threads).unwrap());
+    let files = ModelFiles::open(model.path()).unwrap();
+    Decoder::load(&device, &files, LoadOptions { base, positions: 64 }).unwrap()
+}
+
+fn step(trainer: &mut Trainer<'_>) {
+    trainer.compute().unwrap();
+    trainer.apply().unwrap();
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Values after all steps.
+fn run(decoder: &Decoder, data: &TokenSet, spec: TrainSpec) -> Vec<f32> {
+    let mut trainer = Trainer::new(decoder, data, None, spec).unwrap();
+    while trainer.step() < trainer.total() {
+        step(&mut trainer);
+    }
+    trainer.values()
+}
+
+fn full_spec(steps: u64) -> TrainSpec {
+    let mut spec = spec(lora(Targets::AllLinear), steps, 3, 2);
+    spec.lora.dropout = 0.1;
+    spec.optimizer.warmup = 2.0;
+    spec
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let (model, data) = (TinyModel::new(Family::LlamaTied), tokens(11, 1, 3));
+    let results: Vec<Vec<u32>> =
+        [1, 2, 3].map(|threads| bits(&run(&open(&model, BaseFormat::Nf4, threads), &data, full_spec(4)))).to_vec();
+    assert_eq!(results[0], results[1]);
+    assert_eq!(results[0], results[2]);
+}
+
+#[test]
+fn checkpointing_does_not_change_a_bit() {
+    for family in [Family::LlamaTied, Family::Qwen3] {
+        let (model, data) = (TinyModel::new(family), tokens(11, 2, 4));
+        let decoder = open(&model, BaseFormat::Stored, 2);
+        let kept = run(&decoder, &data, full_spec(3));
+        let recomputed = run(&decoder, &data, TrainSpec { checkpointing: true, ..full_spec(3) });
+        assert_eq!(bits(&kept), bits(&recomputed));
+    }
+}
+
+#[test]
+fn a_resumed_run_ends_in_the_same_bits() {
+    let (model, data) = (TinyModel::new(Family::LlamaTied), tokens(7, 1, 5));
+    let decoder = open(&model, BaseFormat::Nf4, 2);
+    let straight = run(&decoder, &data, full_spec(7));
+    let (directory, digest) = (sub(&model, "checkpoint"), Digest::of(b"run"));
+    for stop in 1..7 {
+        let mut first = Trainer::new(&decoder, &data, None, full_spec(7)).unwrap();
+        for _ in 0..stop {
+            step(&mut first);
+        }
+        // What a kill in the middle of the next step loses.
+        first.checkpoint().save(&directory, digest, &serde_json::Value::Null).unwrap();
+        first.compute().unwrap();
+        drop(first);
+        let mut second = Trainer::new(&decoder, &data, None, full_spec(7)).unwrap();
+        let (checkpoint, _) = Checkpoint::load(&directory, digest).unwrap().unwrap();
+        second.restore(&checkpoint).unwrap();
+        assert_eq!(second.step(), stop);
+        while second.step() < second.total() {
+            step(&mut second);
+        }
+        assert_eq!(bits(&straight), bits(&second.values()), "stopped after {stop}");
+        assert_eq!(second.history().len(), 7);
+    }
+}
+
+/// The gradient and loss of the first step.
+fn first_step(decoder: &Decoder, data: &TokenSet, batch: usize, accumulate: usize) -> (f64, Vec<f32>) {
+    let mut trainer = Trainer::new(decoder, data, None, spec(lora(Targets::AllLinear), 1, batch, accumulate)).unwrap();
+    let mut state = trainer.checkpoint();
+    luthier_kernels::random::Stream::new(3, "values").fill_normal(0, 0.0, 0.15, &mut state.params);
+    trainer.restore(&state).unwrap();
+    let report = trainer.compute().unwrap();
+    (report.loss, trainer.gradients())
+}
+
+#[test]
+fn sixteen_at_once_equal_sixteen_accumulated() {
+    let (model, data) = (TinyModel::new(Family::LlamaTied), tokens(16, 1, 6));
+    let decoder = open(&model, BaseFormat::Stored, 2);
+    let (loss, gradients) = first_step(&decoder, &data, 16, 1);
+    let expected: Vec<f64> = gradients.iter().map(|value| f64::from(*value)).collect();
+    for (batch, accumulate) in [(1, 16), (4, 4), (5, 4)] {
+        if batch * accumulate == 16 {
+            let (other_loss, other) = first_step(&decoder, &data, batch, accumulate);
+            assert!((loss - other_loss).abs() < 1e-9 * loss, "{batch}×{accumulate}: {loss} and {other_loss}");
+            let error = relative_error(&other, &expected);
+            assert!(error < 1e-6, "{batch}×{accumulate}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn packed_bins_equal_single_samples() {
+    let (model, single) = (TinyModel::new(Family::LlamaTied), tokens(12, 1, 8));
+    let packed = common::set(single.samples.clone(), 4);
+    let decoder = open(&model, BaseFormat::Stored, 2);
+    let (loss, gradients) = first_step(&decoder, &single, 12, 1);
+    let (packed_loss, packed_gradients) = first_step(&decoder, &packed, 3, 1);
+    assert!((loss - packed_loss).abs() < 1e-9 * loss);
+    let expected: Vec<f64> = gradients.iter().map(|value| f64::from(*value)).collect();
+    assert!(relative_error(&packed_gradients, &expected) < 1e-6);
+}
+
+#[test]
+fn training_learns_a_fixed_mapping() {
+    let (model, data) = (TinyModel::new(Family::LlamaTied), tokens(6, 1, 9));
+    let decoder = open(&model, BaseFormat::Nf4, 2);
+    let mut trainer = Trainer::new(&decoder, &data, None, spec(lora(Targets::AllLinear), 60, 6, 1)).unwrap();
+    while trainer.step() < trainer.total() {
+        step(&mut trainer);
+    }
+    let losses: Vec<f64> = trainer.history().iter().map(|record| record.loss).collect();
+    assert!(losses[59] < 0.5 * losses[0], "{losses:?}");
+    assert!((trainer.evaluate(&data).unwrap() - losses[59]).abs() < 0.2);
+}
+
+#[test]
+fn adapters_survive_the_disk_and_name_their_base() {
+    let (model, data) = (TinyModel::new(Family::LlamaUntied), tokens(5, 1, 10));
+    let decoder = open(&model, BaseFormat::Nf4, 1);
+    let mut spec = spec(lora(Targets::AllLinear), 2, 5, 1);
+    spec.lora.rank_pattern.insert("v_proj".to_owned(), 2);
+    spec.lora.alpha_pattern.insert("o_proj".to_owned(), 5.0);
+    let mut trainer = Trainer::new(&decoder, &data, None, spec).unwrap();
+    step(&mut trainer);
+    let (values, slots) = (trainer.values(), trainer.adapters().slots());
+    let stamp = AdapterStamp { base: Digest::of(b"base"), quantizer: BaseFormat::Nf4.quantizer_id().to_owned() };
+    let files: Vec<Vec<Vec<u8>>> = ["one", "two"]
+        .map(|name| {
+            let directory = sub(&model, name);
+            write_adapter(&directory, &trainer.spec().lora, slots, &values, Some("org/base"), &stamp).unwrap();
+            ["adapter_config.json", "adapter_model.safetensors"]
+                .map(|file| fs_err::read(directory.join(file)).unwrap())
+                .to_vec()
+        })
+        .to_vec();
+    assert_eq!(files[0], files[1]);
+    let read = AdapterFiles::open(&sub(&model, "one"), decoder.config()).unwrap();
+    assert_eq!((read.stamp, read.base_model.as_deref()), (Some(stamp), Some("org/base")));
+    assert_eq!(read.slots.len(), slots.len());
+    for (found, expected) in read.slots.iter().zip(slots) {
+        assert_eq!((found.layer, found.projection, found.rank), (expected.layer, expected.projection, expected.rank));
+        assert_eq!(found.scale, expected.scale);
+        assert_eq!(bits(&read.values[found.a_range()]), bits(&values[expected.a_range()]));
+        assert_eq!(bits(&read.values[found.b_range()]), bits(&values[expected.b_range()]));
+    }
+}
+
+#[test]
+fn the_plan_is_what_the_engine_allocates() {
+    for (family, base, checkpointing, per_bin) in [
+        (Family::LlamaTied, BaseFormat::Nf4, false, 1),
+        (Family::LlamaUntied, BaseFormat::Stored, true, 3),
+        (Family::Qwen2, BaseFormat::Nf4, true, 2),
+        (Family::Qwen3, BaseFormat::Stored, false, 1),
+    ] {
+        let (model, data) = (TinyModel::new(family), tokens(9, per_bin, 12));
+        let decoder = open(&model, base, 1);
+        let spec = TrainSpec { checkpointing, ..full_spec(2) };
+        let files = ModelFiles::open(model.path()).unwrap();
+        let types = WeightTypes::of_files(&files, base);
+        let plan = MemoryPlan::new(decoder.config(), types, &spec, RunShape::of_data(&data, &spec)).unwrap();
+        let mut trainer = Trainer::new(&decoder, &data, None, spec).unwrap();
+        step(&mut trainer);
+        let ledger = decoder.device().ledger();
+        for component in Component::ALL {
+            assert_eq!(plan.bytes(component), ledger.peak(component), "{family:?} {component}");
+        }
+        assert_eq!(plan.total(), ledger.total_peak());
+    }
+}
+
+#[test]
+fn bad_data_is_refused_before_the_first_step() {
+    let model = TinyModel::new(Family::LlamaTied);
+    let decoder = open(&model, BaseFormat::Stored, 1);
+    let refused = |change: &dyn Fn(&mut TokenSet)| {
+        let mut data = tokens(3, 1, 1);
+        change(&mut data);
+        match Trainer::new(&decoder, &data, None, spec(lora(Targets::AllLinear), 1, 1, 1)) {
+            Ok(_) => panic!("accepted"),
+            Err(error) => format!("{}: {error} (hint: {})", error.code, error.hints.join("; ")),
+        }
+    };
+    assert_eq!(
+        refused(&|data| data.samples.iter_mut().for_each(|sample| sample.mask.fill(false))),
+        "train::nothing_to_train: none of the 3 samples has a trained token (hint: look at the loss mask with `luthier \
+         data show`; a too small `max_length` can cut all answers away)"
+    );
+    assert_eq!(
+        refused(&|data| data.samples[1].ids[2] = 67),
+        "train::token_out_of_vocabulary: sample `s1` holds token id 67, but the model's vocabulary has 67 tokens (hint: \
+         the tokens were made with another model's tokenizer; give tokenize the same `model`)"
+    );
+    let long = |data: &mut TokenSet| {
+        data.samples[2].ids = vec![1; 65];
+        data.samples[2].mask = vec![true; 65];
+    };
+    assert_eq!(
+        refused(&long),
+        "train::sequence_too_long: sample `s2` has 65 tokens, but the model has 64 positions (hint: set `max_length: 64` \
+         or less on the tokenize stage)"
+    );
+}
+
+#[test]
+fn bad_targets_list_what_exists() {
+    let model = TinyModel::new(Family::LlamaTied);
+    let decoder = open(&model, BaseFormat::Stored, 1);
+    let data = tokens(3, 1, 1);
+    let refused = |targets: Targets| match Trainer::new(&decoder, &data, None, spec(lora(targets), 1, 1, 1)) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => format!("{}: {error} (hint: {})", error.code, error.hints.join("; ")),
+    };
+    let exists = "matches no module; each of the 3 layers has [`q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, \
+                  `up_proj`, `down_proj`], as in `model.layers.0.self_attn.q_proj`";
+    assert_eq!(
+        refused(Targets::Names(vec!["q_proj".to_owned(), "v_prj".to_owned()])),
+        format!("train::target_matches_nothing: the target `v_prj` {exists} (hint: did you mean `v_proj`?)")
+    );
+    assert_eq!(
+        refused(Targets::Pattern("transformer.*".to_owned())),
+        format!(
+            "train::target_matches_nothing: the target `transformer.*` {exists} (hint: write `targets: all-linear`, or a \
+             list of those names)"
+        )
+    );
+    assert!(refused(Targets::Pattern("(".to_owned())).starts_with("train::pattern: the target `^(?:()$`"));
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name() {
+    let mut model = TinyModel::new(Family::LlamaTied);
+    let name = "model.layers.1.mlp.up_proj.weight";
+    model.tensors.get_mut(name).unwrap().1[5] = f32::NAN;
+    model.write();
+    let device: Arc<dyn Device> = Arc::new(CpuDevice::new(1).unwrap());
+    let files = ModelFiles::open(model.path()).unwrap();
+    for base in [BaseFormat::Stored, BaseFormat::Nf4] {
+        let Err(error) = Decoder::load(&device, &files, LoadOptions { base, positions: 8 }) else { panic!("accepted") };
+        assert_eq!(error.code, "model::not_finite");
+        assert!(error.message.starts_with(&format!("tensor `{name}` of `")), "{error}");
+    }
+}
