@@ -1,6 +1,11 @@
 //! Values to codes. Clean-room from the format's constants and the rounding order that stored files show.
 
+use rayon::prelude::*;
+
 use super::{BLOCK, NESTED_BLOCK, Nf4Scales, Nf4Tensor, dynamic_map};
+
+/// Blocks of one task.
+const BLOCKS_EACH: usize = 256;
 
 /// The value of each code.
 pub const CODE: [f32; 16] = [
@@ -22,7 +27,8 @@ pub const CODE: [f32; 16] = [
     1.0,
 ];
 
-/// A normalised value gets the code that counts the thresholds strictly below it.
+/// A normalised value gets the code that counts the thresholds strictly below it. These are the literals of the GPU
+/// code; some differ in the last bit from the midpoints of [`CODE`], which the CPU code uses.
 const THRESHOLDS: [f32; 15] = [
     -0.848_096_4,
     -0.610_632_9,
@@ -48,13 +54,22 @@ pub enum Flavour {
     /// above no threshold: code 0.
     #[default]
     Cuda,
-    /// Clamps the maximum to 1e-38 (a block of zeros gets code 7), divides in a last incomplete block, and rounds
-    /// second-level codes through a table of 65536 bins.
+    /// Compares with the midpoints of [`CODE`], clamps the maximum to 1e-38 (a block of zeros gets code 7), divides in
+    /// a last incomplete block, and rounds second-level codes through a table of 65536 bins.
     Cpu,
 }
 
-fn code_of(x: f32) -> u8 {
-    THRESHOLDS.iter().map(|threshold| u8::from(x > *threshold)).sum()
+impl Flavour {
+    fn thresholds(self) -> [f32; 15] {
+        match self {
+            Self::Cuda => THRESHOLDS,
+            Self::Cpu => std::array::from_fn(|i| (CODE[i] + CODE[i + 1]) / 2.0),
+        }
+    }
+}
+
+fn code_of(x: f32, thresholds: &[f32; 15]) -> u8 {
+    thresholds.iter().map(|threshold| u8::from(x > *threshold)).sum()
 }
 
 fn absmax_of(block: &[f32]) -> f32 {
@@ -68,37 +83,46 @@ fn absmax_of(block: &[f32]) -> f32 {
 #[must_use]
 pub fn quantize_flavour(w: &[f32], rows: usize, cols: usize, double: bool, flavour: Flavour) -> Nf4Tensor {
     assert_eq!(w.len(), rows * cols, "w must be [{rows}, {cols}]");
+    let thresholds = flavour.thresholds();
     let mut packed = vec![0u8; w.len().div_ceil(2)];
-    let mut absmax = Vec::with_capacity(w.len().div_ceil(BLOCK));
-    for (block, packed) in w.chunks(BLOCK).zip(packed.chunks_mut(BLOCK / 2)) {
-        let mut top = absmax_of(block);
-        let partial = block.len() < BLOCK;
-        let normalise = |x: f32| match flavour {
-            Flavour::Cuda => x * (1.0 / top),
-            Flavour::Cpu if partial => x / top.max(1e-38),
-            Flavour::Cpu => x * (1.0 / top.max(1e-38)),
-        };
-        for (pair, byte) in block.chunks(2).zip(packed) {
-            // A missing last element is packed as the code of 0 on a CPU, of nothing on a GPU.
-            let low = match pair {
-                [_, low] => code_of(normalise(*low)),
-                _ if flavour == Flavour::Cpu => code_of(0.0),
-                _ => code_of(normalise(0.0)),
-            };
-            *byte = code_of(normalise(pair[0])) << 4 | low;
-        }
-        if partial && flavour == Flavour::Cpu {
-            top = top.max(1e-38);
-        }
-        absmax.push(top);
-    }
+    let mut absmax = vec![0.0; w.len().div_ceil(BLOCK)];
+    w.par_chunks(BLOCKS_EACH * BLOCK)
+        .zip(packed.par_chunks_mut(BLOCKS_EACH * BLOCK / 2))
+        .zip(absmax.par_chunks_mut(BLOCKS_EACH))
+        .for_each(|((w, packed), absmax)| {
+            for ((block, packed), top) in w.chunks(BLOCK).zip(packed.chunks_mut(BLOCK / 2)).zip(absmax) {
+                *top = quantize_block(block, packed, &thresholds, flavour);
+            }
+        });
     let absmax = if double { nest(&absmax, flavour) } else { Nf4Scales::Plain(absmax) };
     Nf4Tensor { packed, absmax, rows, cols }
 }
 
-/// Second-level quantisation of the block maxima.
+/// Writes the codes of one block and returns its scale.
+fn quantize_block(block: &[f32], packed: &mut [u8], thresholds: &[f32; 15], flavour: Flavour) -> f32 {
+    let top = absmax_of(block);
+    let partial = block.len() < BLOCK;
+    let clamped = top.max(1e-38);
+    let inverse = 1.0 / if flavour == Flavour::Cpu { clamped } else { top };
+    let divides = flavour == Flavour::Cpu && partial;
+    let code = |x: f32| code_of(if divides { x / clamped } else { x * inverse }, thresholds);
+    for (pair, byte) in block.chunks(2).zip(packed) {
+        // A missing last element is packed as a zero would be.
+        *byte = code(pair[0]) << 4 | code(pair.get(1).copied().unwrap_or(0.0));
+    }
+    if divides { clamped } else { top }
+}
+
+/// Second-level quantisation of the block maxima, less their mean.
 fn nest(absmax: &[f32], flavour: Flavour) -> Nf4Scales {
     let offset = mean(absmax);
+    let (codes, scales) = quantize_absmax(absmax, offset, flavour);
+    Nf4Scales::Nested { codes, scales, offset }
+}
+
+/// Quantises block maxima, less `offset`, in blocks of 256: a code for each, a scale for each block.
+#[must_use]
+pub fn quantize_absmax(absmax: &[f32], offset: f32, flavour: Flavour) -> (Vec<u8>, Vec<f32>) {
     let mut codes = Vec::with_capacity(absmax.len());
     let mut scales = Vec::with_capacity(absmax.len().div_ceil(NESTED_BLOCK));
     for block in absmax.chunks(NESTED_BLOCK) {
@@ -112,7 +136,7 @@ fn nest(absmax: &[f32], flavour: Flavour) -> Nf4Scales {
         }));
         scales.push(top);
     }
-    Nf4Scales::Nested { codes, scales, offset }
+    (codes, scales)
 }
 
 /// The mean, accumulated in `f64`. (torch's own depends on its thread count and vector width in the last bit.)
@@ -175,8 +199,8 @@ mod tests {
     #[test]
     fn thresholds_are_strict() {
         for (index, threshold) in THRESHOLDS.iter().enumerate() {
-            assert_eq!(code_of(*threshold) as usize, index);
-            assert_eq!(code_of(threshold.next_up()) as usize, index + 1);
+            assert_eq!(code_of(*threshold, &THRESHOLDS) as usize, index);
+            assert_eq!(code_of(threshold.next_up(), &THRESHOLDS) as usize, index + 1);
         }
     }
 

@@ -6,8 +6,11 @@
 mod codec;
 mod dynamic_map;
 
-pub use codec::{CODE, Flavour, quantize_flavour};
+pub use codec::{CODE, Flavour, quantize_absmax, quantize_flavour};
 pub use dynamic_map::dynamic_map;
+
+use crate::Backend;
+use crate::simd::{LANES, kernel};
 
 /// Elements that share one scale.
 pub const BLOCK: usize = 64;
@@ -153,10 +156,42 @@ pub fn dequantize(view: &Nf4View<'_>, rows: std::ops::Range<usize>, out: &mut [f
 /// Writes elements `start..start + out.len()` of the flattened matrix to `out`.
 ///
 /// # Panics
-/// If they are outside the matrix.
+/// If they are outside the matrix, or the buffers do not have the lengths of its shape.
 pub fn dequantize_range(view: &Nf4View<'_>, start: usize, out: &mut [f32]) {
+    assert!(view.is_consistent(), "the NF4 buffers must have the lengths of their shape");
     assert!(start + out.len() <= view.rows * view.cols, "the range is outside the matrix");
-    for (index, out) in out.iter_mut().enumerate() {
-        *out = view.get(start + index);
+    // Whole sixteens lie in one block and start on a byte.
+    let head = (start.next_multiple_of(LANES) - start).min(out.len());
+    let (head, rest) = out.split_at_mut(head);
+    let body = rest.len() / LANES * LANES;
+    let (body, tail) = rest.split_at_mut(body);
+    let mut at = start;
+    for out in head {
+        *out = view.get(at);
+        at += 1;
+    }
+    let length = body.len();
+    dequantize_sixteens(Backend::current(), view, at, body);
+    at += length;
+    for out in tail {
+        *out = view.get(at);
+        at += 1;
+    }
+}
+
+kernel! {
+    fn dequantize_sixteens(simd, view: &Nf4View<'_>, start: usize, out: &mut [f32]) {
+        let mut scale = 0.0;
+        let mut last = usize::MAX;
+        for (index, out) in out.chunks_exact_mut(LANES).enumerate() {
+            let at = start + index * LANES;
+            if at / BLOCK != last {
+                last = at / BLOCK;
+                scale = view.absmax.get(last);
+            }
+            let mut codes = [0; 8];
+            codes.copy_from_slice(&view.packed[at / 2..at / 2 + 8]);
+            simd.put(out, 0, simd.load_nf4(codes, scale));
+        }
     }
 }
