@@ -3,6 +3,7 @@
 
 mod command;
 mod fetch;
+mod filter;
 mod merge;
 mod one_or_many;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub fn registry() -> Registry {
     // One line per kind, in alphabetical order.
     registry.add(command::CommandStage);
     registry.add(fetch::FetchStage);
+    registry.add(filter::FilterStage);
     registry.add(merge::MergeStage);
     registry
 }

@@ -1,0 +1,275 @@
+//! The `with` block of a filter.
+
+use camino::Utf8Path;
+use luthier_core::{ConfigIssue, SourceKind, SourceRef, parse_config};
+use luthier_plugins::{Limits, PluginSource, path_dependencies};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::dedup::DedupConfig;
+use crate::one_or_many::OneOrMany;
+
+/// `with` of a filter.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FilterConfig {
+    /// What a row passes through, in order. Each step has either `plugin` or `dedup`.
+    #[schemars(length(min = 1))]
+    pub steps: Vec<StepConfig>,
+    /// What to do when no row is left: `fail`, or `allow` an empty dataset.
+    #[serde(default)]
+    pub on_empty: OnEmpty,
+}
+
+/// One step.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StepConfig {
+    /// `builtin:NAME`, the directory of a plugin crate, or a `.wasm` component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    /// `exact`, `minhash`, or a mapping with `method` and its options. The first of equal rows stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<DedupConfig>,
+    /// The column to judge, or several, joined by a line break. A plugin may name its own; else the text of the
+    /// dataset: `text`, `completion`, or the contents of all messages. Deduplication compares all of a row by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<OneOrMany>,
+    /// Name in tables and in `filter_step`; by default that of the plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Configuration of the plugin, checked by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Map<String, Value>>,
+    /// How a built-in runs: `native`, or as the `wasm` component of the same source. The verdicts are equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunMode>,
+    /// Ceilings of a plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsConfig>,
+    /// When a plugin fails on a row: `fail` the stage, or `drop` the row with the reason. With `drop` instructions are
+    /// metered, so that no verdict depends on the speed of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_trap: Option<OnTrapConfig>,
+    /// Most rows to drop for failures before the stage fails after all; 100 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_traps: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnEmpty {
+    #[default]
+    Fail,
+    Allow,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RunMode {
+    #[default]
+    Native,
+    Wasm,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnTrapConfig {
+    #[default]
+    Fail,
+    Drop,
+}
+
+/// Ceilings for one instance of a plugin; there is one per thread.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LimitsConfig {
+    /// Memory, MiB; 256 by default.
+    #[schemars(range(min = 1, max = 4096))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    /// Time for up to 4,096 rows, milliseconds; 5,000 by default. Exceeding it is an error, never a verdict.
+    #[schemars(range(min = 1))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Instructions for up to 4,096 rows; metering costs up to half of the speed. Not metered by default.
+    #[schemars(range(min = 1))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
+}
+
+/// Enough for seconds of work, so that only a loop without end exhausts it.
+const DROP_FUEL: u64 = 5_000_000_000;
+
+impl StepConfig {
+    pub fn on_trap(&self) -> OnTrapConfig {
+        self.on_trap.unwrap_or_default()
+    }
+
+    /// The ceilings of the step, defaults filled.
+    pub fn limits(&self) -> Limits {
+        let given = self.limits.unwrap_or_default();
+        let metered = (self.on_trap() == OnTrapConfig::Drop).then_some(DROP_FUEL);
+        Limits {
+            memory_mib: given.memory_mib.unwrap_or(Limits::DEFAULT.memory_mib),
+            timeout_ms: given.timeout_ms.unwrap_or(Limits::DEFAULT.timeout_ms),
+            fuel: given.fuel.or(metered),
+        }
+    }
+
+    /// The name without regard to other steps.
+    fn own_name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
+        match (&self.plugin, &self.dedup) {
+            (Some(plugin), _) => match plugin.strip_prefix("builtin:") {
+                Some(name) => name.to_owned(),
+                None => Utf8Path::new(plugin).file_stem().unwrap_or("plugin").to_owned(),
+            },
+            (None, Some(dedup)) => format!("dedup-{}", dedup.method()),
+            (None, None) => "step".to_owned(),
+        }
+    }
+}
+
+/// Names of all steps; a repeated one gets a number.
+pub(super) fn step_names(steps: &[StepConfig]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(steps.len());
+    for step in steps {
+        let own = step.own_name();
+        let name = (1..)
+            .map(|number| if number == 1 { own.clone() } else { format!("{own}-{number}") })
+            .find(|name| !names.contains(name));
+        names.push(name.unwrap_or(own));
+    }
+    names
+}
+
+/// Label of the source of step `index`; its path dependencies follow as `…/dependency[n]`.
+pub(super) fn source_label(index: usize) -> String {
+    format!("steps[{index}].plugin")
+}
+
+type Checked = (Value, Value, Vec<SourceRef>);
+
+/// Checks a `with` block: the configuration, its key, and the plugin sources.
+pub(super) fn prepare(with: &Value, directory: &Utf8Path) -> Result<Checked, Vec<ConfigIssue>> {
+    let config: FilterConfig = parse_config(with)?;
+    let mut issues = Vec::new();
+    let mut sources = Vec::new();
+    let mut keys = Vec::new();
+    for ((index, step), name) in config.steps.iter().enumerate().zip(step_names(&config.steps)) {
+        let path = format!("steps[{index}]");
+        let mut key = match (&step.plugin, &step.dedup) {
+            (Some(plugin), None) => prepare_plugin(step, plugin, &path, directory, &mut sources, &mut issues),
+            (None, Some(dedup)) => {
+                prepare_dedup(step, &path, &mut issues);
+                dedup.check(&format!("{path}.dedup"), &mut issues);
+                json!({"dedup": dedup.filled()})
+            }
+            (Some(_), Some(_)) => {
+                issues.push(
+                    ConfigIssue::new(&path, "a step has either `plugin` or `dedup`, found both")
+                        .help("make two steps of it"),
+                );
+                continue;
+            }
+            (None, None) => {
+                issues.push(
+                    ConfigIssue::new(&path, "a step needs `plugin` or `dedup`, found neither")
+                        .help("add `plugin: builtin:NAME`, `plugin: ./path` or `dedup: exact`"),
+                );
+                continue;
+            }
+        };
+        key["name"] = json!(name);
+        if let Some(on) = &step.on {
+            key["on"] = json!(on);
+        }
+        keys.push(key);
+    }
+    if !issues.is_empty() {
+        return Err(issues);
+    }
+    let key = json!({"steps": keys, "on_empty": config.on_empty});
+    Ok((serde_json::to_value(&config).unwrap_or_default(), key, sources))
+}
+
+fn prepare_plugin(
+    step: &StepConfig,
+    plugin: &str,
+    path: &str,
+    directory: &Utf8Path,
+    sources: &mut Vec<SourceRef>,
+    issues: &mut Vec<ConfigIssue>,
+) -> Value {
+    let at = format!("{path}.plugin");
+    let mut key = json!({"config": step.config.clone().unwrap_or_default()});
+    if step.on_trap() == OnTrapConfig::Drop {
+        let limits = step.limits();
+        key["on_trap"] = json!({"memory_mib": limits.memory_mib, "fuel": limits.fuel});
+    }
+    match PluginSource::parse(plugin, directory) {
+        Err(problem) => issues.push(ConfigIssue::new(at, problem.message).help(problem.help)),
+        Ok(PluginSource::Builtin(name)) => {
+            super::step::prepare_builtin(step, &name, path, &mut key, issues);
+        }
+        Ok(source) => {
+            if step.run.is_some() {
+                issues.push(ConfigIssue {
+                    path: format!("{path}.run"),
+                    on_key: true,
+                    message: "only built-ins have `run`: a plugin always runs as WebAssembly".to_owned(),
+                    help: Some("remove `run`".to_owned()),
+                });
+            }
+            let label = at.clone();
+            match source {
+                PluginSource::Crate(krate) => {
+                    key["plugin"] = json!("crate");
+                    let root = directory.join(&krate);
+                    let root = root.canonicalize_utf8().unwrap_or(root);
+                    let dependencies = path_dependencies(&root);
+                    sources.push(SourceRef {
+                        label: label.clone(),
+                        path: krate,
+                        kind: SourceKind::Tree,
+                        config_path: at.clone(),
+                    });
+                    sources.extend(dependencies.into_iter().enumerate().map(|(number, dependency)| SourceRef {
+                        label: format!("{label}/dependency[{number}]"),
+                        path: dependency,
+                        kind: SourceKind::Tree,
+                        config_path: at.clone(),
+                    }));
+                }
+                PluginSource::Component(file) => {
+                    key["plugin"] = json!("component");
+                    sources.push(SourceRef { label, path: file, kind: SourceKind::File, config_path: at });
+                }
+                PluginSource::Builtin(_) => {}
+            }
+        }
+    }
+    key
+}
+
+fn prepare_dedup(step: &StepConfig, path: &str, issues: &mut Vec<ConfigIssue>) {
+    let present = [
+        ("config", step.config.is_some()),
+        ("run", step.run.is_some()),
+        ("limits", step.limits.is_some()),
+        ("on_trap", step.on_trap.is_some()),
+        ("max_traps", step.max_traps.is_some()),
+    ];
+    for (key, _) in present.iter().filter(|(_, present)| *present) {
+        issues.push(ConfigIssue {
+            path: format!("{path}.{key}"),
+            on_key: true,
+            message: format!("`{key}` belongs to plugins, and this step is a `dedup`"),
+            help: Some("options of a deduplication go into it: `dedup: {method: minhash, …}`".to_owned()),
+        });
+    }
+}

@@ -1,0 +1,81 @@
+//! `filter`: keeps the rows that every step keeps, and writes the others with the reason.
+//!
+//! A step is a plugin (WebAssembly, or a built-in) or a deduplication. Rows stream through in batches; plugin steps run
+//! on all threads, deduplication in row order, and neither the order of rows nor any verdict depends on the number of
+//! threads or the size of a batch.
+//!
+//! ```text
+//! dataset ─▶ window of batches ─▶ step 1 ─▶ step 2 ─▶ … ─▶ kept
+//!                                   └─────────┴──────────▶ dropped (+ filter_step, filter_reason)
+//! ```
+
+mod column;
+mod config;
+mod dedup;
+mod funnel;
+mod run;
+mod sketch;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use luthier_core::{
+    ArtifactKind, ConfigIssue, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, Stage, StageContext,
+    StageOutcome, StageResult, config_schema,
+};
+use serde_json::Value;
+
+/// Drops rows by plugins and deduplication.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FilterStage;
+
+impl Stage for FilterStage {
+    fn kind(&self) -> &'static str {
+        "filter"
+    }
+
+    fn recipe_version(&self) -> u32 {
+        1
+    }
+
+    fn about(&self) -> &'static str {
+        "keeps the rows that every step keeps: WebAssembly plugins, built-in heuristics, deduplication"
+    }
+
+    fn schema(&self) -> Value {
+        config_schema::<config::FilterConfig>()
+    }
+
+    fn inputs(&self) -> &'static [InputPort] {
+        &[InputPort {
+            name: "data",
+            accepts: &[ArtifactKind::Dataset],
+            required: true,
+            many: false,
+            about: "the rows to filter",
+        }]
+    }
+
+    fn outputs_about(&self) -> &'static str {
+        "`kept` (the default) and `dropped`, which has the columns `filter_step` and `filter_reason` besides"
+    }
+
+    fn prepare(&self, with: &Value, env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
+        let (config, key, sources) = config::prepare(with, env.directory)?;
+        Ok(Prepared {
+            config,
+            key,
+            outputs: vec![
+                OutputDecl::new("kept", ArtifactKind::Dataset),
+                OutputDecl::new("dropped", ArtifactKind::Dataset),
+            ],
+            sources,
+            resources: Resources::ALL_THREADS,
+            numeric_class: None,
+        })
+    }
+
+    fn run(&self, context: &mut StageContext<'_>) -> StageResult<StageOutcome> {
+        run::run(context)
+    }
+}

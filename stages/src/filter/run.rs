@@ -1,0 +1,325 @@
+//! One run of a filter: windows of batches through the steps, into two datasets.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use luthier_core::{StageContext, StageError, StageOutcome, StageResult};
+use luthier_formats::dataset::{DatasetReader, DatasetShape, DatasetWriter, string_column};
+use luthier_plugins::TextColumn;
+use rayon::prelude::*;
+
+use super::column::{text_bytes, texts_of};
+use super::config::{FilterConfig, OnEmpty, step_names};
+use super::funnel::{StepAccount, report};
+use super::step::{ExactStep, Judgement, PluginStep, Step, open_steps};
+
+/// Rows of a batch.
+const BATCH: usize = 4_096;
+/// Batches in flight per thread.
+const WINDOW: usize = 2;
+
+const STEP_COLUMN: &str = "filter_step";
+const REASON_COLUMN: &str = "filter_reason";
+
+/// Why a row was dropped.
+#[derive(Debug, Clone)]
+struct Fate {
+    step: usize,
+    reason: Arc<str>,
+}
+
+/// A batch on its way.
+struct Chunk {
+    /// Number of its first row in the dataset, from 0.
+    first: u64,
+    original: RecordBatch,
+    /// The rows left, with their edits.
+    current: RecordBatch,
+    /// Index in `original` of each row of `current`.
+    rows: Vec<u32>,
+    /// Of each row of `original`.
+    fates: Vec<Option<Fate>>,
+}
+
+fn arrow_error(error: ArrowError) -> StageError {
+    StageError::new("filter::rows", "rows do not fit together").caused_by(error)
+}
+
+impl Chunk {
+    fn new(first: u64, batch: RecordBatch) -> Self {
+        let rows = batch.num_rows();
+        Self {
+            first,
+            current: batch.clone(),
+            original: batch,
+            rows: (0..rows as u32).collect(),
+            fates: vec![None; rows],
+        }
+    }
+
+    /// Takes out the rows that have a fate.
+    fn shrink(&mut self, fates: Vec<Option<Fate>>) -> StageResult<()> {
+        if fates.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let keep: BooleanArray = fates.iter().map(|fate| Some(fate.is_none())).collect();
+        self.current = filter_record_batch(&self.current, &keep).map_err(arrow_error)?;
+        let mut left = Vec::with_capacity(self.current.num_rows());
+        for (row, fate) in self.rows.iter().zip(fates) {
+            match fate {
+                None => left.push(*row),
+                fate => self.fates[*row as usize] = fate,
+            }
+        }
+        self.rows = left;
+        Ok(())
+    }
+
+    fn number_of(&self, row: usize) -> u64 {
+        self.first + u64::from(self.rows[row])
+    }
+}
+
+pub(super) fn run(context: &mut StageContext<'_>) -> StageResult<StageOutcome> {
+    let config: FilterConfig = context.config()?;
+    let reader = DatasetReader::open(&context.input("data")?.path)?;
+    let (shape, schema) = (reader.shape(), reader.schema());
+    let names = step_names(&config.steps);
+    let mut steps = open_steps(context, &config.steps, &names, shape, &schema)?;
+    let mut accounts: Vec<StepAccount> = steps
+        .iter()
+        .map(|step| match step {
+            Step::Plugin(step) => {
+                StepAccount::new(&step.name, step.manifest().scores.iter().map(|score| score.name.clone()))
+            }
+            Step::Exact(step) => StepAccount::new(&step.name, []),
+        })
+        .collect();
+
+    let dropped_schema = dropped_schema(&schema);
+    let mut kept = DatasetWriter::create(&context.output("kept"), Arc::clone(&schema), shape)?;
+    let mut dropped =
+        DatasetWriter::create_table(&context.output("dropped"), Arc::clone(&dropped_schema), Some(shape))?;
+    // wasmtime runs a guest on the thread's own stack.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(context.threads())
+        .stack_size(4 << 20)
+        .build()
+        .map_err(|error| StageError::new("filter::threads", "cannot start threads").caused_by(error))?;
+
+    let total = reader.rows();
+    let mut first = 0u64;
+    let mut batches = reader.batches(BATCH);
+    loop {
+        context.check_cancelled()?;
+        let mut window = Vec::new();
+        for batch in batches.by_ref().take(context.threads() * WINDOW) {
+            let batch = batch?;
+            let rows = batch.num_rows() as u64;
+            window.push(Chunk::new(first, batch));
+            first += rows;
+        }
+        if window.is_empty() {
+            break;
+        }
+        for (index, (step, account)) in steps.iter_mut().zip(&mut accounts).enumerate() {
+            context.check_cancelled()?;
+            match step {
+                Step::Plugin(step) => run_plugin(context, &pool, index, step, shape, &mut window, account)?,
+                Step::Exact(step) => run_exact(&pool, index, step, shape, &mut window, account)?,
+            }
+        }
+        for chunk in window {
+            kept.write(&chunk.current)?;
+            write_dropped(&chunk, &names, &dropped_schema, &mut dropped)?;
+        }
+        let rows = accounts.last().map_or(first, |account| account.rows_out);
+        context.progress(first, total, "rows", format!("{rows} kept"));
+    }
+    let summary = kept.finish()?;
+    dropped.finish()?;
+    if summary.rows == 0 && config.on_empty == OnEmpty::Fail {
+        return Err(empty(&accounts, first));
+    }
+    Ok(report(&accounts, first, summary.rows))
+}
+
+fn ids(batch: &RecordBatch) -> StageResult<&StringArray> {
+    string_column(batch, "id")
+}
+
+fn run_plugin(
+    context: &StageContext<'_>,
+    pool: &rayon::ThreadPool,
+    index: usize,
+    step: &PluginStep,
+    shape: DatasetShape,
+    window: &mut [Chunk],
+    account: &mut StepAccount,
+) -> StageResult<()> {
+    let judge = |chunk: &Chunk| -> StageResult<Judgement> {
+        let texts = step.texts(&chunk.current)?;
+        let id_column = ids(&chunk.current)?;
+        let row_of = |row: usize| format!("row {} (id {})", chunk.number_of(row) + 1, id_column.value(row));
+        step.judge(&texts, &row_of)
+    };
+    let judgements: Vec<StageResult<Judgement>> = pool.install(|| window.par_iter().map(judge).collect());
+    for (chunk, judgement) in window.iter_mut().zip(judgements) {
+        let Judgement { verdicts, lines } = judgement?;
+        for line in lines {
+            context.log(format!("{}: {line}", step.name));
+        }
+        let mut fates: Vec<Option<Fate>> = verdicts
+            .drop
+            .iter()
+            .map(|drop| {
+                let reason = step.manifest().reasons.get(usize::from(*drop).checked_sub(1)?)?;
+                Some(Fate { step: index, reason: Arc::from(reason.as_str()) })
+            })
+            .collect();
+        for (row, why) in &verdicts.faults {
+            fates[*row] = Some(Fate { step: index, reason: format!("plugin-trap: {why}").into() });
+        }
+        account.failed += verdicts.faults.len() as u64;
+        if account.failed > step.max_traps {
+            let (row, why) = verdicts.faults.last().map_or((0, ""), |(row, why)| (*row, why.as_str()));
+            return Err(StageError::new(
+                "filter::too_many_traps",
+                format!(
+                    "plugin `{}` failed on {} rows, more than `max_traps: {}`; the last was row {}: it {why}",
+                    step.name,
+                    account.failed,
+                    step.max_traps,
+                    chunk.number_of(row) + 1
+                ),
+            )
+            .hint("fix the plugin, or raise `max_traps` on the step"));
+        }
+        account.enter(chunk.current.num_rows(), text_bytes(&chunk.current, shape));
+        account.add_scores(fates.len(), &verdicts.scores);
+        let edits: Vec<(usize, String)> = verdicts.edits.into_iter().filter(|(row, _)| fates[*row].is_none()).collect();
+        account.edited += edits.len() as u64;
+        apply_edits(chunk, step.edited_column(), edits)?;
+        settle(chunk, fates, account, |batch| step.judged_texts(batch))?;
+        account.leave(chunk.current.num_rows(), text_bytes(&chunk.current, shape));
+    }
+    Ok(())
+}
+
+fn run_exact(
+    pool: &rayon::ThreadPool,
+    index: usize,
+    step: &mut ExactStep,
+    shape: DatasetShape,
+    window: &mut [Chunk],
+    account: &mut StepAccount,
+) -> StageResult<()> {
+    let shared: &ExactStep = step;
+    let digests: Vec<StageResult<Vec<u128>>> =
+        pool.install(|| window.par_iter().map(|chunk| shared.digests(&chunk.current)).collect());
+    let reason: Arc<str> = Arc::from("duplicate");
+    for (chunk, digests) in window.iter_mut().zip(digests) {
+        let firsts = step.firsts(&digests?);
+        let fate = |first: &bool| (!first).then(|| Fate { step: index, reason: Arc::clone(&reason) });
+        let fates = firsts.iter().map(fate).collect();
+        account.enter(chunk.current.num_rows(), text_bytes(&chunk.current, shape));
+        settle(chunk, fates, account, |batch| step.texts(batch))?;
+        account.leave(chunk.current.num_rows(), text_bytes(&chunk.current, shape));
+    }
+    Ok(())
+}
+
+/// Counts and takes out the rows that have a fate.
+fn settle(
+    chunk: &mut Chunk,
+    fates: Vec<Option<Fate>>,
+    account: &mut StepAccount,
+    texts: impl for<'a> Fn(&'a RecordBatch) -> StageResult<TextColumn<'a>>,
+) -> StageResult<()> {
+    if fates.iter().any(Option::is_some) {
+        let texts = texts(&chunk.current)?;
+        let ids = ids(&chunk.current)?;
+        for (row, fate) in fates.iter().enumerate() {
+            if let Some(fate) = fate {
+                let text = || texts.get(row).to_owned();
+                account.drop_row(&fate.reason, ids.value(row), chunk.number_of(row), text);
+            }
+        }
+    }
+    chunk.shrink(fates)
+}
+
+/// Puts new texts into a column of the rows left.
+fn apply_edits(chunk: &mut Chunk, column: Option<&str>, edits: Vec<(usize, String)>) -> StageResult<()> {
+    let (Some(column), false) = (column, edits.is_empty()) else { return Ok(()) };
+    let schema = chunk.current.schema();
+    let at = schema.index_of(column).map_err(arrow_error)?;
+    let edited: StringArray = {
+        let texts = texts_of(&chunk.current, column)?;
+        let mut edits = edits.iter().peekable();
+        (0..texts.rows())
+            .map(|row| {
+                let new = edits.next_if(|(edited, _)| *edited == row).map(|(_, text)| text.as_str());
+                Some(new.unwrap_or_else(|| texts.get(row)))
+            })
+            .collect()
+    };
+    let mut columns = chunk.current.columns().to_vec();
+    columns[at] = Arc::new(edited);
+    chunk.current = RecordBatch::try_new(schema, columns).map_err(arrow_error)?;
+    Ok(())
+}
+
+/// The columns of the dataset, then the step and the reason.
+fn dropped_schema(schema: &Schema) -> SchemaRef {
+    let own = [STEP_COLUMN, REASON_COLUMN];
+    let fields = schema.fields().iter().filter(|field| !own.contains(&field.name().as_str())).cloned();
+    let added = own.map(|name| Arc::new(Field::new(name, DataType::Utf8, false)));
+    Arc::new(Schema::new(fields.chain(added).collect::<Vec<_>>()))
+}
+
+/// The dropped rows of a batch as they came in.
+fn write_dropped(chunk: &Chunk, names: &[String], schema: &SchemaRef, writer: &mut DatasetWriter) -> StageResult<()> {
+    let fates: Vec<&Fate> = chunk.fates.iter().flatten().collect();
+    if fates.is_empty() {
+        return Ok(());
+    }
+    let mask: BooleanArray = chunk.fates.iter().map(|fate| Some(fate.is_some())).collect();
+    let rows = filter_record_batch(&chunk.original, &mask).map_err(arrow_error)?;
+    let steps: StringArray = fates.iter().map(|fate| Some(names[fate.step].as_str())).collect();
+    let reasons: StringArray = fates.iter().map(|fate| Some(fate.reason.as_ref())).collect();
+    let added: [(&str, ArrayRef); 2] = [(STEP_COLUMN, Arc::new(steps)), (REASON_COLUMN, Arc::new(reasons))];
+    let columns: Vec<ArrayRef> = schema
+        .fields()
+        .iter()
+        .filter_map(|field| {
+            let own = added.iter().find(|(name, _)| name == field.name()).map(|(_, column)| Arc::clone(column));
+            own.or_else(|| rows.column_by_name(field.name()).cloned())
+        })
+        .collect();
+    writer.write(&RecordBatch::try_new(Arc::clone(schema), columns).map_err(arrow_error)?)
+}
+
+fn empty(accounts: &[StepAccount], rows_in: u64) -> StageError {
+    let worst = accounts.iter().reduce(|best, next| if next.dropped() > best.dropped() { next } else { best });
+    match worst.filter(|worst| worst.dropped() > 0) {
+        None => StageError::input("filter::empty", "the dataset to filter has no rows")
+            .hint("look at the stage before, or write `on_empty: allow`"),
+        Some(worst) => {
+            let reason = worst.main_reason().unwrap_or_default();
+            StageError::input(
+                "filter::empty",
+                format!(
+                    "none of {rows_in} rows is left: step `{}` dropped {} of the {} it saw, most of them for `{reason}`",
+                    worst.name,
+                    worst.dropped(),
+                    worst.rows_in
+                ),
+            )
+            .hint(format!("loosen step `{}`, or write `on_empty: allow`", worst.name))
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The steps of a run: found, built, opened.
+
+use std::sync::{Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
+use luthier_core::{ConfigIssue, Digest, StageContext, StageError, StageResult};
+use luthier_formats::dataset::DatasetShape;
+use luthier_plugins::{
+    BuildOptions, CompiledCache, FilterEngine, JudgeError, Limits, Manifest, OnTrap, PluginComponent, PluginSource,
+    TextBatch, TextColumn, Verdicts, Worker, build_crate,
+};
+use serde_json::Value;
+
+use super::column::{Judged, check_column, texts_of};
+use super::config::{OnTrapConfig, StepConfig, source_label};
+use super::dedup::{DedupConfig, DedupMethod, ExactDedup, Normalize};
+
+/// Checks a built-in: its name, its configuration; puts what decides its output into the key.
+pub(super) fn prepare_builtin(
+    _step: &StepConfig,
+    name: &str,
+    path: &str,
+    _key: &mut Value,
+    issues: &mut Vec<ConfigIssue>,
+) {
+    issues.push(ConfigIssue::new(format!("{path}.plugin"), format!("there is no built-in filter `{name}`")));
+}
+
+/// A step, ready for rows.
+pub(super) enum Step {
+    Plugin(PluginStep),
+    Exact(ExactStep),
+}
+
+/// Judges rows one by one; shared by all threads.
+pub(super) struct PluginStep {
+    pub name: String,
+    judged: Judged,
+    manifest: Manifest,
+    pool: WorkerPool,
+    on_trap: OnTrap,
+    pub max_traps: u64,
+    limits: Limits,
+}
+
+/// Drops repeated rows, in row order.
+pub(super) struct ExactStep {
+    pub name: String,
+    columns: Vec<String>,
+    dedup: ExactDedup,
+}
+
+/// Workers that no thread uses at the moment; each thread takes one for a batch.
+struct WorkerPool {
+    plugin: PluginComponent,
+    config: Value,
+    idle: Mutex<Vec<Worker>>,
+}
+
+/// What a plugin said about a batch.
+pub(super) struct Judgement {
+    pub verdicts: Verdicts,
+    pub lines: Vec<String>,
+}
+
+impl WorkerPool {
+    fn take(&self) -> StageResult<Worker> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.map_or_else(|| Worker::open(&self.plugin, &self.config), Ok)
+    }
+
+    fn put(&self, worker: Worker) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+    }
+}
+
+impl PluginStep {
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The judged texts of a batch.
+    pub fn texts<'a>(&self, batch: &'a RecordBatch) -> StageResult<TextBatch<'a>> {
+        let reads = self.manifest.reads.iter().map(|name| texts_of(batch, name)).collect::<StageResult<_>>()?;
+        Ok(TextBatch { texts: self.judged.texts(batch)?, reads })
+    }
+
+    /// The judged column alone.
+    pub fn judged_texts<'a>(&self, batch: &'a RecordBatch) -> StageResult<TextColumn<'a>> {
+        self.judged.texts(batch)
+    }
+
+    /// The column that edits go into.
+    pub fn edited_column(&self) -> Option<&str> {
+        match &self.judged {
+            Judged::Column(name) => Some(name),
+            Judged::Joined(_) | Judged::Messages => None,
+        }
+    }
+
+    /// Judges a batch; `row_of` names a row of it in an error.
+    pub fn judge(&self, texts: &TextBatch<'_>, row_of: &dyn Fn(usize) -> String) -> StageResult<Judgement> {
+        let mut worker = self.pool.take()?;
+        let answer = worker.judge(texts, self.on_trap);
+        let lines = worker.take_lines();
+        match answer {
+            Ok(verdicts) => {
+                self.pool.put(worker);
+                Ok(Judgement { verdicts, lines })
+            }
+            Err(JudgeError::Open(error)) => Err(error),
+            Err(JudgeError::Row(failed)) => {
+                let message = format!("plugin `{}` {} on {}", self.name, failed.fault, row_of(failed.row));
+                Err(StageError::new("filter::plugin_failed", message).hint(failed.fault.hint(&self.limits)))
+            }
+        }
+    }
+}
+
+impl ExactStep {
+    /// One digest per row.
+    pub fn digests(&self, batch: &RecordBatch) -> StageResult<Vec<u128>> {
+        let columns: Vec<_> = self.columns.iter().map(|name| texts_of(batch, name)).collect::<StageResult<Vec<_>>>()?;
+        Ok((0..batch.num_rows()).map(|row| self.dedup.digest(columns.iter().map(|column| column.get(row)))).collect())
+    }
+
+    /// The compared text of each row, for samples.
+    pub fn texts<'a>(&self, batch: &'a RecordBatch) -> StageResult<TextColumn<'a>> {
+        Judged::of(&self.columns).texts(batch)
+    }
+
+    /// Which rows come for the first time; call in row order.
+    pub fn firsts(&mut self, digests: &[u128]) -> Vec<bool> {
+        digests.iter().map(|digest| self.dedup.is_first(*digest)).collect()
+    }
+}
+
+/// Finds, builds and opens every step for a dataset of this schema.
+pub(super) fn open_steps(
+    context: &StageContext<'_>,
+    steps: &[StepConfig],
+    names: &[String],
+    shape: DatasetShape,
+    schema: &Schema,
+) -> StageResult<Vec<Step>> {
+    let mut engines = Engines { plain: None, metered: None };
+    let mut opened = Vec::with_capacity(steps.len());
+    for (index, (step, name)) in steps.iter().zip(names).enumerate() {
+        context.check_cancelled()?;
+        let on = step.on.as_ref().map(|on| on.0.clone());
+        let step = match (&step.plugin, &step.dedup) {
+            (Some(plugin), _) => {
+                context.progress(index as u64, steps.len() as u64, "plugins", format!("preparing {name}"));
+                let component = load(context, index, plugin, name, step.limits(), &mut engines)?;
+                open_plugin(component, step, name, on.as_deref(), shape, schema)?
+            }
+            (None, Some(dedup)) => open_dedup(dedup, name, on, shape, schema)?,
+            (None, None) => {
+                return Err(StageError::input(
+                    "filter::step",
+                    format!("step `{name}` has neither `plugin` nor `dedup`"),
+                ));
+            }
+        };
+        opened.push(step);
+    }
+    Ok(opened)
+}
+
+/// One engine per kind of metering, made when it is first needed.
+struct Engines {
+    plain: Option<FilterEngine>,
+    metered: Option<FilterEngine>,
+}
+
+impl Engines {
+    fn get(&mut self, metered: bool) -> StageResult<FilterEngine> {
+        let slot = if metered { &mut self.metered } else { &mut self.plain };
+        match slot {
+            Some(engine) => Ok(engine.clone()),
+            None => Ok(slot.insert(FilterEngine::new(metered)?).clone()),
+        }
+    }
+}
+
+fn load(
+    context: &StageContext<'_>,
+    index: usize,
+    plugin: &str,
+    name: &str,
+    limits: Limits,
+    engines: &mut Engines,
+) -> StageResult<PluginComponent> {
+    let label = source_label(index);
+    let source = PluginSource::parse(plugin, &context.request().directory)
+        .map_err(|problem| StageError::input("filter::plugin_missing", problem.message).hint(problem.help))?;
+    let wasm = match source {
+        PluginSource::Crate(_) => {
+            let resolved = context.source(&label)?;
+            let prefix = format!("{label}/");
+            let dependencies = context.request().sources.iter().filter(|(label, _)| label.starts_with(&prefix));
+            let digests: Vec<Digest> =
+                std::iter::once(resolved.digest).chain(dependencies.map(|(_, source)| source.digest)).collect();
+            let options = BuildOptions {
+                cache: context.cache(),
+                offline: context.request().offline,
+                sources: &digests,
+                jobs: context.threads(),
+            };
+            build_crate(&resolved.path, &options)?
+        }
+        PluginSource::Component(_) => fs_err::read(&context.source(&label)?.path)?,
+        PluginSource::Builtin(name) => {
+            return Err(StageError::input("filter::builtin", format!("there is no built-in filter `{name}`")));
+        }
+    };
+    let engine = engines.get(limits.fuel.is_some())?;
+    PluginComponent::load(&engine, &CompiledCache::new(context.cache()), name, &wasm, limits)
+}
+
+fn open_plugin(
+    plugin: PluginComponent,
+    step: &StepConfig,
+    name: &str,
+    on: Option<&[String]>,
+    shape: DatasetShape,
+    schema: &Schema,
+) -> StageResult<Step> {
+    let manifest = plugin.manifest().clone();
+    let judged = match on {
+        Some(columns) => Judged::of(columns),
+        None if manifest.text.is_empty() => Judged::default_of(shape),
+        None => Judged::Column(manifest.text.clone()),
+    };
+    judged.check(schema, name)?;
+    for column in &manifest.reads {
+        check_column(schema, column, name)?;
+    }
+    if manifest.edits_text && !matches!(judged, Judged::Column(_)) {
+        return Err(StageError::input(
+            "filter::edits_joined",
+            format!("step `{name}` rewrites the text it judges, but judges several pieces of text at once"),
+        )
+        .hint("name the one column to judge and rewrite: `on: COLUMN`"));
+    }
+    let limits = *plugin.limits();
+    let config = Value::Object(step.config.clone().unwrap_or_default());
+    let pool = WorkerPool { plugin, config, idle: Mutex::new(Vec::new()) };
+    // A wrong configuration is found before the first row, and on an empty dataset too.
+    pool.put(pool.take().map_err(|mut error| {
+        error.message = format!("step `{name}`: {}", error.message);
+        error
+    })?);
+    Ok(Step::Plugin(PluginStep {
+        name: name.to_owned(),
+        judged,
+        manifest,
+        pool,
+        on_trap: match step.on_trap() {
+            OnTrapConfig::Fail => OnTrap::Fail,
+            OnTrapConfig::Drop => OnTrap::Drop,
+        },
+        max_traps: step.max_traps.unwrap_or(100),
+        limits,
+    }))
+}
+
+fn open_dedup(
+    dedup: &DedupConfig,
+    name: &str,
+    on: Option<Vec<String>>,
+    shape: DatasetShape,
+    schema: &Schema,
+) -> StageResult<Step> {
+    let columns = on.unwrap_or_else(|| shape.columns().iter().map(|name| (*name).to_owned()).collect());
+    for column in &columns {
+        check_column(schema, column, name)?;
+    }
+    let options = dedup.options();
+    match options.method {
+        DedupMethod::Exact => {
+            let dedup = ExactDedup::new(options.normalize.unwrap_or(Normalize::Space));
+            Ok(Step::Exact(ExactStep { name: name.to_owned(), columns, dedup }))
+        }
+    }
+}
