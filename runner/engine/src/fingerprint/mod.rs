@@ -23,7 +23,13 @@
 //! absolute path in a key loses every result when the project moves. A change to [`Fingerprint`] needs a change to the
 //! table above and to [`FORMAT`].
 
+mod canonical;
+mod difference;
+pub mod path;
 mod reason;
+mod source;
+//#[cfg(test)]
+//mod tests;
 
 use std::collections::BTreeMap;
 
@@ -31,7 +37,9 @@ use luthier_core::{ArtifactKind, Digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use difference::Origin;
 pub use reason::DirtyReason;
+pub use source::{digest_source, digest_tree_source};
 
 /// The format of [`Fingerprint`]. 1: the first.
 pub const FORMAT: u32 = 1;
@@ -69,4 +77,30 @@ pub struct InputPrint {
     /// `stage.output`, only where the port takes a list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+impl Fingerprint {
+    /// The key: BLAKE3 of the canonical bytes, in a domain of its own.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        canonical::key(self)
+    }
+
+    /// Why `new` is not `self`, field by field; empty if they mean the same.
+    #[must_use]
+    pub fn diff(&self, new: &Self, origin: &Origin<'_>) -> Vec<DirtyReason> {
+        difference::diff(self, new, origin)
+    }
+
+    /// As [`Fingerprint::diff`], while the inputs of `new` are not known yet.
+    #[must_use]
+    pub fn diff_without_inputs(&self, new: &Self, origin: &Origin<'_>) -> Vec<DirtyReason> {
+        difference::fixed(self, new, origin)
+    }
+
+    /// Whether both say the same, whatever formats they were written in.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        canonical::bytes(self) == canonical::bytes(other)
+    }
 }

@@ -57,6 +57,13 @@ impl Layout {
     }
 }
 
+/// The error for a name that no stage has, with the nearest that one has.
+pub(crate) fn unknown(pipeline: &Pipeline, name: &StageId) -> EngineError {
+    let known: Vec<String> = pipeline.stages.iter().map(|stage| stage.id.to_string()).collect();
+    let nearest = nearest(name.as_str(), known.iter().map(String::as_str)).map(str::to_owned);
+    EngineError::UnknownStage { name: name.to_string(), nearest, known }
+}
+
 /// Places of the named stages; a group stands for its members.
 pub(crate) fn resolve(pipeline: &Pipeline, names: &[StageId]) -> Result<Vec<usize>, EngineError> {
     let mut found = Vec::new();
@@ -71,9 +78,7 @@ pub(crate) fn resolve(pipeline: &Pipeline, names: &[StageId]) -> Result<Vec<usiz
                 .map(|(at, _)| at),
         );
         if found.len() == before {
-            let known: Vec<String> = pipeline.stages.iter().map(|stage| stage.id.to_string()).collect();
-            let nearest = nearest(name.as_str(), known.iter().map(String::as_str)).map(str::to_owned);
-            return Err(EngineError::UnknownStage { name: name.to_string(), nearest, known });
+            return Err(unknown(pipeline, name));
         }
     }
     Ok(found)

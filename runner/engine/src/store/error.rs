@@ -14,8 +14,8 @@ pub enum StoreError {
     ReadOnly { root: Utf8PathBuf, source: io::Error },
     #[error("the store `{root}` was deleted or moved while it was in use")]
     Gone { root: Utf8PathBuf, source: io::Error },
-    #[error("the store `{root}` has layout {found}, but this luthier knows layout {known}")]
-    Layout { root: Utf8PathBuf, found: String, known: u32 },
+    #[error("the store `{root}` is in use by another process")]
+    Busy { root: Utf8PathBuf },
     #[error("object {digest} of the store is damaged: its bytes now hash to {found}")]
     Damaged { digest: Digest, found: Digest, path: Utf8PathBuf },
     #[error("{what}")]
@@ -40,7 +40,7 @@ impl StoreError {
             Self::Full { .. } => "store::full",
             Self::ReadOnly { .. } => "store::read_only",
             Self::Gone { .. } => "store::gone",
-            Self::Layout { .. } => "store::layout",
+            Self::Busy { .. } => "store::busy",
             Self::Damaged { .. } => "store::damaged",
             Self::Io { .. } => "store::io",
         }
@@ -56,9 +56,7 @@ impl StoreError {
                 vec![format!("check the owner and mode of `{root}`, or point `--store` at a writable directory")]
             }
             Self::Gone { .. } => vec!["run again: what the lock names is made anew".to_owned()],
-            Self::Layout { root, .. } => {
-                vec![format!("point `--store` at another directory, or remove `{root}` and run again")]
-            }
+            Self::Busy { .. } => vec!["try again when the other command has ended".to_owned()],
             Self::Damaged { .. } => {
                 vec![
                     "`luthier verify` lists all damage; the next `luthier run` makes the damaged results anew"

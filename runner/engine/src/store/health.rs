@@ -86,27 +86,4 @@ impl Store {
         };
         Ok(if found == *digest { Health::Good } else { Health::Damaged })
     }
-
-    /// Removes a damaged artifact so that it can be stored anew.
-    pub(crate) fn discard(&self, artifact: &Artifact) -> Result<(), StoreError> {
-        let fail = |error| self.error("a damaged artifact cannot be removed", error);
-        if artifact.tree {
-            let root = self.tree_path(&artifact.digest);
-            for entry in self.tree_entries(&artifact.digest)?.unwrap_or_default() {
-                let object = self.object_path(&entry.digest, entry.executable);
-                if self.check_object(&object, &entry.digest, entry.size)? == Health::Damaged {
-                    self.memo().forget(&object);
-                    self.disk().remove_file(&object).map_err(fail)?;
-                }
-                self.memo().forget(&root.join(&entry.path));
-            }
-            self.memo().forget(&root);
-            self.disk().remove_file(&self.manifest_path(&artifact.digest)).map_err(fail)?;
-            self.disk().remove_tree(&root).map_err(fail)
-        } else {
-            let path = self.object_path(&artifact.digest, false);
-            self.memo().forget(&path);
-            self.disk().remove_file(&path).map_err(fail)
-        }
-    }
 }

@@ -1,0 +1,274 @@
+//! Garbage collection: what no lock, no recent run and no running process names goes.
+//!
+//! Marking and sweeping happen under an exclusive lock on the store; a run holds a shared one while it looks results up
+//! and notes that it uses them, and while it adds new ones. So nothing vanishes between being found and being used, and
+//! a run that executes for days blocks nobody.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use luthier_core::Digest;
+use serde::Serialize;
+
+use super::verify::filed_digest;
+use super::{Store, StoreError};
+use crate::lock::Lock;
+use crate::run::{RunEvent, journal};
+
+/// How long a collection waits for runs to finish what must not be interrupted.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to keep besides what running processes use.
+#[derive(Debug, Clone)]
+pub struct GcOptions {
+    /// Keep what the last N runs used or made, with their checkpoints.
+    pub keep_runs: usize,
+    /// Keep what these locks name; locks beside pipelines that this store has run are kept without being given.
+    pub locks: Vec<Lock>,
+    /// Only say what would go.
+    pub dry_run: bool,
+}
+
+/// One thing that went, or would.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Removed {
+    /// `object`, `tree`, `record`, `checkpoint`, `run` or `temporary`.
+    pub what: &'static str,
+    /// Its digest, key or run id.
+    pub name: String,
+    /// Freed; a tree's files are hard links to objects and free nothing by themselves.
+    pub bytes: u64,
+}
+
+/// What a collection did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct GcReport {
+    pub dry_run: bool,
+    pub removed: Vec<Removed>,
+    pub freed_bytes: u64,
+    pub kept_objects: usize,
+    pub kept_bytes: u64,
+}
+
+/// Bytes on disk, by what they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DiskUsage {
+    pub objects: u64,
+    pub records: u64,
+    /// Of stages that run, failed or were killed.
+    pub scratch: u64,
+    /// What can be made again.
+    pub cache: u64,
+    pub runs: u64,
+}
+
+/// What must stay.
+#[derive(Debug, Default)]
+struct Roots {
+    keys: BTreeSet<Digest>,
+    /// Digests of files and trees that a lock names, also where the record is gone.
+    artifacts: BTreeSet<(Digest, bool)>,
+    runs: BTreeSet<String>,
+}
+
+fn size(path: &Utf8Path) -> u64 {
+    let Ok(files) = luthier_core::fs::walk_files(path) else { return 0 };
+    files.iter().filter_map(|file| fs_err::metadata(path.join(file)).ok()).map(|meta| meta.len()).sum()
+}
+
+impl Store {
+    /// Removes what nothing names.
+    ///
+    /// # Errors
+    /// The store is busy for long, a lock beside a known pipeline does not parse (nothing is removed then, for fear of
+    /// removing what it names), or the store cannot be written.
+    pub fn gc(&self, options: &GcOptions) -> Result<GcReport, StoreError> {
+        let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
+        if !self.root().exists() {
+            return Ok(report);
+        }
+        let _alone = self.exclusive(PATIENCE)?;
+        let roots = self.roots(options)?;
+        let (objects, trees) = self.mark(&roots)?;
+        self.sweep_trees(&trees, &mut report)?;
+        self.sweep_objects(&objects, &mut report)?;
+        self.sweep_records(&roots, &mut report)?;
+        self.sweep_rest(&roots, &mut report)?;
+        report.freed_bytes = report.removed.iter().map(|removed| removed.bytes).sum();
+        report.removed.sort();
+        if !options.dry_run {
+            self.memo().save();
+        }
+        Ok(report)
+    }
+
+    fn roots(&self, options: &GcOptions) -> Result<Roots, StoreError> {
+        let mut roots = Roots::default();
+        let mut locks = options.locks.clone();
+        for pipeline in self.known_pipelines() {
+            let file = pipeline.with_extension("lock");
+            let lock = Lock::read(&file).map_err(|error| StoreError::Io {
+                what: format!("the lock `{file}` cannot be read, so nothing was removed"),
+                source: std::io::Error::other(error),
+            })?;
+            locks.extend(lock);
+        }
+        for stage in locks.iter().flat_map(|lock| lock.stages.values()) {
+            roots.keys.insert(stage.key);
+            roots.artifacts.extend(stage.outputs.values().map(|artifact| (artifact.digest, artifact.tree)));
+        }
+        let ids = journal::ids(self.workspace());
+        for id in ids.iter().take(options.keep_runs) {
+            roots.runs.insert(id.clone());
+            for event in journal::events(self.workspace(), id).unwrap_or_default() {
+                match event {
+                    RunEvent::StageReused { key, .. } | RunEvent::StageStarted { key, .. } => {
+                        roots.keys.insert(key);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let live = self.root().join("live");
+        roots.runs.extend(ids.into_iter().filter(|id| live.join(id).exists()));
+        roots.keys.extend(self.live_keys()?);
+        Ok(roots)
+    }
+
+    /// Objects (with their executable bit) and trees that roots reach.
+    fn mark(&self, roots: &Roots) -> Result<(BTreeSet<(Digest, bool)>, BTreeSet<Digest>), StoreError> {
+        let mut artifacts = roots.artifacts.clone();
+        for key in &roots.keys {
+            if let Some(record) = self.record(key)? {
+                artifacts.extend(record.outputs.values().map(|artifact| (artifact.digest, artifact.tree)));
+            }
+        }
+        let (mut objects, mut trees) = (BTreeSet::new(), BTreeSet::new());
+        for (digest, tree) in artifacts {
+            if tree {
+                trees.insert(digest);
+                let entries = self.tree_entries(&digest)?.unwrap_or_default();
+                objects.extend(entries.iter().map(|entry| (entry.digest, entry.executable)));
+            } else {
+                objects.insert((digest, false));
+            }
+        }
+        Ok((objects, trees))
+    }
+
+    fn sweep_trees(&self, kept: &BTreeSet<Digest>, report: &mut GcReport) -> Result<(), StoreError> {
+        let fail = |error| self.error("the store cannot be cleaned", error);
+        for digest in self.tree_digests()? {
+            if kept.contains(&digest) {
+                continue;
+            }
+            if !report.dry_run {
+                let root = self.tree_path(&digest);
+                for entry in self.tree_entries(&digest)?.unwrap_or_default() {
+                    self.memo().forget(&root.join(&entry.path));
+                }
+                self.memo().forget(&root);
+                // The manifest first: a tree without one does not count as stored.
+                self.disk().remove_file(&self.manifest_path(&digest)).map_err(fail)?;
+                self.disk().remove_tree(&root).map_err(fail)?;
+            }
+            report.removed.push(Removed { what: "tree", name: digest.hex(), bytes: 0 });
+        }
+        Ok(())
+    }
+
+    fn sweep_objects(&self, kept: &BTreeSet<(Digest, bool)>, report: &mut GcReport) -> Result<(), StoreError> {
+        let fail = |error| self.error("the store cannot be cleaned", error);
+        let root = self.root().join("objects");
+        for name in self.files("objects")? {
+            let path = root.join(&name);
+            let bytes = fs_err::metadata(&path).map_or(0, |meta| meta.len());
+            let Some(digest) = filed_digest(&name) else { continue };
+            if kept.contains(&(digest, name.ends_with(".x"))) {
+                report.kept_objects += 1;
+                report.kept_bytes += bytes;
+                continue;
+            }
+            if !report.dry_run {
+                self.memo().forget(&path);
+                self.disk().remove_file(&path).map_err(fail)?;
+            }
+            report.removed.push(Removed { what: "object", name: digest.hex(), bytes });
+        }
+        Ok(())
+    }
+
+    fn sweep_records(&self, roots: &Roots, report: &mut GcReport) -> Result<(), StoreError> {
+        let fail = |error| self.error("the store cannot be cleaned", error);
+        for name in self.files("records")? {
+            let Some(key) = filed_digest(&name) else { continue };
+            if roots.keys.contains(&key) {
+                continue;
+            }
+            let path = self.root().join("records").join(&name);
+            let bytes = fs_err::metadata(&path).map_or(0, |meta| meta.len());
+            if !report.dry_run {
+                self.disk().remove_file(&path).map_err(fail)?;
+            }
+            report.removed.push(Removed { what: "record", name: key.hex(), bytes });
+        }
+        Ok(())
+    }
+
+    /// Scratch that nobody executes in, old runs, unfinished files.
+    fn sweep_rest(&self, roots: &Roots, report: &mut GcReport) -> Result<(), StoreError> {
+        let claimed = |name: &str| self.is_claimed(name);
+        let kept_key = |name: &str| name.parse().is_ok_and(|key: Digest| roots.keys.contains(&key));
+        let scratch = self.workspace().scratch_dir();
+        self.sweep_directory(&scratch, "checkpoint", report, &|name| claimed(name) || kept_key(name))?;
+        self.sweep_directory(&self.workspace().runs_dir(), "run", report, &|name| {
+            name == "last" || roots.runs.contains(name)
+        })?;
+        self.sweep_directory(&self.root().join("tmp"), "temporary", report, &|_| false)
+    }
+
+    fn sweep_directory(
+        &self,
+        directory: &Utf8Path,
+        what: &'static str,
+        report: &mut GcReport,
+        keep: &dyn Fn(&str) -> bool,
+    ) -> Result<(), StoreError> {
+        let fail = |error| self.error("the store cannot be cleaned", error);
+        if !directory.exists() {
+            return Ok(());
+        }
+        for entry in fs_err::read_dir(directory).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if keep(&name) {
+                continue;
+            }
+            let path: Utf8PathBuf = directory.join(&name);
+            let is_dir = path.is_dir();
+            let bytes = if is_dir { size(&path) } else { fs_err::metadata(&path).map_or(0, |meta| meta.len()) };
+            if !report.dry_run {
+                let removed = if is_dir { self.disk().remove_tree(&path) } else { self.disk().remove_file(&path) };
+                removed.map_err(fail)?;
+            }
+            report.removed.push(Removed { what, name, bytes });
+        }
+        Ok(())
+    }
+
+    /// How much disk the workspace takes.
+    ///
+    /// # Errors
+    /// Never today; kept for file systems that refuse to be listed.
+    pub fn disk_usage(&self) -> Result<DiskUsage, StoreError> {
+        let workspace = self.workspace();
+        Ok(DiskUsage {
+            objects: size(&self.root().join("objects")),
+            records: size(&self.root().join("records")) + size(&self.root().join("index")),
+            scratch: size(&workspace.scratch_dir()),
+            cache: size(&workspace.cache_dir()),
+            runs: size(&workspace.runs_dir()),
+        })
+    }
+}
