@@ -109,7 +109,7 @@ fn check_edits(
             let bytes = &data[range[0] as usize..range[1] as usize];
             match std::str::from_utf8(bytes) {
                 Ok(text) => Ok((*row as usize, text.to_owned())),
-                Err(_) => Err(format!("the edited text of row {row} is not UTF-8")),
+                Err(_) => Err("an edited text is not UTF-8".to_owned()),
             }
         })
         .collect()

@@ -2,8 +2,22 @@
 
 mod support;
 
+use camino::Utf8Path;
 use luthier_plugins::{CompiledCache, FilterEngine, Limits, OnTrap, PluginComponent, TextBatch, TextColumn, Worker};
-use support::{Cache, build, repository};
+use support::{build, repository};
+
+/// A cache directory of the test's own.
+struct Cache(tempfile::TempDir);
+
+impl Cache {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Utf8Path {
+        Utf8Path::from_path(self.0.path()).unwrap()
+    }
+}
 
 fn batch<'a>(texts: &[&'a str], reads: &[&[&'a str]]) -> TextBatch<'static> {
     TextBatch {
@@ -19,7 +33,7 @@ fn word_shape_and_phoneme_balance_judge_as_their_unit_tests_say() {
     let compiled = CompiledCache::new(cache.path());
     let filters = repository().join("pipelines/filters");
 
-    let Some(wasm) = build(&filters.join("word-shape"), &cache) else { return };
+    let Some(wasm) = build(&filters.join("word-shape")) else { return };
     let plugin = PluginComponent::load(&engine, &compiled, "word-shape", &wasm, Limits::DEFAULT).unwrap();
     assert_eq!(plugin.manifest().name, "word-shape");
     assert_eq!(plugin.manifest().text, "word");
@@ -31,7 +45,7 @@ fn word_shape_and_phoneme_balance_judge_as_their_unit_tests_say() {
     assert_eq!(worker.judge(&rows, OnTrap::Fail).unwrap().drop, [0, 1, 2, 3, 2, 1]);
     assert_eq!(worker.judge(&rows.slice(1..3), OnTrap::Fail).unwrap().drop, [1, 2]);
 
-    let wasm = build(&filters.join("phoneme-balance"), &cache).unwrap();
+    let wasm = build(&filters.join("phoneme-balance")).unwrap();
     let plugin = PluginComponent::load(&engine, &compiled, "phoneme-balance", &wasm, Limits::DEFAULT).unwrap();
     assert_eq!(plugin.manifest().reads, ["completion"]);
     let mut worker = Worker::open(&plugin, &serde_json::json!({})).unwrap();
@@ -43,9 +57,8 @@ fn word_shape_and_phoneme_balance_judge_as_their_unit_tests_say() {
 
 #[test]
 fn a_wrong_configuration_names_every_issue() {
-    let cache = Cache::new();
     let engine = FilterEngine::new(false).unwrap();
-    let Some(wasm) = build(&repository().join("pipelines/filters/word-shape"), &cache) else { return };
+    let Some(wasm) = build(&repository().join("pipelines/filters/word-shape")) else { return };
     let plugin =
         PluginComponent::load(&engine, &CompiledCache::disabled(), "word-shape", &wasm, Limits::DEFAULT).unwrap();
     let config = serde_json::json!({"min": 0, "max": "ten", "mox": 1});
@@ -57,7 +70,7 @@ fn a_wrong_configuration_names_every_issue() {
 fn a_damaged_cache_entry_is_compiled_again() {
     let cache = Cache::new();
     let engine = FilterEngine::new(false).unwrap();
-    let Some(wasm) = build(&repository().join("pipelines/filters/word-shape"), &cache) else { return };
+    let Some(wasm) = build(&repository().join("pipelines/filters/word-shape")) else { return };
     let compiled = CompiledCache::new(cache.path());
     let load = || PluginComponent::load(&engine, &compiled, "word-shape", &wasm, Limits::DEFAULT).unwrap();
     load();

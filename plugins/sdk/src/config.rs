@@ -106,11 +106,8 @@ impl<T: ConfigValue> ConfigValue for Vec<T> {
 
     fn parse(json: &Json, path: &str, issues: &mut Vec<Issue>) -> Option<Self> {
         let Json::Array(items) = json else { return expected("a list", json, path, issues) };
-        let parsed: Vec<Option<T>> = items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| T::parse(item, &format!("{path}[{index}]"), issues))
-            .collect();
+        let parsed: Vec<Option<T>> =
+            items.iter().enumerate().map(|(index, item)| T::parse(item, &format!("{path}[{index}]"), issues)).collect();
         parsed.into_iter().collect()
     }
 

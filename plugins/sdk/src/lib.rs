@@ -56,7 +56,7 @@ macro_rules! export {
         #[cfg(target_family = "wasm")]
         const _: () = {
             type Component = $crate::Exported<$filter>;
-            $crate::bindings::export_component!(Component with_types_in $crate::bindings);
+    $crate::bindings::export_component!(Component with_types_in $crate::bindings);
         };
     };
 }

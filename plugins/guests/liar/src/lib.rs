@@ -44,7 +44,7 @@ impl GuestSession for Lie {
             return Ok(honest);
         }
         match self.0.as_str() {
-            "short" => honest.drop = vec![0; n.saturating_sub(1).max(1) + 1],
+            "long" => honest.drop = vec![0; n + 1],
             "reason" => honest.drop[0] = 9,
             "scores" => honest.scores.push(0.0),
             "nan" => honest.scores[0] = f32::NAN,

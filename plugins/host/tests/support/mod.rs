@@ -8,23 +8,8 @@ pub fn repository() -> Utf8PathBuf {
     Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize_utf8().unwrap()
 }
 
-/// A cache of the test's own, with the built components shared among all tests.
-pub struct Cache {
-    directory: tempfile::TempDir,
-}
-
-impl Cache {
-    pub fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
-    }
-
-    pub fn path(&self) -> &Utf8Path {
-        Utf8Path::from_path(self.directory.path()).unwrap()
-    }
-}
-
 /// The component of a crate; `None`, with the reason printed, only where the wasm target is missing.
-pub fn build(krate: &Utf8Path, _cache: &Cache) -> Option<Vec<u8>> {
+pub fn build(krate: &Utf8Path) -> Option<Vec<u8>> {
     let shared = Utf8Path::new(env!("CARGO_TARGET_TMPDIR"));
     let mut sources = vec![source_digest(krate)];
     sources.extend(path_dependencies(krate).iter().map(|path| source_digest(path)));

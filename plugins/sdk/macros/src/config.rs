@@ -110,7 +110,8 @@ fn expand_struct(name: &str, head: &Leading, body: TokenStream) -> Result<String
         }
         for (bound, word) in [(&field.min, "minimum"), (&field.max, "maximum")] {
             if let Some(bound) = bound {
-                let value = format!("{{ let bound: {kind} = {bound}; ::luthier_filter::ConfigValue::to_json(&bound) }}");
+                let value =
+                    format!("{{ let bound: {kind} = {bound}; ::luthier_filter::ConfigValue::to_json(&bound) }}");
                 extra.push(format!("({word:?}, {value})"));
             }
         }

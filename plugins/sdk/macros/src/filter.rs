@@ -80,7 +80,8 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
 fn config_type(parameter: &[TokenTree]) -> Result<String> {
     let span = parameter[0].span();
     let ampersand = parameter.iter().position(|token| token.to_string() == "&");
-    let after = ampersand.ok_or_else(|| Wrong(span, "the configuration is taken by reference: `&Config`".to_owned()))?;
+    let after =
+        ampersand.ok_or_else(|| Wrong(span, "the configuration is taken by reference: `&Config`".to_owned()))?;
     let kind: TokenStream = parameter[after + 1..].iter().cloned().collect();
     Ok(kind.to_string())
 }

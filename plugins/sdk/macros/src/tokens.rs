@@ -55,7 +55,8 @@ pub fn leading(tokens: &mut std::iter::Peekable<std::vec::IntoIter<TokenTree>>) 
             }
             Some(token) if is_ident(token, "pub") => {
                 tokens.next();
-                if matches!(tokens.peek(), Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis) {
+                if matches!(tokens.peek(), Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis)
+                {
                     tokens.next();
                 }
             }
