@@ -2,12 +2,15 @@
 //! knows nothing of the runner.
 
 mod command;
+mod export;
 mod fetch;
+mod ingest;
 mod filter;
 mod merge;
 mod one_or_many;
 #[cfg(test)]
 mod testing;
+mod train;
 
 use luthier_core::Registry;
 
@@ -17,8 +20,11 @@ pub fn registry() -> Registry {
     let mut registry = Registry::new();
     // One line per kind, in alphabetical order.
     registry.add(command::CommandStage);
+    registry.add(export::ExportStage);
     registry.add(fetch::FetchStage);
+    registry.add(ingest::IngestStage);
     registry.add(filter::FilterStage);
     registry.add(merge::MergeStage);
+    registry.add(train::TrainStage);
     registry
 }

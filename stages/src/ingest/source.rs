@@ -1,0 +1,164 @@
+//! One file as a stream of raw records, whatever its format.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use camino::Utf8Path;
+use luthier_core::{StageError, StageResult};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use super::config::{Format, IngestConfig, SampleBy};
+use super::json_scan::{JsonScan, ScanError};
+use super::open::{self, Bytes};
+use super::record::{Lines, MAX_RECORD, Raw, Record};
+
+const PARQUET_BATCH: usize = 1024;
+
+/// An open file.
+pub struct FileSource {
+    name: String,
+    kind: Kind,
+    pub format: Format,
+}
+
+enum Kind {
+    Lines(Lines<Bytes>),
+    Paragraphs(Lines<Bytes>),
+    Document(Option<Bytes>),
+    Json(JsonScan<Bytes>),
+    Csv { reader: Box<csv::Reader<Bytes>>, columns: Arc<Vec<String>> },
+    Parquet { reader: Box<ParquetRecordBatchReader>, rows: VecDeque<Record>, count: u64 },
+}
+
+impl FileSource {
+    /// # Errors
+    /// Unreadable, of an unknown format, or without a usable header.
+    pub fn open(path: &Utf8Path, name: &str, config: &IngestConfig) -> StageResult<Self> {
+        let (format, bytes) = open::open(path, name, config)?;
+        let kind = match format {
+            Format::Jsonl | Format::Lines | Format::Auto => Kind::Lines(Lines::new(bytes)),
+            Format::Text => match config.sample_by {
+                SampleBy::Line => Kind::Lines(Lines::new(bytes)),
+                SampleBy::Paragraph => Kind::Paragraphs(Lines::new(bytes)),
+                SampleBy::Document => Kind::Document(Some(bytes)),
+            },
+            Format::Json => Kind::Json(JsonScan::new(bytes)),
+            Format::Csv => open_csv(name, bytes, b',')?,
+            Format::Tsv => open_csv(name, bytes, b'\t')?,
+            Format::Parquet => open_parquet(path, name)?,
+        };
+        Ok(Self { name: name.to_owned(), kind, format })
+    }
+
+    /// # Errors
+    /// The file cannot be read on; nothing after this point can be trusted, so `on_error: skip` does not apply.
+    pub fn next_record(&mut self) -> StageResult<Option<Record>> {
+        let name = &self.name;
+        match &mut self.kind {
+            Kind::Lines(lines) => loop {
+                let record = lines.next_line().map_err(|error| open::damaged(name, error))?;
+                match record {
+                    Some(Record { raw: Raw::Text(text), .. }) if text.iter().all(u8::is_ascii_whitespace) => {}
+                    record => return Ok(record),
+                }
+            },
+            Kind::Paragraphs(lines) => next_paragraph(lines).map_err(|error| open::damaged(name, error)),
+            Kind::Document(bytes) => match bytes.take() {
+                Some(bytes) => read_document(bytes).map(Some).map_err(|error| open::damaged(name, error)),
+                None => Ok(None),
+            },
+            Kind::Json(scan) => scan.next_record().map_err(|error| match error {
+                ScanError::Io(error) => open::damaged(name, error),
+                ScanError::Syntax { line, what } => StageError::input("ingest::json", what)
+                    .at(name.clone(), line, 0)
+                    .hint("the file must be one JSON array or object; for one object a line set `format: jsonl`"),
+            }),
+            Kind::Csv { reader, columns } => next_csv(name, reader, columns),
+            Kind::Parquet { reader, rows, count } => {
+                if rows.is_empty() {
+                    let next = super::parquet_rows::guard(name, || reader.next().transpose().map_err(Into::into))?;
+                    let Some(batch) = next else { return Ok(None) };
+                    for row in 0..batch.num_rows() {
+                        *count += 1;
+                        rows.push_back(Record { line: *count, raw: Raw::Row(batch.clone(), row) });
+                    }
+                }
+                Ok(rows.pop_front())
+            }
+        }
+    }
+}
+
+fn next_paragraph(lines: &mut Lines<Bytes>) -> std::io::Result<Option<Record>> {
+    let (mut text, mut first) = (Vec::new(), 0);
+    while let Some(record) = lines.next_line()? {
+        let Raw::Text(line) = record.raw else { return Ok(Some(record)) };
+        if line.iter().all(u8::is_ascii_whitespace) {
+            if first > 0 {
+                break;
+            }
+            continue;
+        }
+        if first == 0 {
+            first = record.line;
+        } else {
+            text.push(b'\n');
+        }
+        text.extend_from_slice(&line);
+        if text.len() > MAX_RECORD {
+            return Ok(Some(Record { line: first, raw: Raw::TooLong(text.len() as u64) }));
+        }
+    }
+    Ok((first > 0).then_some(Record { line: first, raw: Raw::Text(text) }))
+}
+
+fn read_document(bytes: Bytes) -> std::io::Result<Record> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    bytes.take(MAX_RECORD as u64 + 1).read_to_end(&mut text)?;
+    let raw = if text.len() > MAX_RECORD { Raw::TooLong(text.len() as u64) } else { Raw::Text(text) };
+    Ok(Record { line: 1, raw })
+}
+
+fn open_csv(name: &str, bytes: Bytes, delimiter: u8) -> StageResult<Kind> {
+    let mut reader = Box::new(csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(bytes));
+    let header = reader.byte_headers().map_err(|error| csv_error(name, error))?;
+    let columns: Vec<String> = header.iter().map(|cell| String::from_utf8_lossy(cell).trim().to_owned()).collect();
+    let doubled = columns.iter().enumerate().find(|(at, column)| columns[..*at].contains(column));
+    if let Some((_, column)) = doubled {
+        return Err(StageError::input("ingest::header", format!("the column `{column}` appears twice in the header"))
+            .at(name, 1, 0)
+            .hint("rename one of the two"));
+    }
+    Ok(Kind::Csv { reader, columns: Arc::new(columns) })
+}
+
+fn next_csv(name: &str, reader: &mut csv::Reader<Bytes>, columns: &Arc<Vec<String>>) -> StageResult<Option<Record>> {
+    let mut record = csv::ByteRecord::new();
+    if !reader.read_byte_record(&mut record).map_err(|error| csv_error(name, error))? {
+        return Ok(None);
+    }
+    let line = record.position().map_or(0, csv::Position::line);
+    if record.len() != columns.len() {
+        let what = format!("has {} fields, the header has {}", record.len(), columns.len());
+        let text = record.iter().collect::<Vec<_>>().join(&b","[..]);
+        return Ok(Some(Record { line, raw: Raw::Broken(what, text) }));
+    }
+    Ok(Some(Record { line, raw: Raw::Fields(Arc::clone(columns), record) }))
+}
+
+fn csv_error(name: &str, error: csv::Error) -> StageError {
+    let line = error.position().map_or(0, csv::Position::line);
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => open::damaged(name, error),
+        kind => StageError::input("ingest::csv", format!("the table cannot be read: {kind:?}")).at(name, line, 0),
+    }
+}
+
+fn open_parquet(path: &Utf8Path, name: &str) -> StageResult<Kind> {
+    let file = fs_err::File::open(path)?.into_parts().0;
+    let reader = super::parquet_rows::guard(name, || {
+        ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(PARQUET_BATCH).build()
+    })?;
+    Ok(Kind::Parquet { reader: Box::new(reader), rows: VecDeque::new(), count: 0 })
+}
