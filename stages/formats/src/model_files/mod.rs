@@ -15,6 +15,7 @@ mod pre_tokenizer;
 mod rope_scaling;
 mod safetensors_set;
 mod sentencepiece;
+mod tokenizer_metadata;
 
 use std::ops::Range;
 
@@ -32,6 +33,7 @@ pub use names::{RowOrder, TensorSpec, tensor_specs};
 pub use pre_tokenizer::{PRE_TOKENIZERS, PreTokenizer};
 pub use rope_scaling::RopeScaling;
 pub use safetensors_set::{SafetensorsSet, StoredTensor};
+pub use tokenizer_metadata::tokenizer_metadata;
 
 use crate::gguf::GgufFile;
 use crate::quant::{self, TensorType};

@@ -143,5 +143,30 @@ pub fn quantize(
     Ok(out)
 }
 
+/// The most by which [`quantize`] may change a value, relative to the largest magnitude of its block, and absolutely.
+///
+/// The first is what the format's levels allow with room for a rounded scale; the second, half the smallest
+/// half-precision number times the largest factor that a format puts on it.
+#[must_use]
+pub fn tolerance(kind: TensorType) -> (f32, f32) {
+    let relative = match kind {
+        TensorType::F32 => 0.0,
+        TensorType::BF16 => 1.0 / 256.0,
+        TensorType::F16 => 1.0 / 2048.0,
+        TensorType::Q8_0 => 1.0 / 120.0,
+        TensorType::Q6_K => 1.0 / 15.0,
+        TensorType::Q5_0 | TensorType::Q5_1 | TensorType::Q5_K => 1.0 / 7.0,
+        TensorType::Q2_K => 1.0,
+        TensorType::Q3_K => 0.6,
+        _ => 0.35,
+    };
+    let absolute = match (kind, kind.block_len()) {
+        (TensorType::F32 | TensorType::BF16, _) => 0.0,
+        (_, 256) => 2f32.powi(-13),
+        _ => 2f32.powi(-18),
+    };
+    (relative, absolute)
+}
+
 #[cfg(test)]
 mod tests;

@@ -220,24 +220,7 @@ proptest! {
         let values: Vec<f32> = values.iter().map(|value| value * scale).collect();
         let decoded = round_trip(kind, &values, None);
         let peak = values.iter().fold(0.0f32, |peak, value| peak.max(value.abs()));
-        let step = match kind {
-            TensorType::F32 => 0.0,
-            TensorType::BF16 => 1.0 / 256.0,
-            TensorType::F16 => 1.0 / 2048.0,
-            TensorType::Q8_0 => 1.0 / 120.0,
-            TensorType::Q6_K => 1.0 / 15.0,
-            TensorType::Q5_0 | TensorType::Q5_1 | TensorType::Q5_K => 1.0 / 7.0,
-            TensorType::Q2_K => 1.0,
-            TensorType::Q3_K => 0.6,
-            _ => 0.35,
-        };
-        // Half precision ends in steps of 2^-24; a block's scale is off by half of one at most, and multiplied by no more
-        // than 128 in a plain block, 128 * 32 in a super-block.
-        let floor = match (kind, kind.block_len()) {
-            (TensorType::F32 | TensorType::BF16, _) => 0.0,
-            (_, 256) => 2f32.powi(-13),
-            _ => 2f32.powi(-18),
-        };
+        let (step, floor) = tolerance(kind);
         for (value, decoded) in values.iter().zip(&decoded) {
             prop_assert!(decoded.is_finite());
             prop_assert!((value - decoded).abs() <= step * peak + floor, "{} {} {} {}", kind, value, decoded, peak);
