@@ -1,6 +1,7 @@
 //! Filter plugins: WebAssembly components for the world in `plugins/wit`, found, built, compiled, run under limits, and
 //! believed in nothing that was not checked.
 
+pub mod author;
 mod batch;
 mod bindings;
 mod compiled_cache;

@@ -15,15 +15,21 @@ pub fn build(krate: &Utf8Path) -> Option<Vec<u8>> {
     sources.extend(path_dependencies(krate).iter().map(|path| source_digest(path)));
     match build_crate(krate, &BuildOptions { cache: shared, offline: false, sources: &sources, jobs: 2 }) {
         Ok(wasm) => Some(wasm),
-        Err(error) if error.code == "plugin::no_target" => {
-            eprintln!("skipped: {error} (hint: {})", error.hints.join("; "));
-            None
-        }
+        Err(error) if is_missing_target(&error) => None,
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             panic!("{error}\n{cause}");
         }
     }
+}
+
+/// Whether a test cannot run because the wasm target is missing; prints that.
+pub fn is_missing_target(error: &luthier_core::StageError) -> bool {
+    let missing = error.code == "plugin::no_target";
+    if missing {
+        eprintln!("skipped: {error} (hint: {})", error.hints.join("; "));
+    }
+    missing
 }
 
 fn source_digest(path: &Utf8Path) -> luthier_core::Digest {
