@@ -2,17 +2,21 @@
 
     python check_peft.py BASE ADAPTER [--merged DIRECTORY]
 
-BASE is a GGUF file or a Hugging Face directory, ADAPTER a PEFT directory. With --merged the model
-that luthier merged is also compared: with PEFT's adapter at work, and tensor by tensor with PEFT's
-merge_and_unload.
+BASE is a GGUF file or a Hugging Face directory, ADAPTER a PEFT directory. An adapter that was trained
+over NF4 is compared over NF4, as luthier runs it. With --merged the model that luthier merged into
+the original weights is also compared: with PEFT's adapter at work over those, and tensor by tensor
+with PEFT's merge_and_unload.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from peft import PeftModel
+from safetensors import safe_open
 
 from check_transformers import load, theirs
+from gpu_nf4 import quantize_projections
 from ours import PROMPTS, TOLERANCE, Report, our_logits
 
 
@@ -30,6 +34,9 @@ def main():
     # GGUF files carry a pre-tokenizer name that transformers ignores, so the ids are ours here;
     # check_gguf compares them with llama.cpp's.
     ours = [our_logits(options.base, prompt, options.adapter) for prompt in prompts]
+    if trained_over_nf4(options.adapter):
+        print("trained over NF4: compared over NF4")
+        quantize_projections(base)
     before = theirs(base, ours[0].ids)
     model = PeftModel.from_pretrained(base, options.adapter).eval()
     moved = float(abs(theirs(model, ours[0].ids) - before).max())
@@ -40,11 +47,19 @@ def main():
     for number, answer in enumerate(ours):
         report.compare(f"PEFT, prompt {number}", answer, answer.ids, theirs(model, answer.ids))
     if options.merged:
+        base, _ = load(options.base)
+        model = PeftModel.from_pretrained(base, options.adapter).eval()
         for number, prompt in enumerate(prompts):
             answer = our_logits(options.merged, prompt)
             report.compare(f"PEFT against our merge, prompt {number}", answer, answer.ids, theirs(model, answer.ids))
         compare_weights(report, options.merged, model.merge_and_unload())
     report.finish()
+
+
+def trained_over_nf4(adapter: Path) -> bool:
+    with safe_open(adapter / "adapter_model.safetensors", "numpy") as file:
+        stamp = (file.metadata() or {}).get("luthier", "{}")
+    return json.loads(stamp).get("quantizer") == "bitsandbytes-nf4-64-double"
 
 
 def compare_weights(report: Report, merged: Path, model):

@@ -14,6 +14,8 @@ TOLERANCE = 1e-3
 PROMPTS = [
     "<|im_start|>user\nHow is 'luthier' pronounced?<|im_end|>\n<|im_start|>assistant\n",
     "The luthier planed the spruce until it rang, then strung 4 strings over a maple bridge.",
+    "Stringed instruments are",
+    "42",
     "  Spaces,\ttabs\n\nand 12345 naïve façades: 你好 👩‍👧 — ok?",
 ]
 
@@ -35,7 +37,7 @@ def luthier(*arguments: str, cwd: Path | None = None) -> str:
 
 @dataclass
 class Logits:
-    """Token ids of a prompt and the logits after each, [positions, vocabulary]."""
+    """Token ids of a prompt and the logits after the last, [vocabulary]."""
 
     ids: list[int]
     values: numpy.ndarray
@@ -44,7 +46,7 @@ class Logits:
 def our_logits(model: Path, prompt: str, adapter: Path | None = None) -> Logits:
     extra = ["--adapter", str(adapter)] if adapter else []
     answer = json.loads(luthier("logits", str(model), *extra, "--prompt", prompt, "--json"))
-    return Logits(answer["ids"], numpy.asarray(answer["logits"], dtype=numpy.float32))
+    return Logits(answer["tokens"], numpy.asarray(answer["logits"], dtype=numpy.float32))
 
 
 @dataclass
@@ -63,9 +65,9 @@ class Report:
             problems.append(f"shapes differ: ours {ours.values.shape}, theirs {values.shape}")
         else:
             difference = float(numpy.abs(ours.values - values).max())
-            same = int((ours.values.argmax(-1) == values.argmax(-1)).sum())
+            same = "the same" if ours.values.argmax() == values.argmax() else "another"
             self.worst = max(self.worst, difference)
-            print(f"{name}: max abs difference {difference:.2e}, same best token at {same} of {len(ids)}")
+            print(f"{name}: {len(ids)} tokens, max abs difference {difference:.2e}, {same} best token")
             if not difference < self.tolerance:
                 problems.append(f"the difference is not below {self.tolerance}")
         for problem in problems:
