@@ -60,8 +60,7 @@ impl Live {
             RunEvent::StageEvent { stage, event } => self.stage_event(stage, event),
             RunEvent::StageFinished { stage, record } => {
                 self.finish(stage);
-                let outputs: Vec<String> =
-                    record.outputs.values().map(|output| format::bytes(output.size)).collect();
+                let outputs: Vec<String> = record.outputs.values().map(|output| format::bytes(output.size)).collect();
                 let why: Vec<String> = record.why.iter().map(ToString::to_string).collect();
                 self.say(&format!(
                     "{} {:<width$} {:>10}  {:<22} {}",
@@ -138,7 +137,8 @@ impl Live {
                 if entry.width == 0 {
                     entry.width = 24;
                     entry.bar.set_style(
-                        style("{spinner:.yellow} {prefix} {elapsed:>8}  {bar:24.yellow/dim}  {msg}").progress_chars("━━╌"),
+                        style("{spinner:.yellow} {prefix} {elapsed:>8}  {bar:24.yellow/dim}  {msg}")
+                            .progress_chars("━━╌"),
                     );
                 }
                 entry.bar.set_length(progress.total);

@@ -51,7 +51,8 @@ fn candidates() -> Vec<Utf8PathBuf> {
         for entry in entries.flatten() {
             let path = entry.path();
             let yaml = matches!(path.extension(), Some("yaml" | "yml"));
-            if yaml && fs_err::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line.starts_with("luthier:")))
+            if yaml
+                && fs_err::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line.starts_with("luthier:")))
             {
                 found.push(path.strip_prefix(".").unwrap_or(path).to_owned());
             }

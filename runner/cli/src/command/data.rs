@@ -32,7 +32,12 @@ pub fn run(args: &DataArgs, global: &Global, printer: Printer) -> Result<u8, Fai
                 printer.json(&findings);
             } else {
                 for finding in &findings {
-                    printer.result(&format!("{} {}: {}", if finding.ok { "ok  " } else { "note" }, finding.check, finding.found));
+                    printer.result(&format!(
+                        "{} {}: {}",
+                        if finding.ok { "ok  " } else { "note" },
+                        finding.check,
+                        finding.found
+                    ));
                     if let Some(hint) = &finding.hint {
                         printer.result(&format!("     hint: {hint}"));
                     }

@@ -11,9 +11,8 @@ use crate::printer::Printer;
 use crate::target;
 
 pub fn run(args: &DiffArgs, printer: Printer) -> Result<u8, Failure> {
-    let current = || -> Result<Utf8PathBuf, Failure> {
-        Ok(lock_beside(&target::pipeline_file(args.pipeline.as_deref())?))
-    };
+    let current =
+        || -> Result<Utf8PathBuf, Failure> { Ok(lock_beside(&target::pipeline_file(args.pipeline.as_deref())?)) };
     let (old, new) = match &args.b {
         Some(b) => (side(&args.a, &current)?, side(b, &current)?),
         // One side: what is committed against what is there, or a revision against what is there.

@@ -19,7 +19,7 @@ pub fn run(args: &ExplainArgs, global: &Global, printer: Printer) -> Result<u8, 
     let pipeline = load(file.as_deref(), &args.params, printer)?;
     let stage = one_stage(&pipeline, &stage)?;
     let store = open_store(&workspace(global))?;
-    let options = RunOptions { dry_run: true, ..RunOptions::default() };
+    let options = RunOptions::default();
     let explanation = explain::explain(&pipeline, &store, &options, &stage)?;
     if printer.json {
         printer.json(&explanation);

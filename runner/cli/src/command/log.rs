@@ -20,7 +20,12 @@ pub fn run(args: &LogArgs, global: &Global, printer: Printer) -> Result<u8, Fail
             for stage in &summary.stages {
                 let why: Vec<String> = stage.why.iter().map(ToString::to_string).collect();
                 let status = format!("{:?}", stage.status).to_lowercase();
-                printer.result(&format!("{status:<8} {:<16} {:>10}  {}", stage.stage.as_str(), format::duration(stage.seconds), why.join("; ")));
+                printer.result(&format!(
+                    "{status:<8} {:<16} {:>10}  {}",
+                    stage.stage.as_str(),
+                    format::duration(stage.seconds),
+                    why.join("; ")
+                ));
                 if let Some(failure) = &stage.failure {
                     printer.result(&crate::live::render_failure(&stage.stage, failure));
                 }

@@ -12,7 +12,6 @@ mod kinds;
 mod log;
 mod model;
 mod plan;
-mod plugin;
 mod report;
 mod run;
 mod show;
@@ -22,8 +21,8 @@ use camino::Utf8Path;
 use clap::CommandFactory;
 use luthier_core::{ErrorClass, StageId};
 use luthier_engine::EngineError;
-use luthier_engine::pipeline::{self, Pipeline};
 use luthier_engine::lock::LockError;
+use luthier_engine::pipeline::{self, Pipeline};
 use luthier_engine::store::{Store, StoreError};
 use luthier_engine::workspace::Workspace;
 
@@ -51,7 +50,6 @@ pub fn dispatch(cli: &Cli, printer: Printer) -> Result<u8, Failure> {
         Command::Schema => kinds::schema(printer),
         Command::Stages(args) => kinds::stages(args, printer),
         Command::Data(args) => data::run(args, global, printer),
-        Command::Plugin(args) => plugin::run(args, global, printer),
         Command::Chat(args) => model::chat(args, global, printer),
         Command::Sample(args) => model::sample(args, global, printer),
         Command::Logits(args) => model::logits(args, global, printer),
@@ -103,7 +101,9 @@ fn select(pipeline: &Pipeline, name: &str) -> Result<std::collections::BTreeSet<
     pipeline.select(name).map_err(|error| {
         let failure = Failure::input("plan::unknown_stage", error.to_string());
         match luthier_core::nearest(name, pipeline.stages.iter().map(|stage| stage.id.as_str())) {
-            Some(near) if !error.to_string().contains("did you mean") => failure.hint(format!("did you mean `{near}`?")),
+            Some(near) if !error.to_string().contains("did you mean") => {
+                failure.hint(format!("did you mean `{near}`?"))
+            }
             _ => failure,
         }
     })

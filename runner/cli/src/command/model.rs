@@ -18,7 +18,8 @@ fn open(args: &ModelArgs, global: &Global, printer: Printer) -> Result<Conversat
     let file = args.pipeline.as_deref();
     let model = show::resolve(&args.model, file, global, printer)?;
     let adapter = args.adapter.as_ref().map(|word| show::resolve(word, file, global, printer)).transpose()?;
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let threads =
+        args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     Ok(Conversation::open(&ConversationOptions { model, adapter, threads, max_tokens: MAX_TOKENS })?)
 }
 

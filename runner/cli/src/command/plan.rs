@@ -18,7 +18,7 @@ pub fn run(args: &PlanArgs, global: &Global, printer: Printer) -> Result<u8, Fai
         return memory(&pipeline, global, printer);
     }
     let store = open_store(&workspace(global))?;
-    let mut options = RunOptions { dry_run: true, ..RunOptions::default() };
+    let mut options = RunOptions::default();
     super::run::fill(&mut options, &args.select, &pipeline)?;
     let planned = run::plan(&pipeline, &store, &options)?;
     print(&pipeline, &planned, printer);
@@ -28,7 +28,7 @@ pub fn run(args: &PlanArgs, global: &Global, printer: Printer) -> Result<u8, Fai
 pub fn status(args: &PipelineArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
     let pipeline = load(args.pipeline.as_deref(), &args.params, printer)?;
     let store = open_store(&workspace(global))?;
-    let planned = run::plan(&pipeline, &store, &RunOptions { dry_run: true, ..RunOptions::default() })?;
+    let planned = run::plan(&pipeline, &store, &RunOptions::default())?;
     print(&pipeline, &planned, printer);
     Ok(exit::DONE)
 }
@@ -52,13 +52,23 @@ pub fn print(pipeline: &Pipeline, planned: &RunPlan, printer: Printer) {
     let width = planned.stages.iter().map(|(id, _)| id.as_str().chars().count()).max().unwrap_or(0).max(8);
     for (id, action) in &planned.stages {
         let line = match action {
-            Action::Reuse { key } => format!("{} {id:<width$}  {}", "✓".green(), format!("up to date  {}", key.short()).dimmed(), id = id.as_str()),
+            Action::Reuse { key } => format!(
+                "{} {id:<width$}  {}",
+                "✓".green(),
+                format!("up to date  {}", key.short()).dimmed(),
+                id = id.as_str()
+            ),
             Action::Run { why, estimate_seconds, .. } => {
                 let reasons: Vec<String> = why.iter().map(ToString::to_string).collect();
-                let cost = estimate_seconds.map_or_else(String::new, |seconds| format!("  (about {})", format::duration(seconds)));
+                let cost = estimate_seconds
+                    .map_or_else(String::new, |seconds| format!("  (about {})", format::duration(seconds)));
                 format!("{} {id:<width$}  {}{}", "▸".yellow(), reasons.join("; "), cost.dimmed(), id = id.as_str())
             }
-            Action::Blocked { by } => format!("{} {id:<width$}  needs `{by}`, which is not up to date and not selected", "–".dimmed(), id = id.as_str()),
+            Action::Blocked { by } => format!(
+                "{} {id:<width$}  needs `{by}`, which is not up to date and not selected",
+                "–".dimmed(),
+                id = id.as_str()
+            ),
         };
         printer.result(&line);
     }
@@ -66,7 +76,9 @@ pub fn print(pipeline: &Pipeline, planned: &RunPlan, printer: Printer) {
     let sum = if planned.is_up_to_date() {
         "nothing to do: everything is up to date".to_owned()
     } else {
-        let time = planned.estimate_seconds().map_or_else(String::new, |seconds| format!(", about {} by the last times", format::duration(seconds)));
+        let time = planned
+            .estimate_seconds()
+            .map_or_else(String::new, |seconds| format!(", about {} by the last times", format::duration(seconds)));
         format!("{running} of {} would run{time}", format::plural(planned.stages.len(), "stage", "stages"))
     };
     printer.result(&sum);

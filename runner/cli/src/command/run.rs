@@ -69,7 +69,11 @@ fn closing(summary: &RunSummary, seconds: f64) -> String {
         LockOutcome::Unchanged | LockOutcome::Untouched => "",
     };
     if summary.succeeded() && ran == 0 {
-        return format!("{} nothing to do: {} up to date{lock} ({time})", "✓".green(), format::plural(reused, "stage", "stages"));
+        return format!(
+            "{} nothing to do: {} up to date{lock} ({time})",
+            "✓".green(),
+            format::plural(reused, "stage", "stages")
+        );
     }
     let mut parts = vec![format!("{ran} ran"), format!("{reused} reused")];
     for (status, word) in
@@ -87,8 +91,11 @@ fn options(args: &RunArgs, pipeline: &Pipeline) -> Result<RunOptions, Failure> {
     let device = match args.device.as_str() {
         "auto" | "cpu" => "cpu".to_owned(),
         other => {
-            return Err(Failure::input("run::device", format!("device `{other}` is not available: this build runs on the CPU"))
-                .hint("leave `--device` out, or give `--device cpu`"));
+            return Err(Failure::input(
+                "run::device",
+                format!("device `{other}` is not available: this build runs on the CPU"),
+            )
+            .hint("leave `--device` out, or give `--device cpu`"));
         }
     };
     let mut options = RunOptions { device, ..RunOptions::default() };
@@ -97,7 +104,6 @@ fn options(args: &RunArgs, pipeline: &Pipeline) -> Result<RunOptions, Failure> {
     options.keep_going = args.keep_going;
     options.retries = args.retries;
     options.offline = args.offline;
-    options.dry_run = args.dry_run;
     options.lock = match (args.locked, args.pipeline.params.is_empty()) {
         (true, _) => LockMode::Locked,
         (false, true) => LockMode::Write,

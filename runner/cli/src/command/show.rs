@@ -59,12 +59,7 @@ pub fn output_of<'a>(record: &'a StageRecord, name: Option<&str>) -> Result<&'a 
 }
 
 /// A path as it stands, or the artifact of `stage` or `stage.output`.
-pub fn resolve(
-    word: &str,
-    file: Option<&Utf8Path>,
-    global: &Global,
-    printer: Printer,
-) -> Result<Utf8PathBuf, Failure> {
+pub fn resolve(word: &str, file: Option<&Utf8Path>, global: &Global, printer: Printer) -> Result<Utf8PathBuf, Failure> {
     let path = Utf8PathBuf::from(word);
     if path.exists() || word.contains('/') {
         return Ok(path);
@@ -80,11 +75,22 @@ pub fn resolve(
 
 fn text(record: &StageRecord, store: &Store) -> String {
     let mut lines = vec![
-        format!("{} ({}), {} at {}", record.stage.bold(), record.fingerprint.kind, format::duration(record.seconds), record.started),
+        format!(
+            "{} ({}), {} at {}",
+            record.stage.bold(),
+            record.fingerprint.kind,
+            format::duration(record.seconds),
+            record.started
+        ),
         format!("key {}", record.key),
     ];
     for (name, artifact) in &record.outputs {
-        lines.push(format!("output {name} ({}) {} {}", artifact.kind, artifact.digest.short(), format::bytes(artifact.size)));
+        lines.push(format!(
+            "output {name} ({}) {} {}",
+            artifact.kind,
+            artifact.digest.short(),
+            format::bytes(artifact.size)
+        ));
         lines.push(format!("  {}", store.artifact_path(artifact)));
     }
     let width = record.outcome.metrics.keys().map(String::len).max().unwrap_or(0);
@@ -124,7 +130,9 @@ fn section_text(section: &Section) -> String {
         }
         Section::Funnel { title, unit, steps } => {
             let mut lines = vec![format!("\n{}", title.bold())];
-            lines.extend(steps.iter().map(|(label, count)| format!("  {label:<32} {:>12} {unit}", format::count(*count))));
+            lines.extend(
+                steps.iter().map(|(label, count)| format!("  {label:<32} {:>12} {unit}", format::count(*count))),
+            );
             lines.join("\n")
         }
         Section::Text { title, body } => format!("\n{}\n{body}", title.bold()),

@@ -29,7 +29,7 @@ fn rehash(global: &Global, printer: Printer) -> Result<u8, Failure> {
         printer.json(&report);
     } else {
         for damage in &report.damaged {
-            printer.result(&format!("damaged: {damage}"));
+            printer.result(&format!("damaged: {} {} ({})", damage.digest.short(), damage.problem, damage.path));
         }
         for missing in &report.missing {
             printer.result(&format!("missing: {missing}"));
