@@ -28,6 +28,7 @@ mod simd;
 pub mod attention;
 pub mod cross_entropy;
 pub mod device;
+pub mod divergence;
 pub mod elementwise;
 pub mod embedding;
 pub mod matmul;
@@ -36,6 +37,7 @@ pub mod optimizer;
 pub mod random;
 pub mod rms_norm;
 pub mod rope;
+pub mod scalar;
 pub mod swiglu;
 mod weight;
 

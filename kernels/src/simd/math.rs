@@ -72,6 +72,16 @@ pub fn ln(x: f64) -> f64 {
     e * 0.693_147_180_369_123_8 + (2.0 * s + (tail + e * 1.908_214_929_270_587_7e-10))
 }
 
+const INVERSE_FACTORIALS: [f64; 15] = {
+    let mut table = [1.0; 15];
+    let mut i = 1;
+    while i < 15 {
+        table[i] = table[i - 1] / i as f64;
+        i += 1;
+    }
+    table
+};
+
 /// `e^x` in `f64`, for |x| < 700.
 #[must_use]
 pub fn exp_f64(x: f64) -> f64 {
@@ -87,9 +97,9 @@ pub fn exp_f64(x: f64) -> f64 {
     let n = (x * std::f64::consts::LOG2_E).round_ties_even();
     let r = f64::mul_add(n, -0.693_147_180_369_123_8, x);
     let r = f64::mul_add(n, -1.908_214_929_270_587_7e-10, r);
-    let mut p = 1.0;
-    for divisor in (1..=14).rev() {
-        p = f64::mul_add(p, r / f64::from(divisor), 1.0);
+    let mut p = INVERSE_FACTORIALS[14];
+    for coefficient in INVERSE_FACTORIALS[..14].iter().rev() {
+        p = f64::mul_add(p, r, *coefficient);
     }
     p * f64::from_bits(((n as i64 + 1023) as u64) << 52)
 }
