@@ -12,5 +12,5 @@ pub mod train;
 pub use decoder::{BaseFormat, Batch, BlockWidths, Capacity, Decoder, LoadOptions, Sizes, Workspace, storage_of};
 pub use error::device_error;
 pub use infer::{Generated, LanguageModel, LanguageModelOptions, Stop};
-pub use luthier_kernels::{NUMERIC_CLASS, device};
+pub use luthier_kernels::{NUMERIC_CLASS, device, divergence, random, scalar};
 pub use projection::Projection;
