@@ -8,6 +8,7 @@ mod ingest;
 mod filter;
 mod merge;
 mod one_or_many;
+pub mod plan;
 #[cfg(test)]
 mod testing;
 mod train;
@@ -25,6 +26,7 @@ pub fn registry() -> Registry {
     registry.add(ingest::IngestStage);
     registry.add(filter::FilterStage);
     registry.add(merge::MergeStage);
+    registry.add(plan::PlanStage);
     registry.add(train::TrainStage);
     registry
 }

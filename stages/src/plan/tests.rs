@@ -1,0 +1,133 @@
+//! Plans from a model's shape, with and without its weights and data.
+
+use luthier_test::TinyModel;
+use serde_json::json;
+
+use super::*;
+use crate::testing::Bench;
+
+/// A directory with nothing but config.json.
+fn config_only(bench: &Bench, name: &str, json: &Value) -> camino::Utf8PathBuf {
+    bench.write(&format!("{name}/config.json"), json.to_string());
+    bench.path(name)
+}
+
+fn llama_8b() -> Value {
+    json!({
+        "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0, "max_position_embeddings": 131072, "tie_word_embeddings": false,
+        "torch_dtype": "bfloat16",
+    })
+}
+
+fn llama_70b() -> Value {
+    let mut config = llama_8b();
+    config["hidden_size"] = json!(8192);
+    config["intermediate_size"] = json!(28672);
+    config["num_hidden_layers"] = json!(80);
+    config["num_attention_heads"] = json!(64);
+    config
+}
+
+#[test]
+fn weights_of_published_models_are_what_arithmetic_says() {
+    let bench = Bench::new();
+    for (name, config, linear, tables, adapters) in [
+        ("8b", llama_8b(), 6_979_321_856_usize, 2 * 128_256 * 4096_usize, 41_943_040_usize),
+        ("70b", llama_70b(), 68_451_041_280, 2 * 128_256 * 8192, 207_093_760),
+    ] {
+        let path = config_only(&bench, name, &config);
+        let with = json!({"rank": 16, "batch": 1, "length": 2048, "checkpointing": true});
+        let plan = predict_memory(&path, None, &with).expect("a plan").bytes;
+        // Half a byte a weight, one byte per 64, four bytes per 64 · 256; norms in f32.
+        let hidden = config["hidden_size"].as_u64().unwrap() as usize;
+        let layers = config["num_hidden_layers"].as_u64().unwrap() as usize;
+        let norms = 4 * hidden * (2 * layers + 1);
+        assert_eq!(plan.weights, linear / 2 + linear / 64 + 4 * linear / (64 * 256) + norms, "{name}");
+        assert_eq!(plan.embeddings, 2 * tables, "{name}");
+        assert_eq!(plan.trainable_parameters, adapters, "{name}");
+        assert_eq!((plan.adapters, plan.gradients, plan.optimizer), (4 * adapters, 4 * adapters, 8 * adapters));
+        assert_eq!(plan.checkpoint, 4 * (layers + 1) * hidden * 2048);
+    }
+}
+
+#[test]
+fn seventy_billion_parameters_fit_eighty_gigabytes() {
+    let bench = Bench::new();
+    let path = config_only(&bench, "70b", &llama_70b());
+    let with = json!({"rank": 16, "batch": 1, "length": 2048, "checkpointing": true});
+    let prediction = predict_memory(&path, None, &with).expect("a plan");
+    let fits: Vec<(u64, bool)> = prediction.fits.iter().map(|fit| (fit.gigabytes, fit.fits)).collect();
+    assert_eq!(fits, [(8, false), (16, false), (24, false), (48, false), (80, true)]);
+}
+
+#[test]
+fn eight_billion_parameters_fit_a_small_card_only_when_frugal() {
+    let bench = Bench::new();
+    let path = config_only(&bench, "8b", &llama_8b());
+    let fits = |with: Value| {
+        let prediction = predict_memory(&path, None, &with).expect("a plan");
+        prediction.fits.iter().filter(|fit| fit.fits).map(|fit| fit.gigabytes).collect::<Vec<_>>()
+    };
+    assert_eq!(fits(json!({"batch": 1, "length": 1024, "checkpointing": true})), [8, 16, 24, 48, 80]);
+    // 43 thousand floats a token and layer are saved: 11 GB beside 7 GB of weights and states.
+    assert_eq!(fits(json!({"batch": 1, "length": 2048})), [24, 48, 80]);
+    assert_eq!(fits(json!({"batch": 1, "length": 2048, "checkpointing": true, "method": "lora"})), [24, 48, 80]);
+}
+
+fn run(with: &Value) -> Result<(StageOutcome, Value), StageError> {
+    let mut bench = Bench::new();
+    let path = config_only(&bench, "8b", &llama_8b());
+    bench.input("model", ArtifactKind::Model, &path);
+    let done = bench.run(&PlanStage, with)?;
+    let text = fs_err::read_to_string(done.out.join("plan")).expect("a plan");
+    Ok((done.outcome, serde_json::from_str(&text).expect("JSON")))
+}
+
+#[test]
+fn the_stage_writes_a_report_and_tables() {
+    let (outcome, report) = run(&json!({"batch": 2, "length": 1024})).expect("a plan");
+    assert_eq!(outcome.metrics["total"].value, report["total"].as_f64().unwrap());
+    let titles: Vec<&str> = outcome
+        .sections
+        .iter()
+        .map(|section| match section {
+            Section::Table { title, .. } | Section::Text { title, .. } => title.as_str(),
+            _ => "",
+        })
+        .collect();
+    assert_eq!(titles, ["Memory by component", "Peaks that share the workspace", "Devices", "To need less"]);
+    assert!(report["advice"][0].as_str().unwrap().starts_with("`checkpointing: true` (a third more time): "));
+}
+
+#[test]
+fn a_budget_that_is_too_small_fails_with_the_ways_out() {
+    let error = run(&json!({"batch": 8, "length": 2048, "budget": "16GB"})).expect_err("too large");
+    assert_eq!((error.code, error.class), ("plan::over_budget", ErrorClass::Expectation));
+    assert!(error.message.ends_with("and 500 MB in reserve, but the budget is 16.0 GB"), "{error}");
+    assert!(error.hints[0].starts_with("`checkpointing: true`"), "{:?}", error.hints);
+    assert!(run(&json!({"batch": 1, "length": 512, "budget": "16GB", "checkpointing": true})).is_ok());
+    let issues = Bench::new().issues(&PlanStage, &json!({"budget": "plenty", "lenght": 3}));
+    assert_eq!(issues, ["lenght | unknown key `lenght` | did you mean `length`?"]);
+    let issues = Bench::new().issues(&PlanStage, &json!({"budget": "plenty"}));
+    assert_eq!(issues, ["budget | `plenty` is not a size | write `24GB` or `16GiB`"]);
+}
+
+#[test]
+fn a_plan_with_data_is_that_of_the_training() {
+    let mut bench = crate::train::tests::bench(10);
+    let done = bench.run(&PlanStage, &json!({"rank": 4, "batch": 4, "steps": 6, "seed": 5})).expect("a plan");
+    let with = json!({"rank": 4, "batch": 4, "steps": 6, "seed": 5});
+    let trained = bench.run(&crate::train::TrainStage, &with).expect("trained");
+    assert_eq!(done.outcome.metrics["total"].value, trained.outcome.metrics["engine_memory"].value);
+}
+
+#[test]
+fn a_model_with_weights_is_planned_as_stored() {
+    let bench = Bench::new();
+    let path = bench.path("base");
+    TinyModel::new(3).dtype(luthier_formats::quant::TensorType::BF16).write_directory(&path);
+    let plan = predict_memory(&path, None, &json!({"method": "lora", "rank": 1, "length": 16})).expect("a plan").bytes;
+    assert_eq!(plan.embeddings, 2 * 2 * 304 * 64);
+}

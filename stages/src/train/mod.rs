@@ -1,0 +1,101 @@
+//! `train`: adapters on a frozen base model, resumable to the bit.
+
+mod config;
+mod memory_table;
+mod progress;
+mod run;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use luthier_core::{
+    ArtifactKind, ConfigIssue, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, Stage, StageContext,
+    StageOutcome, StageResult, config_schema, parse_config,
+};
+use serde_json::Value;
+
+pub(crate) use config::{Method, TrainConfig, defaults};
+pub(crate) use memory_table::bytes_text;
+
+/// Trains LoRA or QLoRA adapters.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TrainStage;
+
+/// Keys of `with` that cannot change an output byte.
+const UNKEYED: [&str; 2] = ["checkpoint_every", "checkpoint_seconds"];
+
+impl Stage for TrainStage {
+    fn kind(&self) -> &'static str {
+        "train"
+    }
+
+    fn recipe_version(&self) -> u32 {
+        1
+    }
+
+    fn about(&self) -> &'static str {
+        "trains LoRA or QLoRA adapters on a frozen model; killed at any moment it goes on to the same bits"
+    }
+
+    fn schema(&self) -> Value {
+        config_schema::<TrainConfig>()
+    }
+
+    fn inputs(&self) -> &'static [InputPort] {
+        &[
+            InputPort {
+                name: "model",
+                accepts: &[ArtifactKind::Model],
+                required: true,
+                many: false,
+                about: "the base model, a GGUF file or a Hugging Face directory",
+            },
+            InputPort {
+                name: "data",
+                accepts: &[ArtifactKind::Tokens],
+                required: true,
+                many: false,
+                about: "tokens to train on, made with the model's own tokenizer",
+            },
+            InputPort {
+                name: "validation",
+                accepts: &[ArtifactKind::Tokens],
+                required: false,
+                many: false,
+                about: "held-out tokens whose loss is watched",
+            },
+        ]
+    }
+
+    fn outputs_about(&self) -> &'static str {
+        "`adapter`, a PEFT adapter directory"
+    }
+
+    fn prepare(&self, with: &Value, _env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
+        let config: TrainConfig = parse_config(with)?;
+        let issues = config.check();
+        if !issues.is_empty() {
+            return Err(issues);
+        }
+        let config = serde_json::to_value(&config)
+            .map_err(|error| vec![ConfigIssue::new("", format!("the configuration cannot be written: {error}"))])?;
+        let mut key = config.clone();
+        if let Value::Object(key) = &mut key {
+            for name in UNKEYED {
+                key.shift_remove(name);
+            }
+        }
+        Ok(Prepared {
+            config,
+            key,
+            outputs: vec![OutputDecl::new("adapter", ArtifactKind::Adapter)],
+            sources: Vec::new(),
+            resources: Resources::ALL_THREADS,
+            numeric_class: Some(luthier_model::NUMERIC_CLASS.to_owned()),
+        })
+    }
+
+    fn run(&self, context: &mut StageContext<'_>) -> StageResult<StageOutcome> {
+        let config: TrainConfig = context.config()?;
+        run::train(context, &config)
+    }
+}

@@ -1,0 +1,80 @@
+//! Curves, rates and what is said about them.
+
+use std::time::Instant;
+
+use luthier_core::{Section, Series, StageContext, StageEvent};
+use luthier_model::train::{StepRecord, StepReport};
+
+/// Speed since the start of this process, for the eye.
+pub(super) struct Meter {
+    started: Instant,
+    tokens: u64,
+    trained: u64,
+    best: f64,
+    last: Instant,
+}
+
+impl Meter {
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Self { started: now, tokens: 0, trained: 0, best: 0.0, last: now }
+    }
+
+    /// Counts a step and reports it.
+    pub fn step(&mut self, context: &StageContext<'_>, report: &StepReport, total: u64) {
+        self.tokens += report.tokens as u64;
+        self.trained += report.trained as u64;
+        let now = Instant::now();
+        let seconds = now.duration_since(self.last).as_secs_f64().max(1e-9);
+        self.last = now;
+        self.best = self.best.max(report.tokens as f64 / seconds);
+        let note = format!("loss {:.3} · {:.0} tokens/s", report.loss, report.tokens as f64 / seconds);
+        context.progress(report.step, total, "steps", note);
+        let x = report.step as f64;
+        for (series, y) in
+            [("loss", report.loss), ("learning_rate", report.learning_rate), ("grad_norm", report.grad_norm)]
+        {
+            context.emit(StageEvent::Point { series: series.to_owned(), x, y });
+        }
+    }
+
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    pub fn trained_per_second(&self) -> f64 {
+        self.trained as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// Tokens per second of the fastest step.
+    pub fn best(&self) -> f64 {
+        self.best
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+}
+
+/// Loss, validation loss, learning rate and gradient norm over the steps.
+pub(super) fn curves(history: &[StepRecord], validation: &[(u64, f64)]) -> Vec<Section> {
+    let points = |value: fn(&StepRecord) -> f64| {
+        history.iter().enumerate().map(|(index, record)| ((index + 1) as f64, value(record))).collect()
+    };
+    let series = |name: &str, points: Vec<(f64, f64)>| Series { name: name.to_owned(), points };
+    let plot = |title: &str, y_label: &str, series: Vec<Series>| Section::Plot {
+        title: title.to_owned(),
+        x_label: "step".to_owned(),
+        y_label: y_label.to_owned(),
+        series,
+    };
+    let mut losses = vec![series("training", points(|record| record.loss))];
+    if !validation.is_empty() {
+        losses.push(series("validation", validation.iter().map(|(step, loss)| (*step as f64, *loss)).collect()));
+    }
+    vec![
+        plot("Loss", "nats per trained token", losses),
+        plot("Learning rate", "", vec![series("learning rate", points(|record| record.learning_rate))]),
+        plot("Gradient norm", "before clipping", vec![series("gradient norm", points(|record| record.grad_norm))]),
+    ]
+}

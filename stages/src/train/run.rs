@@ -1,0 +1,263 @@
+//! One training, from inputs to adapter.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use luthier_core::{Digest, StageContext, StageError, StageEvent, StageOutcome, StageResult};
+use luthier_formats::model_files::ModelFiles;
+use luthier_formats::tokens::TokenSet;
+use luthier_model::adapter::{AdapterStamp, write_adapter};
+use luthier_model::device::{CpuDevice, Device};
+use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
+use luthier_model::train::{Checkpoint, Trainer, Watchdog};
+use luthier_model::{Decoder, LoadOptions, device_error};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::config::TrainConfig;
+use super::memory_table::{memory_section, resident_peak};
+use super::progress::{Meter, curves};
+
+/// What validation has seen so far; kept in checkpoints.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Validation {
+    losses: Vec<(u64, f64)>,
+    best: Option<(u64, f64)>,
+    /// Validations since the best.
+    stale: u64,
+}
+
+pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> StageResult<StageOutcome> {
+    let device = open_device(context)?;
+    let (model, data) = (context.input("model")?.clone(), context.input("data")?.clone());
+    let tokens = TokenSet::open(&data.path)?;
+    let validation_input = context.optional_input("validation").cloned();
+    let validation = validation_input.as_ref().map(|input| TokenSet::open(&input.path)).transpose()?;
+    if config.validate_every > 0 && validation.is_none() {
+        return Err(StageError::input(
+            "train::no_validation",
+            "`validate_every` is set, but input `validation` is not connected",
+        )
+        .hint("add `validation: STAGE` under `in:`, or remove `validate_every`"));
+    }
+    let spec = config.spec();
+    let files = ModelFiles::open(&model.path)?;
+    let longest = tokens.meta.longest.max(validation.as_ref().map_or(0, |set| set.meta.longest));
+    context.progress(0, 0, "steps", "loading the base model");
+    let options = LoadOptions { base: config.method.base(), positions: longest };
+    let decoder = Decoder::load(&device, &files, options)?;
+    let plan = MemoryPlan::new(
+        files.config(),
+        WeightTypes::of_files(&files, config.method.base()),
+        &spec,
+        RunShape::of_data(&tokens, &spec),
+    )?;
+    drop(files);
+    context.check_cancelled()?;
+
+    let mut trainer = Trainer::new(&decoder, &tokens, validation.as_ref(), spec)?;
+    let mut outcome = StageOutcome::new();
+    let skipped = tokens.bins.len() - trainer.units();
+    if skipped > 0 {
+        outcome.warn(format!("{skipped} of {} samples have no trained token and were left out", tokens.bins.len()));
+    }
+    let run = run_digest(context, config, &device)?;
+    let mut job = Job {
+        context,
+        config,
+        run,
+        validation_set: validation.as_ref(),
+        validation: Validation::default(),
+        best: Vec::new(),
+        meter: Meter::new(),
+        watchdog: Watchdog::default(),
+        saved: None,
+    };
+    let resumed = job.resume(&mut trainer)?;
+    job.steps(&mut trainer)?;
+    job.finish(&mut trainer)?;
+
+    let values = if job.best.is_empty() { trainer.values() } else { std::mem::take(&mut job.best) };
+    let stamp = AdapterStamp { base: model.digest, quantizer: config.method.base().quantizer_id().to_owned() };
+    let base_name = config.base_model.as_deref();
+    let output = job.context.output("adapter");
+    write_adapter(&output, &trainer.spec().lora, trainer.adapters().slots(), &values, base_name, &stamp)?;
+
+    report(&mut outcome, &job, &trainer, &plan, &device, resumed);
+    Ok(outcome)
+}
+
+fn open_device(context: &StageContext<'_>) -> StageResult<Arc<dyn Device>> {
+    match context.request().device.as_str() {
+        "cpu" => Ok(Arc::new(CpuDevice::new(context.threads()).map_err(device_error)?)),
+        other => Err(StageError::input(
+            "train::device",
+            format!("device `{other}` cannot train in this build, expected `cpu`"),
+        )
+        .hint("run with `--device cpu`")),
+    }
+}
+
+/// Everything that the bytes of a checkpoint depend on.
+fn run_digest(context: &StageContext<'_>, config: &TrainConfig, device: &Arc<dyn Device>) -> StageResult<Digest> {
+    let mut with = serde_json::to_value(config)
+        .map_err(|error| StageError::new("train::config", "the configuration cannot be written").caused_by(error))?;
+    if let Some(with) = with.as_object_mut() {
+        for name in super::UNKEYED {
+            with.shift_remove(name);
+        }
+    }
+    let digests = |port: &str| context.inputs(port).iter().map(|input| input.digest).collect::<Vec<_>>();
+    let identity = json!({
+        "recipe": 1, "with": with, "class": device.numeric_class(),
+        "model": digests("model"), "data": digests("data"), "validation": digests("validation"),
+    });
+    Ok(Digest::of(identity.to_string().as_bytes()))
+}
+
+struct Job<'j, 'c> {
+    context: &'j StageContext<'c>,
+    config: &'j TrainConfig,
+    run: Digest,
+    validation_set: Option<&'j TokenSet>,
+    validation: Validation,
+    /// The best adapter's values so far, where early stopping keeps them.
+    best: Vec<f32>,
+    meter: Meter,
+    watchdog: Watchdog,
+    /// Step of the last checkpoint on disk.
+    saved: Option<u64>,
+}
+
+impl Job<'_, '_> {
+    /// Goes on from the checkpoint of an earlier attempt; the step it continues from.
+    fn resume(&mut self, trainer: &mut Trainer<'_>) -> StageResult<Option<u64>> {
+        let directory = self.context.checkpoint();
+        let loaded = match Checkpoint::load(&directory, self.run) {
+            Ok(loaded) => loaded,
+            Err(error) if error.code == "train::damaged_checkpoint" => {
+                self.context.warn(format!("{error}; training starts over"), None);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let Some((checkpoint, note)) = loaded else { return Ok(None) };
+        trainer.restore(&checkpoint)?;
+        self.validation = serde_json::from_value(note).unwrap_or_default();
+        self.best = checkpoint.extra;
+        self.saved = Some(checkpoint.step);
+        self.context.log(format!("resumed from the checkpoint of step {}", checkpoint.step));
+        Ok(Some(checkpoint.step))
+    }
+
+    fn save(&mut self, trainer: &Trainer<'_>) -> StageResult<()> {
+        let checkpoint = Checkpoint { extra: self.best.clone(), ..trainer.checkpoint() };
+        let note = serde_json::to_value(&self.validation).unwrap_or_default();
+        checkpoint.save(&self.context.checkpoint(), self.run, &note)?;
+        self.saved = Some(checkpoint.step);
+        Ok(())
+    }
+
+    fn steps(&mut self, trainer: &mut Trainer<'_>) -> StageResult<()> {
+        let total = trainer.total();
+        let mut last_save = Instant::now();
+        self.meter = Meter::new();
+        while trainer.step() < total && !self.stopped() {
+            if self.context.cancel().is_cancelled() {
+                self.save(trainer)?;
+                return Err(StageError::interrupted()
+                    .hint(format!("step {} is saved; run again to go on from there", trainer.step())));
+            }
+            let report = trainer.compute()?;
+            self.watchdog.check(&report, self.saved)?;
+            trainer.apply()?;
+            self.meter.step(self.context, &report, total);
+            let step = trainer.step();
+            let every = self.config.validate_every;
+            if every > 0 && step % every == 0 && step < total {
+                self.validate(trainer)?;
+            }
+            let by_steps = self.config.checkpoint_every > 0 && step % self.config.checkpoint_every == 0;
+            let seconds = self.config.checkpoint_seconds;
+            let by_time = seconds > 0 && last_save.elapsed() >= Duration::from_secs(seconds);
+            if (by_steps || by_time) && step < total {
+                self.save(trainer)?;
+                last_save = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        self.config.early_stopping > 0 && self.validation.stale >= self.config.early_stopping
+    }
+
+    fn validate(&mut self, trainer: &mut Trainer<'_>) -> StageResult<()> {
+        let Some(set) = self.validation_set else { return Ok(()) };
+        let loss = trainer.evaluate(set)?;
+        let step = trainer.step();
+        self.validation.losses.push((step, loss));
+        self.context.emit(StageEvent::Point { series: "validation_loss".to_owned(), x: step as f64, y: loss });
+        if self.validation.best.is_none_or(|(_, best)| loss < best) {
+            self.validation.best = Some((step, loss));
+            self.validation.stale = 0;
+            if self.config.early_stopping > 0 {
+                self.best = trainer.values();
+            }
+        } else {
+            self.validation.stale += 1;
+        }
+        Ok(())
+    }
+
+    /// The validation after the last step.
+    fn finish(&mut self, trainer: &mut Trainer<'_>) -> StageResult<()> {
+        let done = self.validation.losses.last().is_some_and(|(step, _)| *step == trainer.step());
+        if done { Ok(()) } else { self.validate(trainer) }
+    }
+}
+
+fn report(
+    outcome: &mut StageOutcome,
+    job: &Job<'_, '_>,
+    trainer: &Trainer<'_>,
+    plan: &MemoryPlan,
+    device: &Arc<dyn Device>,
+    resumed: Option<u64>,
+) {
+    let history = trainer.history();
+    let tail = &history[history.len() - history.len().min(10)..];
+    let trained: u64 = tail.iter().map(|record| record.trained).sum();
+    let mean = tail.iter().map(|record| record.loss * record.trained as f64).sum::<f64>() / (trained as f64).max(1.0);
+    outcome
+        .metric("loss_first", history.first().map_or(0.0, |record| record.loss), "nats")
+        .metric("loss", mean, "nats")
+        .metric("steps", trainer.step() as f64, "steps")
+        .metric("tokens", history.iter().map(|record| record.tokens).sum::<u64>() as f64, "tokens")
+        .metric("trained_tokens", history.iter().map(|record| record.trained).sum::<u64>() as f64, "tokens")
+        .metric("trainable_parameters", plan.trainable_parameters as f64, "");
+    if let Some((step, loss)) = job.validation.best {
+        outcome.metric("validation_loss_best", loss, "nats").metric("validation_best_step", step as f64, "steps");
+    }
+    if let Some((_, loss)) = job.validation.losses.last() {
+        outcome.metric("validation_loss", *loss, "nats");
+    }
+    outcome
+        .measured("tokens_per_second", job.meter.tokens_per_second(), "tokens/s")
+        .measured("tokens_per_second_best", job.meter.best(), "tokens/s")
+        .measured("trained_tokens_per_second", job.meter.trained_per_second(), "tokens/s")
+        .measured("training_seconds", job.meter.seconds(), "s")
+        .measured("engine_memory", device.ledger().total_peak() as f64, "bytes")
+        .measured("planned_memory", plan.total() as f64, "bytes");
+    let resident = resident_peak();
+    if let Some(resident) = resident {
+        outcome.measured("resident_memory", resident as f64, "bytes");
+    }
+    if let Some(step) = resumed {
+        outcome.measured("resumed_from", step as f64, "steps");
+    }
+    for section in curves(history, &job.validation.losses) {
+        outcome.section(section);
+    }
+    outcome.section(memory_section(plan, device.ledger(), resident));
+}

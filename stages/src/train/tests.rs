@@ -1,0 +1,273 @@
+//! Trainings of a tiny model through the stage interface.
+
+use std::sync::Mutex;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use luthier_core::{CancelToken, Digest, ErrorClass, EventSink, StageError, StageEvent, digest_path};
+use luthier_formats::tokens::{TokenSample, TokenSet, TokensMeta};
+use luthier_test::TinyModel;
+use serde_json::json;
+
+use super::*;
+use crate::testing::{Bench, Done};
+
+/// Sequences that count up, which a model can learn.
+fn token_set(samples: usize, vocabulary: usize) -> TokenSet {
+    let samples: Vec<TokenSample> = (0..samples)
+        .map(|sample| {
+            let length = 6 + sample % 5;
+            let ids: Vec<u32> = (0..length).map(|index| ((7 * sample + 3 * index) % vocabulary) as u32).collect();
+            let mask = (0..length).map(|index| index > 2).collect();
+            TokenSample { id: format!("row-{sample}"), ids, mask }
+        })
+        .collect();
+    let meta = TokensMeta {
+        version: TokensMeta::VERSION,
+        max_length: 64,
+        vocab_size: vocabulary,
+        tokenizer: Digest::of(b"tiny"),
+        template: None,
+        eos_ids: vec![2],
+        packed: false,
+        samples: samples.len(),
+        bins: samples.len(),
+        tokens: samples.iter().map(|sample| sample.ids.len() as u64).sum(),
+        trained_tokens: samples.iter().map(|sample| sample.trained() as u64).sum(),
+        longest: samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0),
+    };
+    TokenSet { bins: (0..samples.len() as u32).map(|index| vec![index]).collect(), samples, meta }
+}
+
+pub(crate) fn bench(samples: usize) -> Bench {
+    let mut bench = Bench::new();
+    let model = TinyModel::new(3);
+    let base = bench.path("base");
+    model.write_directory(&base);
+    bench.input("model", ArtifactKind::Model, &base);
+    let data = bench.path("tokens");
+    token_set(samples, model.config.vocab_size).write(&data).expect("tokens");
+    bench.input("data", ArtifactKind::Tokens, &data);
+    bench
+}
+
+fn with() -> Value {
+    json!({"rank": 4, "alpha": 8, "batch": 4, "steps": 6, "learning_rate": 1e-2, "seed": 5, "checkpoint_seconds": 0})
+}
+
+fn adapter(done: &Done) -> Digest {
+    digest_path(&done.out.join("adapter")).expect("an adapter").0
+}
+
+fn show(error: &StageError) -> String {
+    format!("{}: {error}\n  hint: {}", error.code, error.hints.join("; "))
+}
+
+#[test]
+fn the_adapter_is_the_same_for_any_number_of_threads() {
+    let mut bench = bench(10);
+    let mut digests = Vec::new();
+    for threads in [1, 2, 3] {
+        bench.threads = threads;
+        let done = bench.run(&TrainStage, &with()).expect("trained");
+        let (first, last) = (done.outcome.metrics["loss_first"].value, done.outcome.metrics["loss"].value);
+        assert!(last < first, "{last} is not below {first}");
+        assert!(done.outcome.metrics["loss"].deterministic && !done.outcome.metrics["tokens_per_second"].deterministic);
+        digests.push(adapter(&done));
+    }
+    assert!(digests.iter().all(|digest| *digest == digests[0]));
+    let files = luthier_core::fs::walk_files(&bench.root().join("scratch-1/out/adapter")).expect("files");
+    assert_eq!(files, ["adapter_config.json", "adapter_model.safetensors"]);
+}
+
+#[test]
+fn every_key_that_changes_bytes_is_in_the_key() {
+    let bench = bench(2);
+    let key = |with: Value| bench.prepare(&TrainStage, &with).expect("valid").key;
+    let base = key(with());
+    for (name, value) in
+        [("rank", json!(8)), ("seed", json!(6)), ("method", json!("lora")), ("checkpointing", json!(true))]
+    {
+        let mut with = with();
+        with[name] = value;
+        assert_ne!(key(with), base, "{name}");
+    }
+    for (name, value) in [("checkpoint_every", json!(3)), ("checkpoint_seconds", json!(9))] {
+        let mut with = with();
+        with[name] = value;
+        assert_eq!(key(with), base, "{name}");
+    }
+}
+
+/// Asks to stop once `after` steps are done.
+struct StopAfter {
+    after: usize,
+    seen: Mutex<usize>,
+    cancel: CancelToken,
+}
+
+impl EventSink for StopAfter {
+    fn emit(&self, event: StageEvent) {
+        if matches!(event, StageEvent::Point { series, .. } if series == "loss") {
+            let mut seen = self.seen.lock().expect("no panic");
+            *seen += 1;
+            if *seen == self.after {
+                self.cancel.cancel();
+            }
+        }
+    }
+}
+
+fn scratch(bench: &Bench, name: &str) -> Utf8PathBuf {
+    let scratch = bench.root().join(name);
+    for part in ["out", "tmp", "checkpoint"] {
+        fs_err::create_dir_all(scratch.join(part)).expect("a directory");
+    }
+    scratch
+}
+
+fn attempt(bench: &Bench, with: &Value, scratch: &Utf8Path, after: usize) -> StageResult<StageOutcome> {
+    let cancel = CancelToken::new();
+    let sink = StopAfter { after, seen: Mutex::new(0), cancel: cancel.clone() };
+    let request = bench.request(&TrainStage, with, scratch);
+    TrainStage.run(&mut StageContext::new(request, &sink, cancel))
+}
+
+#[test]
+fn an_interrupted_training_goes_on_to_the_same_bytes_and_curves() {
+    let mut bench = bench(9);
+    let straight = bench.run(&TrainStage, &with()).expect("trained");
+    let scratch = scratch(&bench, "interrupted");
+    for stop in [2, 1, 2] {
+        let error = attempt(&bench, &with(), &scratch, stop).expect_err("interrupted");
+        assert_eq!(error.class, ErrorClass::Interrupted);
+        assert!(!scratch.join("out/adapter").exists());
+    }
+    let outcome = attempt(&bench, &with(), &scratch, 99).expect("trained");
+    assert_eq!(outcome.metrics["resumed_from"].value, 5.0);
+    assert_eq!(adapter(&straight), digest_path(&scratch.join("out/adapter")).expect("an adapter").0);
+    assert_eq!(outcome.metrics["loss"], straight.outcome.metrics["loss"]);
+    assert_eq!(outcome.sections[..3], straight.outcome.sections[..3]);
+}
+
+#[test]
+fn a_foreign_checkpoint_is_refused_and_a_damaged_one_is_left_behind() {
+    let bench = bench(9);
+    let scratch = scratch(&bench, "foreign");
+    attempt(&bench, &with(), &scratch, 2).expect_err("interrupted");
+    let mut other = with();
+    other["seed"] = json!(99);
+    let error = attempt(&bench, &other, &scratch, 99).expect_err("foreign");
+    assert_eq!(error.code, "train::foreign_checkpoint");
+    assert!(error.hints[0].contains("rm '"), "{}", show(&error));
+    let path = scratch.join("checkpoint/state.checkpoint");
+    let mut bytes = fs_err::read(&path).expect("a checkpoint");
+    bytes.truncate(100);
+    fs_err::write(&path, bytes).expect("written");
+    let outcome = attempt(&bench, &with(), &scratch, 99).expect("trained from the start");
+    assert!(!outcome.metrics.contains_key("resumed_from"));
+}
+
+#[test]
+fn validation_is_watched_and_stops_early() {
+    let mut bench = bench(10);
+    let path = bench.path("validation");
+    let mut set = token_set(4, 200);
+    // Random targets: the training cannot help, so the loss soon rises.
+    for (index, sample) in set.samples.iter_mut().enumerate() {
+        sample
+            .ids
+            .iter_mut()
+            .enumerate()
+            .for_each(|(place, id)| *id = ((index * 31 + place * place * 17) % 200) as u32);
+    }
+    set.write(&path).expect("tokens");
+    let mut with = with();
+    with["validate_every"] = json!(2);
+    with["early_stopping"] = json!(2);
+    with["steps"] = json!(60);
+    with["learning_rate"] = json!(0.05);
+    let error = bench.run(&TrainStage, &with).expect_err("no validation input");
+    assert_eq!(
+        show(&error),
+        "train::no_validation: `validate_every` is set, but input `validation` is not connected\n  hint: add \
+         `validation: STAGE` under `in:`, or remove `validate_every`"
+    );
+    bench.input("validation", ArtifactKind::Tokens, &path);
+    let done = bench.run(&TrainStage, &with).expect("trained");
+    let steps = done.outcome.metrics["steps"].value;
+    assert!(steps < 60.0, "{steps}");
+    let best = done.outcome.metrics["validation_best_step"].value;
+    assert_eq!(best, steps - 4.0);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_and_names_its_samples() {
+    let mut bench = bench(3);
+    let mut with = with();
+    with["learning_rate"] = json!(1e38);
+    with["max_grad_norm"] = json!(0);
+    with["batch"] = json!(2);
+    let error = bench.run(&TrainStage, &with).expect_err("a NaN");
+    assert_eq!(error.code, "train::not_finite");
+    assert!(error.message.contains("(samples [`row-"), "{}", show(&error));
+    assert!(error.message.ends_with("no checkpoint was written yet"), "{}", show(&error));
+}
+
+#[test]
+fn configuration_errors_name_the_key_and_the_remedy() {
+    let bench = Bench::new();
+    let issues = bench.issues(&TrainStage, &json!({"rank": 0, "metod": "lora", "schedule": "cosinus", "dropout": 1.5}));
+    assert_eq!(
+        issues,
+        [
+            "rank | 0 is out of range: expected at least 1 | -",
+            "metod | unknown key `metod` | did you mean `method`?",
+            "schedule | `cosinus` is not one of `constant`, `linear`, `cosine` | did you mean `cosine`?",
+            "dropout | 1.5 is out of range: expected at most 0.99 | -",
+        ]
+    );
+    let issues = bench.issues(
+        &TrainStage,
+        &json!({"steps": 5, "epochs": 2, "early_stopping": 2, "targets": ["all-linear", "q_proj"], "learning_rate": 0}),
+    );
+    assert_eq!(
+        issues,
+        [
+            "epochs | `steps` and `epochs` exclude each other | keep one of them",
+            "learning_rate | 0 would train nothing: expected more than 0 | -",
+            "targets | `all-linear` stands for every module, so it cannot be in a list | write `targets: all-linear`",
+            "early_stopping | there is no validation to stop by | set `validate_every`, and connect a tokens artifact to \
+             the input `validation`",
+        ]
+    );
+}
+
+#[test]
+fn targets_are_told_apart() {
+    use luthier_model::adapter::Targets;
+    let read = |value: Value| {
+        let config: TrainConfig = parse_config(&json!({"targets": value})).expect("valid");
+        config.lora().targets
+    };
+    assert_eq!(read(json!("all-linear")), Targets::AllLinear);
+    assert_eq!(read(json!("q_proj")), Targets::Names(vec!["q_proj".to_owned()]));
+    assert_eq!(read(json!(["q_proj", "v_proj"])), Targets::Names(vec!["q_proj".to_owned(), "v_proj".to_owned()]));
+    assert_eq!(read(json!(r".*\.[qv]_proj")), Targets::Pattern(r".*\.[qv]_proj".to_owned()));
+}
+
+#[test]
+fn another_models_tokens_are_refused() {
+    let mut bench = Bench::new();
+    let base = bench.path("base");
+    TinyModel::new(3).write_directory(&base);
+    bench.input("model", ArtifactKind::Model, &base);
+    let data = bench.path("tokens");
+    token_set(4, 5000).write(&data).expect("tokens");
+    bench.input("data", ArtifactKind::Tokens, &data);
+    let mut set = TokenSet::open(&data).expect("tokens");
+    set.samples[0].ids[0] = 4000;
+    fs_err::remove_dir_all(&data).expect("removed");
+    set.write(&data).expect("tokens");
+    let error = bench.run(&TrainStage, &with()).expect_err("refused");
+    assert_eq!(error.code, "train::token_out_of_vocabulary");
+}
