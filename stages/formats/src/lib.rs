@@ -6,4 +6,5 @@ pub mod dataset;
 pub mod gguf;
 pub mod model_files;
 pub mod quant;
+pub mod tokenizer;
 pub mod tokens;

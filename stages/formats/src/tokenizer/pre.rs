@@ -1,0 +1,58 @@
+//! The pre-tokenizers behind llama.cpp's `tokenizer.ggml.pre` names, as trees of `tokenizer.json`.
+//!
+//! Patterns are those of the models' own published tokenizer files.
+
+use serde_json::{Value, json};
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// What a `pre` name stands for.
+pub struct PreTokenizer {
+    pub tree: Value,
+    pub normalizer: Value,
+    /// A piece that is a token as a whole is not merged from parts.
+    pub ignore_merges: bool,
+    /// Whether BOS is added when the file does not say.
+    pub add_bos: bool,
+}
+
+/// The names that are understood, for messages.
+pub const KNOWN: &[&str] = &["gpt-2", "smollm", "llama-bpe", "qwen2", "gpt-4o", "tekken"];
+
+/// `None` for a name that is not known: guessing would change ids silently.
+pub fn find(name: &str) -> Option<PreTokenizer> {
+    let plain = |tree| PreTokenizer { tree, normalizer: Value::Null, ignore_merges: false, add_bos: false };
+    Some(match name {
+        "gpt-2" | "phi-2" | "mpt" | "olmo" | "jina-es" | "jina-de" | "jina-v2-es" | "jina-v2-de" | "jais"
+        | "granite-docling" | "trillion" => plain(byte_level(true)),
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
+            plain(sequence([json!({"type": "Digits", "individual_digits": true}), byte_level(true)]))
+        }
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "lfm2" => {
+            PreTokenizer { ignore_merges: true, add_bos: true, ..plain(split(LLAMA3)) }
+        }
+        "qwen2" | "deepseek-r1-qwen" | "megrez" => {
+            PreTokenizer { normalizer: json!({"type": "NFC"}), ..plain(split(QWEN2)) }
+        }
+        "gpt-4o" | "llama4" => plain(split(O200K)),
+        "tekken" => PreTokenizer { ignore_merges: true, add_bos: true, ..plain(split(TEKKEN)) },
+        _ => return None,
+    })
+}
+
+fn byte_level(use_regex: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": use_regex})
+}
+
+fn sequence(parts: [Value; 2]) -> Value {
+    json!({"type": "Sequence", "pretokenizers": parts})
+}
+
+fn split(pattern: &str) -> Value {
+    let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    sequence([split, byte_level(false)])
+}
