@@ -81,10 +81,50 @@ fn plan_affine(x: &[f32], weights: &[f32], group: usize, levels: f32, limit: f32
         plan.codes.push(best.1);
         plan.fits.push(best.2);
     }
-    plan
+    let refined = plan.refined(x, weights, group, levels);
+    if refined.error(x, weights, group, levels) < plan.error(x, weights, group, levels) { refined } else { plan }
 }
 
 impl AffinePlan {
+    fn error(&self, x: &[f32], weights: &[f32], group: usize, levels: f32) -> f32 {
+        let groups = x.chunks_exact(group).zip(weights.chunks_exact(group)).zip(&self.fits);
+        groups.fold(0.0, |sum, ((x, weights), fit)| sum + fit::affine_error(x, weights, levels, *fit))
+    }
+
+    /// The same codes under the super-scales of least squares for the levels that the codes led to.
+    fn refined(&self, x: &[f32], weights: &[f32], group: usize, levels: f32) -> Self {
+        let (mut uu, mut uv, mut vv, mut ux, mut vx) = (0.0f32, 0.0f32, 0.0f32, 0.0f32, 0.0f32);
+        for (index, (x, weight)) in x.iter().zip(weights).enumerate() {
+            let (scale, least) = self.codes[index / group];
+            let u = f32::from(scale) * f32::from(fit::affine_level(*x, levels, self.fits[index / group]));
+            let v = f32::from(least);
+            uu += weight * u * u;
+            uv += weight * u * v;
+            vv += weight * v * v;
+            ux += weight * u * x;
+            vx += weight * v * x;
+        }
+        // Minimises the sum of w (scale u - least v - x)².
+        let determinant = uu * vv - uv * uv;
+        let (scale, least) = if determinant > 0.0 {
+            ((ux * vv - uv * vx) / determinant, (uv * ux - uu * vx) / determinant)
+        } else if uu > 0.0 {
+            (ux / uu, self.super_least)
+        } else {
+            (self.super_scale, self.super_least)
+        };
+        let half = |value: f32, otherwise: f32| {
+            let value = half::f16::from_f32(value).to_f32();
+            if value.is_finite() && value >= 0.0 { value } else { otherwise }
+        };
+        let (super_scale, super_least) = (half(scale, self.super_scale), half(least, self.super_least));
+        let fits = self.codes.iter().map(|(scale, least)| Affine {
+            scale: super_scale * f32::from(*scale),
+            least: super_least * f32::from(*least),
+        });
+        Self { codes: self.codes.clone(), fits: fits.collect(), super_scale, super_least }
+    }
+
     /// The level of every value.
     fn levels(&self, x: &[f32], group: usize, levels: f32) -> [u8; BLOCK] {
         let mut out = [0; BLOCK];
