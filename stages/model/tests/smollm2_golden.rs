@@ -29,6 +29,8 @@ const PROJECTIONS: [Projection; 7] = [
 struct Golden {
     bytes: Vec<u8>,
     samples: Vec<TokenSample>,
+    /// Prompts and their most likely continuations.
+    greedy: Vec<[Vec<u32>; 2]>,
 }
 
 impl Golden {
@@ -40,7 +42,14 @@ impl Golden {
             ids: sample["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect(),
             mask: sample["mask"].as_array().unwrap().iter().map(|kept| kept.as_bool().unwrap()).collect(),
         });
-        Self { samples: samples.collect(), bytes: fs_err::read(directory.join("expected.safetensors")).unwrap() }
+        let ids = |value: &Value| value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let greedy =
+            cases["greedy"].as_array().unwrap().iter().map(|case| [ids(&case["prompt"]), ids(&case["tokens"])]);
+        Self {
+            greedy: greedy.collect(),
+            samples: samples.collect(),
+            bytes: fs_err::read(directory.join("expected.safetensors")).unwrap(),
+        }
     }
 
     fn expected(&self, name: &str) -> Vec<f32> {
@@ -186,6 +195,13 @@ fn compare(path: &Utf8Path, base: BaseFormat, prefix: &str, limits: [f64; 3]) {
 
     let mut model = LanguageModel::new(decoder, None);
     compare_logits(&golden, &format!("{prefix}base"), &mut model, limits[0]);
+    if base == BaseFormat::Stored {
+        let prompts: Vec<&[u32]> = golden.greedy.iter().map(|[prompt, _]| prompt.as_slice()).collect();
+        for (answer, [_, expected]) in model.generate_greedy(&prompts, 24, &[2]).unwrap().iter().zip(&golden.greedy) {
+            let text: Vec<u32> = expected.iter().copied().filter(|id| *id != 2).collect();
+            assert_eq!(answer.tokens, text);
+        }
+    }
     let adapter = AdapterSet::from_values(&device, layers, slots, &values).unwrap();
     model.set_adapter(Some(adapter));
     compare_logits(&golden, &format!("{prefix}lora"), &mut model, limits[0]);

@@ -16,7 +16,8 @@ Each directory NAME/ is a Hugging Face model (`config.json`, `model.safetensors`
                          double quantisation and dequantised to f32 (`llama` only)
 
 `cases.json` lists per model the sequences: `ids` and `mask` (true where the token is a trained
-target; the first never is). AdamW: lr 0.01, betas 0.9 and 0.999, eps 1e-8, weight decay 0.1, no
+target; the first never is), and `greedy`: the most likely 16 tokens after each sequence, ending early
+after token 2, with the smallest lead of a chosen token's logit over the next. AdamW: lr 0.01, betas 0.9 and 0.999, eps 1e-8, weight decay 0.1, no
 clipping, no dropout. Attention is computed eagerly in f32.
 """
 
@@ -34,7 +35,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from golden_io import write_json, write_versions
-from make_support import quantize_projections, run
+from make_support import greedy, quantize_projections, run
 
 HERE = Path(__file__).parent
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -214,6 +215,7 @@ def main():
         batch = sequences(config.vocab_size, numpy.random.default_rng(number))
         out = {}
         record_base(out, "base", model, batch)
+        continued = [greedy(model, sequence["ids"], 16, {2}) for sequence in batch]
         peft = add_adapter(model, settings, seed=200 + number)
         peft.save_pretrained(directory / "adapter")
         (directory / "adapter" / "README.md").unlink(missing_ok=True)
@@ -237,7 +239,7 @@ def main():
             peft = add_adapter(model, settings, seed=200 + number)
             record_training(out, "nf4.lora", (), peft, batch)
         save_file(out, directory / "expected.safetensors")
-        cases[name] = {"sequences": batch, "adapter": {k: v for k, v in settings.items()}}
+        cases[name] = {"sequences": batch, "adapter": settings, "greedy": continued}
         print(name, {k: float(v[0]) for k, v in out.items() if k.endswith(".loss")}, file=sys.stderr)
     write_json(HERE / "cases.json", cases)
     write_versions(HERE, ["torch", "transformers", "peft", "bitsandbytes", "safetensors"])

@@ -1,7 +1,8 @@
 """SmolLM2-135M-Instruct, read from the GGUF that the quickstart fetches, through transformers and PEFT.
 
 The model is not stored here: the numbers are for whoever has the file. `cases.json` holds the
-samples (`ids`, `mask`: true where the token is a trained target) and the rules for the adapter;
+samples (`ids`, `mask`: true where the token is a trained target) and `greedy`: the most likely 24
+tokens after each chat prompt, ending early after token 2, with the smallest lead of a chosen token;
 `expected.safetensors` holds, for each PREFIX of base, lora, nf4.base, nf4.lora:
 
   PREFIX.losses, PREFIX.loss   cross-entropy per trained target, samples in order, and the mean of all
@@ -35,7 +36,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from golden_io import write_json, write_versions
-from make_support import quantize_projections, run
+from make_support import greedy, quantize_projections, run
 
 HERE = Path(__file__).parent
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -125,13 +126,15 @@ def main():
     batch = samples(tokenizer)
     out = {}
     record(out, "base", model, batch)
+    prompts = [[i for i, kept in zip(sample["ids"], sample["mask"]) if not kept] for sample in batch[:3]]
+    continued = [greedy(model, prompt, 24, {2}) for prompt in prompts]
     model = record_adapter(out, "lora", model, batch)
     quantize_projections(model)
     record(out, "nf4.base", model, batch)
     record_adapter(out, "nf4.lora", model, batch)
     save_file({name: value.detach().contiguous() for name, value in out.items()}, HERE / "expected.safetensors")
     (HERE / "expected.safetensors").chmod(0o644)
-    write_json(HERE / "cases.json", {"file": path.name, "samples": batch})
+    write_json(HERE / "cases.json", {"file": path.name, "samples": batch, "greedy": continued})
     write_versions(HERE, ["torch", "transformers", "peft", "bitsandbytes", "gguf", "safetensors"])
 
 
