@@ -4,6 +4,7 @@
 //! trying the neighbours of each integer; round the values to the levels that the rounded scales leave.
 
 use super::TensorType;
+use super::decode::IQ4_LEVELS;
 use super::encode::{iq4_level, iq4_scale, put_half};
 use super::fit::{self, Affine};
 
@@ -162,52 +163,90 @@ struct SymmetricPlan {
     super_scale: f32,
 }
 
-fn plan_symmetric(
-    x: &[f32],
-    weights: &[f32],
-    group: usize,
-    limit: f32,
-    fit_scale: impl Fn(&[f32], &[f32]) -> f32,
-    error: impl Fn(&[f32], &[f32], f32) -> f32,
-) -> SymmetricPlan {
-    let fits: Vec<f32> =
-        x.chunks_exact(group).zip(weights.chunks_exact(group)).map(|(x, weights)| fit_scale(x, weights)).collect();
-    let peak = fits.iter().fold(0.0f32, |peak, scale| if scale.abs() > peak.abs() { *scale } else { peak });
-    let super_scale = half::f16::from_f32(-peak / limit).to_f32();
-    let inverse = fit::invert(super_scale);
-    let mut plan = SymmetricPlan { codes: Vec::new(), scales: Vec::new(), super_scale };
-    for ((x, weights), found) in x.chunks_exact(group).zip(weights.chunks_exact(group)).zip(&fits) {
-        let first = fit::nearest((found * inverse).clamp(-limit, limit - 1.0));
-        let mut best = (f32::INFINITY, 0, 0.0);
-        for step in [0, 1, -1] {
-            let code = first + step;
-            if (code as f32) < -limit || code as f32 > limit - 1.0 {
-                continue;
-            }
-            let scale = super_scale * code as f32;
-            let error = error(x, weights, scale);
-            if error < best.0 {
-                best = (error, code, scale);
-            }
-        }
-        plan.codes.push(best.1);
-        plan.scales.push(best.2);
+/// How a group of values becomes `scale * level`.
+struct Levels<F, L> {
+    /// The best scale of a group, given its weights.
+    fit: F,
+    /// The level nearest to a value under a scale.
+    level: L,
+}
+
+impl<F: Fn(&[f32], &[f32]) -> f32, L: Fn(f32, f32) -> f32> Levels<F, L> {
+    fn error(&self, x: &[f32], weights: &[f32], scale: f32) -> f32 {
+        x.iter().zip(weights).fold(0.0, |error, (x, weight)| {
+            let difference = scale * (self.level)(*x, fit::invert(scale)) - x;
+            error + weight * difference * difference
+        })
     }
-    plan
+
+    fn plan(&self, x: &[f32], weights: &[f32], group: usize, limit: f32) -> SymmetricPlan {
+        let fits: Vec<f32> =
+            x.chunks_exact(group).zip(weights.chunks_exact(group)).map(|(x, weights)| (self.fit)(x, weights)).collect();
+        let peak = fits.iter().fold(0.0f32, |peak, scale| if scale.abs() > peak.abs() { *scale } else { peak });
+        let super_scale = half::f16::from_f32(-peak / limit).to_f32();
+        let plan = self.choose_codes(x, weights, group, limit, &fits, super_scale);
+        // The super-scale of least squares for the levels just chosen, and the codes once more under it.
+        let (mut uu, mut ux) = (0.0f32, 0.0f32);
+        for (index, (x, weight)) in x.iter().zip(weights).enumerate() {
+            let scale = plan.scales[index / group];
+            let u = plan.codes[index / group] as f32 * (self.level)(*x, fit::invert(scale));
+            uu += weight * u * u;
+            ux += weight * u * x;
+        }
+        let refined = half::f16::from_f32(if uu > 0.0 { ux / uu } else { super_scale }).to_f32();
+        if !refined.is_finite() || refined == super_scale {
+            return plan;
+        }
+        let other = self.choose_codes(x, weights, group, limit, &fits, refined);
+        if self.total(x, weights, group, &other) < self.total(x, weights, group, &plan) { other } else { plan }
+    }
+
+    fn total(&self, x: &[f32], weights: &[f32], group: usize, plan: &SymmetricPlan) -> f32 {
+        let groups = x.chunks_exact(group).zip(weights.chunks_exact(group)).zip(&plan.scales);
+        groups.fold(0.0, |sum, ((x, weights), scale)| sum + self.error(x, weights, *scale))
+    }
+
+    fn choose_codes(
+        &self,
+        x: &[f32],
+        weights: &[f32],
+        group: usize,
+        limit: f32,
+        fits: &[f32],
+        super_scale: f32,
+    ) -> SymmetricPlan {
+        let inverse = fit::invert(super_scale);
+        let mut plan = SymmetricPlan { codes: Vec::new(), scales: Vec::new(), super_scale };
+        for ((x, weights), found) in x.chunks_exact(group).zip(weights.chunks_exact(group)).zip(fits) {
+            let first = fit::nearest((found * inverse).clamp(-limit, limit - 1.0));
+            let mut best = (f32::INFINITY, 0, 0.0);
+            for step in [0, 1, -1] {
+                let code = first + step;
+                if (code as f32) < -limit || code as f32 > limit - 1.0 {
+                    continue;
+                }
+                let scale = super_scale * code as f32;
+                let error = self.error(x, weights, scale);
+                if error < best.0 {
+                    best = (error, code, scale);
+                }
+            }
+            plan.codes.push(best.1);
+            plan.scales.push(best.2);
+        }
+        plan
+    }
 }
 
 fn q3_k(x: &[f32], weights: &[f32], block: &mut [u8]) {
-    let plan = plan_symmetric(
-        x,
-        weights,
-        16,
-        32.0,
-        |x, weights| fit::symmetric(x, weights, 4.0),
-        |x, weights, scale| fit::symmetric_error(x, weights, 4.0, scale),
-    );
+    let levels = Levels {
+        fit: |x: &[f32], weights: &[f32]| fit::symmetric(x, weights, 4.0),
+        level: |x, inverse| fit::symmetric_level(x, 4.0, inverse),
+    };
+    let plan = levels.plan(x, weights, 16, 32.0);
     let mut levels = [0u8; BLOCK];
     for (index, x) in x.iter().enumerate() {
-        levels[index] = (fit::symmetric_level(*x, 4.0, plan.scales[index / 16]) + 4) as u8;
+        levels[index] = (fit::symmetric_level(*x, 4.0, fit::invert(plan.scales[index / 16])) + 4.0) as u8;
         // The third bit goes into the mask: bit `index / 32` of byte `index % 32`.
         block[index % 32] |= (levels[index] >> 2) << (index / 32);
     }
@@ -267,16 +306,13 @@ fn q5_k(x: &[f32], weights: &[f32], block: &mut [u8]) {
 }
 
 fn q6_k(x: &[f32], weights: &[f32], block: &mut [u8]) {
-    let plan = plan_symmetric(
-        x,
-        weights,
-        16,
-        128.0,
-        |x, weights| fit::symmetric(x, weights, 32.0),
-        |x, weights, scale| fit::symmetric_error(x, weights, 32.0, scale),
-    );
+    let levels = Levels {
+        fit: |x: &[f32], weights: &[f32]| fit::symmetric(x, weights, 32.0),
+        level: |x, inverse| fit::symmetric_level(x, 32.0, inverse),
+    };
+    let plan = levels.plan(x, weights, 16, 128.0);
     for (index, x) in x.iter().enumerate() {
-        let level = (fit::symmetric_level(*x, 32.0, plan.scales[index / 16]) + 32) as u8;
+        let level = (fit::symmetric_level(*x, 32.0, fit::invert(plan.scales[index / 16])) + 32.0) as u8;
         let (half, quarter, within) = (index / 128, index % 128 / 32, index % 32);
         block[half * 64 + (quarter % 2) * 32 + within] |= (level & 15) << (4 * (quarter / 2));
         block[128 + half * 32 + within] |= (level >> 4) << (2 * quarter);
@@ -287,16 +323,10 @@ fn q6_k(x: &[f32], weights: &[f32], block: &mut [u8]) {
     put_half(block, 208, plan.super_scale);
 }
 
-fn iq4_error(x: &[f32], weights: &[f32], scale: f32) -> f32 {
-    let inverse = fit::invert(scale);
-    x.iter().zip(weights).fold(0.0, |error, (x, weight)| {
-        let difference = scale * f32::from(super::decode::IQ4_LEVELS[usize::from(iq4_level(x * inverse))]) - x;
-        error + weight * difference * difference
-    })
-}
-
 fn iq4_xs(x: &[f32], weights: &[f32], block: &mut [u8]) {
-    let plan = plan_symmetric(x, weights, 32, 32.0, iq4_scale, iq4_error);
+    let levels =
+        Levels { fit: iq4_scale, level: |x: f32, inverse| f32::from(IQ4_LEVELS[usize::from(iq4_level(x * inverse))]) };
+    let plan = levels.plan(x, weights, 32, 32.0);
     put_half(block, 0, plan.super_scale);
     let mut high = 0u16;
     for (group, code) in plan.codes.iter().enumerate() {

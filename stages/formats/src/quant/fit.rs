@@ -110,20 +110,9 @@ pub(super) fn symmetric(x: &[f32], weights: &[f32], levels: f32) -> f32 {
     best_scale
 }
 
-/// The weighted squared error of `x ≈ scale * q`.
-pub(super) fn symmetric_error(x: &[f32], weights: &[f32], levels: f32, scale: f32) -> f32 {
-    let inverse = invert(scale);
-    let mut error = 0.0;
-    for (x, weight) in x.iter().zip(weights) {
-        let difference = scale * level(x * inverse, -levels, levels - 1.0) - x;
-        error += weight * difference * difference;
-    }
-    error
-}
-
-/// The level of one value, in `-levels..levels`.
-pub(super) fn symmetric_level(x: f32, levels: f32, scale: f32) -> i8 {
-    level(x * invert(scale), -levels, levels - 1.0) as i8
+/// The level of one value, in `-levels..levels`, given the inverse of the scale.
+pub(super) fn symmetric_level(x: f32, levels: f32, inverse: f32) -> f32 {
+    level(x * inverse, -levels, levels - 1.0)
 }
 
 /// `1 / scale`, or 0 where that is not finite.
@@ -151,13 +140,13 @@ mod tests {
         assert_eq!(affine_error(&x, &[1.0; 32], 15.0, fit), 0.0);
         let x: Vec<f32> = (-8..8).map(|i| i as f32 * 0.5).collect();
         assert_eq!(symmetric(&x, &[1.0; 16], 8.0), 0.5);
-        assert_eq!(symmetric_error(&x, &[1.0; 16], 8.0, 0.5), 0.0);
+        assert!(x.iter().all(|x| symmetric_level(*x, 8.0, invert(0.5)) * 0.5 == *x));
     }
 
     #[test]
     fn zeros_and_vanishing_values_give_no_scale() {
         assert_eq!(affine(&[0.0; 32], &[1.0; 32], 15.0, &[0.0]), Affine::default());
         assert_eq!(symmetric(&[1e-40; 16], &[1.0; 16], 8.0), 0.0);
-        assert_eq!(symmetric_level(1.0, 8.0, 0.0), 0);
+        assert_eq!(symmetric_level(1.0, 8.0, invert(0.0)), 0.0);
     }
 }
