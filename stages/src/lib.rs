@@ -2,6 +2,7 @@
 //! knows nothing of the runner.
 
 mod command;
+mod eval;
 mod export;
 mod fetch;
 mod ingest;
@@ -21,6 +22,7 @@ pub fn registry() -> Registry {
     let mut registry = Registry::new();
     // One line per kind, in alphabetical order.
     registry.add(command::CommandStage);
+    registry.add(eval::EvalStage);
     registry.add(export::ExportStage);
     registry.add(fetch::FetchStage);
     registry.add(ingest::IngestStage);
