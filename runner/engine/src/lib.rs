@@ -10,6 +10,8 @@ pub mod report;
 pub mod run;
 pub mod spec;
 pub mod store;
+#[cfg(test)]
+mod testkit;
 pub mod workspace;
 
 pub use error::{EngineError, SourceProblem};

@@ -54,7 +54,7 @@ pub(crate) fn run(
     let bytes = serde_json::to_vec(request).map_err(|error| system("the request cannot be written", &error.into()))?;
     fs_err::write(&file, bytes).map_err(|error| system("the request cannot be written", &error))?;
     let mut command = Command::new(program);
-    command.arg("exec-stage").arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.arg("exec-stage").arg(&file).env(LEASH, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Ctrl-C of the terminal goes to the runner alone, which passes it on in its own way.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -175,16 +175,18 @@ impl EventSink for LineSink<'_> {
     }
 }
 
+/// Set for children, whose standard input is the leash; other callers, such as a batch system, leave it alone.
+const LEASH: &str = "LUTHIER_LEASH";
+
 /// The other end: executes one request in this process, events and result as JSON lines on `out`. Returns the class of
-/// the failure, if it failed. With `leash`, standard input is watched as described above.
+/// the failure, if it failed. If the environment has `LUTHIER_LEASH`, standard input is watched as described above.
 pub fn exec_stage(
-    request: StageRequest,
+    request: &StageRequest,
     registry: &Registry,
     out: &mut (dyn Write + Send),
-    leash: bool,
 ) -> Option<ErrorClass> {
     let cancel = CancelToken::new();
-    if leash {
+    if std::env::var_os(LEASH).is_some() {
         let token = cancel.clone();
         std::thread::spawn(move || {
             for line in std::io::stdin().lines().map_while(Result::ok) {
@@ -197,7 +199,7 @@ pub fn exec_stage(
         });
     }
     let sink = LineSink(std::sync::Mutex::new(out));
-    let result = find(&request, registry).and_then(|stage| guard::run(stage.as_ref(), request, &sink, cancel));
+    let result = find(request, registry).and_then(|stage| guard::run(stage.as_ref(), request.clone(), &sink, cancel));
     match result {
         Ok(outcome) => {
             sink.send(&Message::Done { outcome, peak_memory: machine::peak_memory() });
@@ -227,16 +229,5 @@ fn find(request: &StageRequest, registry: &Registry) -> Result<std::sync::Arc<dy
             format!("this luthier has no stage kind `{}`", request.kind),
         )
         .hint("use the same luthier on both sides")
-    })
-}
-
-/// Reads a request file, or standard input for `-`.
-///
-/// # Errors
-/// It cannot be read or is not a request.
-pub fn read_request(path: &Utf8Path) -> StageResult<StageRequest> {
-    let text = if path == "-" { std::io::read_to_string(std::io::stdin())? } else { fs_err::read_to_string(path)? };
-    serde_json::from_str(&text).map_err(|error| {
-        luthier_core::StageError::input("run::bad_request", format!("`{path}` is not a stage request")).caused_by(error)
     })
 }

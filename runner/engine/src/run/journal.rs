@@ -72,9 +72,16 @@ pub fn ids(workspace: &Workspace) -> Vec<String> {
 }
 
 /// Summaries of the newest runs that ended, newest first.
-#[must_use]
-pub fn list(workspace: &Workspace, count: usize) -> Vec<RunSummary> {
-    ids(workspace).iter().filter_map(|id| summary(workspace, id)).take(count).collect()
+///
+/// # Errors
+/// The runs cannot be listed.
+pub fn list(workspace: &Workspace, count: usize) -> Result<Vec<RunSummary>, EngineError> {
+    let runs = workspace.runs_dir();
+    if runs.exists() {
+        fs_err::read_dir(&runs)
+            .map_err(|source| EngineError::System { what: "the runs cannot be listed".to_owned(), source })?;
+    }
+    Ok(ids(workspace).iter().filter_map(|id| summary(workspace, id)).take(count).collect())
 }
 
 fn summary(workspace: &Workspace, id: &str) -> Option<RunSummary> {
@@ -98,7 +105,7 @@ pub fn load(workspace: &Workspace, id: Option<&str>) -> Result<RunSummary, Engin
         None => fs_err::read_to_string(workspace.runs_dir().join("last"))
             .ok()
             .and_then(|last| summary(workspace, last.trim()))
-            .or_else(|| list(workspace, 1).into_iter().next()),
+            .or_else(|| ids(workspace).iter().find_map(|id| summary(workspace, id))),
     };
     found.ok_or_else(|| EngineError::UnknownRun { name: id.unwrap_or("last").to_owned() })
 }

@@ -30,11 +30,11 @@ pub(crate) mod planner;
 pub(crate) mod select;
 mod start;
 mod summary;
-//#[cfg(test)]
-//mod tests;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
-pub use child::{exec_stage, read_request};
+pub use child::exec_stage;
 pub use clock::{rfc3339, run_id};
 pub use emitter::Sink;
 pub use event::RunEvent;

@@ -27,7 +27,7 @@ pub enum LockMode {
     Ignore,
 }
 
-/// Options of [`crate::run::run`] and [`crate::run::plan`].
+/// Options of [`crate::run::run`], and of [`crate::run::plan`], which is the dry run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     /// Threads for all stages together; at least 1.
@@ -52,8 +52,6 @@ pub struct RunOptions {
     /// `cpu` or `cuda:0`.
     pub device: String,
     pub executor: Executor,
-    /// Only plan: report what would run, execute nothing, write nothing.
-    pub dry_run: bool,
 }
 
 impl Default for RunOptions {
@@ -72,7 +70,6 @@ impl Default for RunOptions {
             offline: false,
             device: "cpu".to_owned(),
             executor: Executor::Local,
-            dry_run: false,
         }
     }
 }

@@ -66,7 +66,7 @@ impl<'a> Planner<'a> {
         let chosen: Vec<usize> = (0..pipeline.stages.len()).filter(|at| selection.selected[*at]).collect();
         let needed = layout.up(&chosen);
         let sources = hash_sources(pipeline, store, &needed)?;
-        let latest = store.latest(&pipeline.file)?.into_iter().map(|(id, record)| (id, Arc::new(record))).collect();
+        let latest = store.latest(pipeline)?.into_iter().map(|(id, record)| (id, Arc::new(record))).collect();
         Ok(Self { pipeline, store, layout, selection, latest, sources, ailing: RefCell::default() })
     }
 

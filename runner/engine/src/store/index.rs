@@ -11,6 +11,7 @@ use luthier_core::{Digest, StageId, StageOutcome};
 use serde::{Deserialize, Serialize};
 
 use super::{StageRecord, Store, StoreError};
+use crate::pipeline::Pipeline;
 
 /// The first line: which pipeline file the index belongs to, so that its lock can be found when garbage is collected.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,12 +42,12 @@ impl Store {
         self.root().join("index").join(format!("{name}-{}.jsonl", &hash[..8]))
     }
 
-    /// The newest record of each stage of the pipeline in `file`, without outcomes.
+    /// The newest record of each stage of a pipeline, without outcomes.
     ///
     /// # Errors
     /// The index exists and cannot be read.
-    pub fn latest(&self, file: &Utf8Path) -> Result<BTreeMap<StageId, StageRecord>, StoreError> {
-        Ok(self.index(file)?.records)
+    pub fn latest(&self, pipeline: &Pipeline) -> Result<BTreeMap<StageId, StageRecord>, StoreError> {
+        Ok(self.index(&pipeline.file)?.records)
     }
 
     pub(crate) fn index(&self, file: &Utf8Path) -> Result<Index, StoreError> {
