@@ -13,7 +13,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("luthier-engine", &["luthier-core"]),
     ("luthier-formats", &["luthier-core"]),
     ("luthier-model", &["luthier-core", "luthier-formats", "luthier-kernels", "luthier-ops"]),
-    ("luthier-plugins", &["luthier-core"]),
+    ("luthier-builtins", &["luthier-filter"]),
+    ("luthier-plugins", &["luthier-builtins", "luthier-core", "luthier-filter"]),
     ("luthier-stages", &["luthier-core", "luthier-formats", "luthier-kernels", "luthier-model", "luthier-plugins"]),
     ("luthier", &["luthier-core", "luthier-engine", "luthier-plugins", "luthier-stages"]),
 ];

@@ -1,7 +1,8 @@
 //! `luthier plan`, `luthier status` and `run --dry-run`: what would run, why, and for how long.
 
+use camino::Utf8PathBuf;
 use luthier_engine::format;
-use luthier_engine::pipeline::Pipeline;
+use luthier_engine::pipeline::{Pipeline, PlannedStage};
 use luthier_engine::run::{self, Action, RunOptions, RunPlan};
 use owo_colors::OwoColorize;
 use serde_json::json;
@@ -84,8 +85,49 @@ pub fn print(pipeline: &Pipeline, planned: &RunPlan, printer: Printer) {
     printer.result(&sum);
 }
 
-/// The memory plan of every training stage, from the model's configuration alone where the model is a local directory.
+/// The memory plan of every `plan` stage, from the model's configuration alone: the model may be in the store, or a local
+/// directory that holds no more than `config.json`.
 fn memory(pipeline: &Pipeline, global: &Global, printer: Printer) -> Result<u8, Failure> {
-    let _ = (pipeline, global, printer);
-    Err(Failure::input("plan::memory", "no training stage in this pipeline"))
+    let store = open_store(&workspace(global))?;
+    let latest = store.latest(pipeline)?;
+    let stages: Vec<&PlannedStage> = pipeline.stages.iter().filter(|stage| stage.stage.kind() == "plan").collect();
+    if stages.is_empty() {
+        return Err(Failure::input("plan::memory", format!("`{}` has no stage that `uses: plan`", pipeline.file))
+            .hint("add one beside the training: `memory: {uses: plan, in: {model: base, data: tokens}}`"));
+    }
+    let stored = |stage: &PlannedStage, port: &str| -> Option<Utf8PathBuf> {
+        let reference = stage.inputs.get(port)?.first()?;
+        let artifact = latest.get(&reference.stage)?.outputs.get(&reference.output)?;
+        Some(store.artifact_path(artifact)).filter(|path| path.exists())
+    };
+    let mut all = Vec::new();
+    for stage in stages {
+        let Some(model) = local_model(pipeline, stage).or_else(|| stored(stage, "model")) else {
+            let from = stage.inputs.get("model").and_then(|found| found.first());
+            let from = from.map_or_else(String::new, |found| found.stage.to_string());
+            return Err(Failure::input("plan::no_model", format!("stage `{}`: the model of `{from}` is not here yet", stage.id))
+                .hint(format!("fetch it with `luthier run {} --until {from}`, or give a directory that holds its config.json, as in `-p model=DIR` where the pipeline has such a parameter", pipeline.file)));
+        };
+        let prediction = luthier_stages::plan::predict_memory(&model, stored(stage, "data").as_deref(), &stage.prepared.config)?;
+        if printer.json {
+            all.push(json!({"stage": stage.id, "prediction": prediction}));
+        } else {
+            printer.result(&stage.id.bold().to_string());
+            for section in luthier_stages::plan::sections(&prediction) {
+                printer.result(&super::show::section_text(&section));
+            }
+        }
+    }
+    if printer.json {
+        printer.json(&all);
+    }
+    Ok(exit::DONE)
+}
+
+/// The path of a model that its fetch stage takes from this machine.
+fn local_model(pipeline: &Pipeline, stage: &PlannedStage) -> Option<Utf8PathBuf> {
+    let reference = stage.inputs.get("model")?.first()?;
+    let fetch = pipeline.stages.iter().find(|candidate| candidate.id == reference.stage)?;
+    let source = fetch.prepared.sources.first()?;
+    Some(pipeline.directory.join(&source.path))
 }

@@ -107,7 +107,7 @@ fn text(record: &StageRecord, store: &Store) -> String {
 }
 
 /// A section as plain text; plots are left to the report.
-fn section_text(section: &Section) -> String {
+pub fn section_text(section: &Section) -> String {
     match section {
         Section::Table { title, columns, rows } | Section::Samples { title, columns, rows } => {
             let mut widths: Vec<usize> = columns.iter().map(|cell| cell.chars().count()).collect();
