@@ -6,8 +6,10 @@
 use luthier_core::{StageError, StageResult};
 
 use crate::batch::TextBatch;
+use crate::builtin::NativeFilter;
 use crate::component::{OpenError, PluginComponent};
 use crate::fault::Fault;
+use crate::plugin::config_error;
 use crate::session::Session;
 use crate::verdict::Verdicts;
 
@@ -23,8 +25,16 @@ pub enum OnTrap {
     Drop,
 }
 
-/// A plugin in the hands of one thread.
-pub struct Worker {
+/// A filter in the hands of one thread.
+pub struct Worker(Kind);
+
+enum Kind {
+    Guest(Guest),
+    Native(Box<dyn NativeFilter>),
+}
+
+/// A component with its live instance, if the last call left one.
+struct Guest {
     plugin: PluginComponent,
     /// JSON.
     config: String,
@@ -56,7 +66,11 @@ impl Worker {
     pub fn open(plugin: &PluginComponent, config: &serde_json::Value) -> StageResult<Self> {
         let config = config.to_string();
         let session = open(plugin, &config)?;
-        Ok(Self { plugin: plugin.clone(), config, session: Some(session), lines: Vec::new() })
+        Ok(Self(Kind::Guest(Guest { plugin: plugin.clone(), config, session: Some(session), lines: Vec::new() })))
+    }
+
+    pub(crate) fn native(filter: Box<dyn NativeFilter>) -> Self {
+        Self(Kind::Native(filter))
     }
 
     /// Judges every row of the batch.
@@ -64,6 +78,25 @@ impl Worker {
     /// # Errors
     /// The lowest row that the plugin fails on, if `on_trap` is [`OnTrap::Fail`] or the failure depends on time.
     pub fn judge(&mut self, batch: &TextBatch<'_>, on_trap: OnTrap) -> Result<Verdicts, JudgeError> {
+        match &mut self.0 {
+            Kind::Guest(guest) => guest.judge(batch, on_trap),
+            Kind::Native(filter) => {
+                filter.judge(batch).map_err(|(row, why)| JudgeError::Row(RowFault { row, fault: Fault::Refused(why) }))
+            }
+        }
+    }
+
+    /// What the plugin logged since the last call of this.
+    pub fn take_lines(&mut self) -> Vec<String> {
+        match &mut self.0 {
+            Kind::Guest(guest) => std::mem::take(&mut guest.lines),
+            Kind::Native(_) => Vec::new(),
+        }
+    }
+}
+
+impl Guest {
+    fn judge(&mut self, batch: &TextBatch<'_>, on_trap: OnTrap) -> Result<Verdicts, JudgeError> {
         let mut verdicts = Verdicts::keep_all(batch.rows(), self.plugin.manifest().scores.len());
         for rows in batch.calls(CALL_ROWS, CALL_BYTES) {
             self.judge_rows(batch, rows, on_trap, &mut verdicts)?;
@@ -116,30 +149,12 @@ impl Worker {
         }
         Ok(answer)
     }
-
-    /// What the plugin logged since the last call of this.
-    pub fn take_lines(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.lines)
-    }
 }
 
 fn open(plugin: &PluginComponent, config: &str) -> StageResult<Session> {
     let name = &plugin.manifest().name;
     plugin.open(config).map_err(|error| match error {
-        OpenError::Config(issues) => {
-            let issues: Vec<String> = issues
-                .iter()
-                .map(|(path, message)| match path.as_str() {
-                    "" => format!("`config`: {message}"),
-                    path => format!("`config.{path}`: {message}"),
-                })
-                .collect();
-            StageError::input(
-                "plugin::config",
-                format!("plugin `{name}` refuses its configuration: {}", issues.join("; ")),
-            )
-            .hint(format!("`luthier plugin inspect` prints the configuration that `{name}` takes"))
-        }
+        OpenError::Config(issues) => config_error(name, &issues),
         OpenError::Fault(fault) => StageError::new("plugin::open", format!("plugin `{name}` {fault} while it opened"))
             .hint(fault.hint(plugin.limits())),
     })

@@ -4,6 +4,7 @@
 pub mod author;
 mod batch;
 mod bindings;
+mod builtin;
 mod compiled_cache;
 mod component;
 mod crate_build;
@@ -12,11 +13,13 @@ mod fault;
 mod judge;
 mod limits;
 mod manifest;
+mod plugin;
 mod session;
 mod source;
 mod verdict;
 
 pub use batch::{TextBatch, TextColumn};
+pub use builtin::Builtin;
 pub use compiled_cache::CompiledCache;
 pub use component::PluginComponent;
 pub use crate_build::{BuildOptions, build_crate};
@@ -25,5 +28,6 @@ pub use fault::Fault;
 pub use judge::{JudgeError, OnTrap, RowFault, Worker};
 pub use limits::Limits;
 pub use manifest::{Manifest, ScoreColumn, ScoreKind};
+pub use plugin::Plugin;
 pub use source::{PluginSource, SourceProblem, path_dependencies};
 pub use verdict::Verdicts;

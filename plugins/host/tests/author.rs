@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 use luthier_plugins::Limits;
-use luthier_plugins::author::{Language, Workshop, bench, inspect, run_cases, scaffold};
+use luthier_plugins::author::{Language, Workshop, bench, inspect, judge_file, run_cases, sample_texts, scaffold};
 use serde_json::json;
 
 #[test]
@@ -31,7 +31,17 @@ fn a_new_plugin_builds_passes_its_cases_and_is_measured() {
     assert!(inspection.granted.contains(&"luthier:filter/host@0.1.0".to_owned()));
     assert!(inspection.denied.iter().all(|import| import.starts_with("wasi:")));
 
-    let texts: Vec<String> = (0..1_000).map(|row| format!("row {row} has https://a.link")).collect();
+    let rows = root.join("rows.txt");
+    fs_err::write(&rows, "none\n\nhttp://a https://b https://c\n").unwrap();
+    let verdicts = judge_file(&plugin, &json!({}), &rows).unwrap();
+    assert_eq!((verdicts[0].line, verdicts[0].keep), (1, true));
+    assert_eq!((verdicts[1].line, verdicts[1].reason.as_deref()), (3, Some("too-many-links")));
+    assert_eq!(verdicts[1].scores["links"], 3.0);
+    fs_err::write(root.join("rows.jsonl"), "{\"text\": 5}\n[]\n").unwrap();
+    let error = judge_file(&plugin, &json!({}), &root.join("rows.jsonl")).unwrap_err();
+    assert!(error.to_string().ends_with("rows.jsonl:2: a row is a JSON object, this is another value"), "{error}");
+
+    let texts = sample_texts(1_000, 50);
     let report = bench(&plugin, &json!({}), &texts, Duration::from_millis(50)).unwrap();
     assert!(report.rows == 1_000 && report.batches > 0 && report.megabytes_per_second > 0.0);
 

@@ -61,9 +61,24 @@ macro_rules! number {
     )*};
 }
 
-number!("integer", "a whole number of 0 or more that fits", u8, u16, u32, u64, usize);
+number!("integer", "a whole number of 0 or more that fits", u8, u16, u32, u64);
 number!("integer", "a whole number that fits", i8, i16, i32, i64);
 number!("number", "a number", f32, f64);
+
+/// Larger numbers than the platform's become its largest, so that a bound means the same in 32 and in 64 bits.
+impl ConfigValue for usize {
+    fn schema() -> String {
+        "{\"type\":\"integer\",\"minimum\":0}".to_owned()
+    }
+
+    fn parse(json: &Json, path: &str, issues: &mut Vec<Issue>) -> Option<Self> {
+        u64::parse(json, path, issues).map(|number| Self::try_from(number).unwrap_or(Self::MAX))
+    }
+
+    fn to_json(&self) -> String {
+        self.to_string()
+    }
+}
 
 impl ConfigValue for bool {
     fn schema() -> String {

@@ -68,6 +68,12 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// A row for code that drives a filter itself: `columns` are the values of `names`, in that order.
+    #[must_use]
+    pub fn new(index: usize, text: &'a str, names: &'static [&'static str], columns: &'a [&'a str]) -> Self {
+        Self { index, text, names, columns }
+    }
+
     /// The judged column.
     #[must_use]
     pub fn text(&self) -> &'a str {
@@ -103,7 +109,19 @@ pub struct Scores<'a> {
     pub(crate) row: usize,
 }
 
-impl Scores<'_> {
+impl<'a> Scores<'a> {
+    /// Scores of row `row` of `rows`, for code that drives a filter itself. `values` is column-major:
+    /// `values[score * rows + row]`.
+    #[must_use]
+    pub fn new(
+        names: &'static [(&'static str, ScoreKind)],
+        values: &'a mut [f32],
+        rows: usize,
+        row: usize,
+    ) -> Self {
+        Self { names, values, rows, row }
+    }
+
     /// Sets a declared score.
     ///
     /// # Panics

@@ -4,6 +4,7 @@ mod bench;
 mod cases;
 mod embedded;
 mod inspect;
+mod rows;
 mod scaffold;
 
 use camino::Utf8Path;
@@ -13,6 +14,7 @@ pub use bench::{BenchReport, bench};
 pub use cases::{Case, CaseResult, TestReport, run_cases};
 pub use embedded::{EmbeddedFile, SDK_FILES, WIT_FILE};
 pub use inspect::{Inspection, inspect};
+pub use rows::{RowVerdict, judge_file, sample_texts};
 pub use scaffold::{Language, Scaffold, scaffold};
 
 use crate::compiled_cache::CompiledCache;

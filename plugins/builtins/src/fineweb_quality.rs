@@ -1,0 +1,96 @@
+//! FineWeb's own line heuristics (Penedo et al. 2024, arXiv 2406.17557), with datatrove's defaults.
+
+use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
+
+use crate::character::{is_terminal, trim};
+use crate::lines::duplicates;
+use crate::words::Words;
+use crate::{chars, share};
+
+#[derive(Config)]
+pub struct FinewebQualityConfig {
+    /// Least share of lines that end a sentence.
+    #[config(default = 0.12, min = 0.0)]
+    min_punctuated: f64,
+    /// Let texts pass of which no line ends a sentence.
+    #[config(default = false)]
+    allow_unpunctuated: bool,
+    /// Largest share of short lines.
+    #[config(default = 0.67, min = 0.0)]
+    max_short_lines: f64,
+    /// Most characters of a short line.
+    #[config(default = 30)]
+    short_line: usize,
+    /// Largest share of characters in repeated lines.
+    #[config(default = 0.01, min = 0.0)]
+    max_repeated_chars: f64,
+    /// Most line breaks per word.
+    #[config(default = 0.3, min = 0.0)]
+    max_breaks: f64,
+}
+
+/// Drops lists, menus and other texts that are not lines of prose.
+pub struct FinewebQuality {
+    config: FinewebQualityConfig,
+    words: Words,
+}
+
+impl Filter for FinewebQuality {
+    type Config = FinewebQualityConfig;
+
+    const ABOUT: About = About {
+        name: "fineweb-quality",
+        version: "1",
+        about: "Drops texts of unpunctuated, short or repeated lines.",
+        text: "",
+        reads: &[],
+        scores: &[
+            ("punctuated-lines", ScoreKind::Real),
+            ("short-lines", ScoreKind::Real),
+            ("repeated-chars", ScoreKind::Real),
+            ("breaks-per-word", ScoreKind::Real),
+        ],
+        reasons: &["empty", "line_punct_ratio", "short_line_ratio", "char_dup_ratio", "list_ratio"],
+        edits: false,
+    };
+
+    fn open(config: FinewebQualityConfig) -> Result<Self, String> {
+        Ok(Self { config, words: Words::default() })
+    }
+
+    fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
+        let (text, config) = (row.text(), &self.config);
+        let lines = || text.split('\n').filter(|line| !trim(line).is_empty());
+        let (mut count, mut ended, mut short) = (0, 0, 0);
+        for line in lines() {
+            count += 1;
+            ended += usize::from(line.ends_with(is_terminal));
+            let is_short = line.len() <= config.short_line || chars(line) <= config.short_line;
+            short += usize::from(is_short);
+        }
+        if count == 0 {
+            return Verdict::Drop("empty");
+        }
+        let punctuated = share(ended, count);
+        let breaks = text.bytes().filter(|byte| *byte == b'\n').count();
+        let repeated = share(duplicates(lines()).1, chars(text) - breaks);
+        self.words.cut(text);
+        let per_word = share(breaks, self.words.len());
+        scores.set("punctuated-lines", punctuated as f32);
+        scores.set("short-lines", share(short, count) as f32);
+        scores.set("repeated-chars", repeated as f32);
+        scores.set("breaks-per-word", per_word as f32);
+        let unpunctuated = punctuated < config.min_punctuated && !(ended == 0 && config.allow_unpunctuated);
+        if unpunctuated {
+            Verdict::Drop("line_punct_ratio")
+        } else if share(short, count) > config.max_short_lines {
+            Verdict::Drop("short_line_ratio")
+        } else if repeated > config.max_repeated_chars {
+            Verdict::Drop("char_dup_ratio")
+        } else if per_word > config.max_breaks {
+            Verdict::Drop("list_ratio")
+        } else {
+            Verdict::Keep
+        }
+    }
+}

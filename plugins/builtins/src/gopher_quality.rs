@@ -1,0 +1,160 @@
+//! Gopher's document quality heuristics (Rae et al. 2021, arXiv 2112.11446, A.1), with datatrove's defaults.
+
+use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
+
+use crate::character::is_symbol;
+use crate::lines::split_lines;
+use crate::words::Words;
+use crate::{chars, share};
+
+#[derive(Config)]
+pub struct GopherQualityConfig {
+    /// Fewest words; 0 for no bound.
+    #[config(default = 50)]
+    min_words: usize,
+    /// Most words; 0 for no bound.
+    #[config(default = 100_000)]
+    max_words: usize,
+    /// Least mean word length in characters; 0 for no bound.
+    #[config(default = 3.0, min = 0.0)]
+    min_word_length: f64,
+    /// Largest mean word length in characters; 0 for no bound.
+    #[config(default = 10.0, min = 0.0)]
+    max_word_length: f64,
+    /// Most `#`, and most ellipses, per word; 0 for no bound.
+    #[config(default = 0.1, min = 0.0)]
+    max_symbols: f64,
+    /// Largest share of lines that start with a bullet; 0 for no bound.
+    #[config(default = 0.9, min = 0.0)]
+    max_bullet_lines: f64,
+    /// Largest share of lines that end with an ellipsis; 0 for no bound.
+    #[config(default = 0.3, min = 0.0)]
+    max_ellipsis_lines: f64,
+    /// Least share of words with a letter; 0 for no bound.
+    #[config(default = 0.8, min = 0.0)]
+    min_alphabetic: f64,
+    /// Fewest different stop words; 0 for no bound.
+    #[config(default = 2)]
+    min_stop_words: usize,
+}
+
+const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "with"];
+
+/// Drops texts whose words and lines are unlike prose.
+pub struct GopherQuality {
+    config: GopherQualityConfig,
+    words: Words,
+}
+
+/// What the words of a text are like.
+#[derive(Default)]
+struct Census {
+    words: usize,
+    /// Words with more than punctuation.
+    real: usize,
+    real_chars: usize,
+    alphabetic: usize,
+    stop_words: [bool; 8],
+}
+
+impl Census {
+    fn add(&mut self, word: &str) {
+        self.words += 1;
+        if word.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+            self.real += 1;
+            self.real_chars += word.len();
+            self.alphabetic += 1;
+        } else {
+            if word.chars().any(|c| !is_symbol(c)) {
+                self.real += 1;
+                self.real_chars += chars(word);
+            }
+            self.alphabetic += usize::from(word.chars().any(char::is_alphabetic));
+        }
+        if word.len() <= 4
+            && let Some(at) = STOP_WORDS.iter().position(|stop| *stop == word)
+        {
+            self.stop_words[at] = true;
+        }
+    }
+}
+
+impl Filter for GopherQuality {
+    type Config = GopherQualityConfig;
+
+    const ABOUT: About = About {
+        name: "gopher-quality",
+        version: "1",
+        about: "Drops texts whose words and lines are unlike prose: too short, too many symbols, bullets, few stop words.",
+        text: "",
+        reads: &[],
+        scores: &[
+            ("words", ScoreKind::Count),
+            ("mean-word-length", ScoreKind::Real),
+            ("alphabetic", ScoreKind::Real),
+            ("bullet-lines", ScoreKind::Real),
+            ("ellipsis-lines", ScoreKind::Real),
+            ("stop-words", ScoreKind::Count),
+        ],
+        reasons: &[
+            "gopher_short_doc",
+            "gopher_long_doc",
+            "gopher_below_avg_threshold",
+            "gopher_above_avg_threshold",
+            "gopher_too_many_hashes",
+            "gopher_too_many_ellipsis",
+            "gopher_too_many_bullets",
+            "gopher_too_many_end_ellipsis",
+            "gopher_below_alpha_threshold",
+            "gopher_enough_stop_words",
+        ],
+        edits: false,
+    };
+
+    fn open(config: GopherQualityConfig) -> Result<Self, String> {
+        Ok(Self { config, words: Words::default() })
+    }
+
+    fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
+        let text = row.text();
+        let config = &self.config;
+        self.words.cut(text);
+        let mut census = Census::default();
+        self.words.iter(text).for_each(|word| census.add(word));
+        let (mut lines, mut bullets, mut ellipses) = (0, 0, 0);
+        for line in split_lines(text) {
+            lines += 1;
+            bullets += usize::from(line.trim_start_matches(crate::character::is_space).starts_with(['•', '-']));
+            let end = line.trim_end_matches(crate::character::is_space);
+            ellipses += usize::from(end.ends_with("...") || end.ends_with('…'));
+        }
+        let mean = share(census.real_chars, census.real);
+        let alphabetic = share(census.alphabetic, census.words);
+        let stop_words = census.stop_words.iter().filter(|seen| **seen).count();
+        scores.set("words", census.real as f32);
+        scores.set("mean-word-length", mean as f32);
+        scores.set("alphabetic", alphabetic as f32);
+        scores.set("bullet-lines", share(bullets, lines) as f32);
+        scores.set("ellipsis-lines", share(ellipses, lines) as f32);
+        scores.set("stop-words", stop_words as f32);
+
+        // `bound` is off at 0, as a falsy bound is in the original.
+        let over = |value: f64, bound: f64| bound != 0.0 && value > bound;
+        let under = |value: f64, bound: f64| bound != 0.0 && value < bound;
+        let hashes = text.bytes().filter(|byte| *byte == b'#').count();
+        let dots = text.matches("...").count() + text.matches('…').count();
+        let checks: [(bool, &'static str); 10] = [
+            (config.min_words != 0 && census.real < config.min_words, "gopher_short_doc"),
+            (config.max_words != 0 && census.real > config.max_words, "gopher_long_doc"),
+            (under(mean, config.min_word_length), "gopher_below_avg_threshold"),
+            (over(mean, config.max_word_length), "gopher_above_avg_threshold"),
+            (over(share(hashes, census.words), config.max_symbols), "gopher_too_many_hashes"),
+            (over(share(dots, census.words), config.max_symbols), "gopher_too_many_ellipsis"),
+            (over(share(bullets, lines), config.max_bullet_lines), "gopher_too_many_bullets"),
+            (over(share(ellipses, lines), config.max_ellipsis_lines), "gopher_too_many_end_ellipsis"),
+            (under(alphabetic, config.min_alphabetic), "gopher_below_alpha_threshold"),
+            (config.min_stop_words != 0 && stop_words < config.min_stop_words, "gopher_enough_stop_words"),
+        ];
+        checks.iter().find(|(fails, _)| *fails).map_or(Verdict::Keep, |(_, reason)| Verdict::Drop(reason))
+    }
+}

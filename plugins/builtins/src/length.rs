@@ -1,0 +1,69 @@
+//! Bounds on the length of a text.
+
+use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
+
+use crate::chars;
+use crate::words::Words;
+
+#[derive(Config)]
+pub struct LengthConfig {
+    /// Fewest characters.
+    #[config(default = 0)]
+    min_chars: usize,
+    /// Most characters.
+    max_chars: Option<usize>,
+    /// Fewest words.
+    #[config(default = 0)]
+    min_words: usize,
+    /// Most words.
+    max_words: Option<usize>,
+}
+
+/// Drops texts that are too short or too long.
+pub struct Length {
+    config: LengthConfig,
+    words: Words,
+}
+
+impl Filter for Length {
+    type Config = LengthConfig;
+
+    const ABOUT: About = About {
+        name: "length",
+        version: "1",
+        about: "Drops texts with too few or too many characters or words.",
+        text: "",
+        reads: &[],
+        scores: &[("chars", ScoreKind::Count), ("words", ScoreKind::Count)],
+        reasons: &["few_chars", "many_chars", "few_words", "many_words"],
+        edits: false,
+    };
+
+    fn open(config: LengthConfig) -> Result<Self, String> {
+        let crossed = |least: usize, most: Option<usize>| most.is_some_and(|most| most < least);
+        if crossed(config.min_chars, config.max_chars) || crossed(config.min_words, config.max_words) {
+            return Err("a minimum is larger than its maximum, so every row would be dropped".to_owned());
+        }
+        Ok(Self { config, words: Words::default() })
+    }
+
+    fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
+        let config = &self.config;
+        let characters = chars(row.text());
+        self.words.cut(row.text());
+        let words = self.words.len();
+        scores.set("chars", characters as f32);
+        scores.set("words", words as f32);
+        if characters < config.min_chars {
+            Verdict::Drop("few_chars")
+        } else if config.max_chars.is_some_and(|most| characters > most) {
+            Verdict::Drop("many_chars")
+        } else if words < config.min_words {
+            Verdict::Drop("few_words")
+        } else if config.max_words.is_some_and(|most| words > most) {
+            Verdict::Drop("many_words")
+        } else {
+            Verdict::Keep
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The built-in filters: public heuristics with the defaults of their originals.
+//!
+//! Each is a [`luthier_filter::Filter`] like anybody's plugin. The host links them natively, which is fastest, and can
+//! build any of them to WebAssembly from this very source; a test holds the two to equal verdicts. Nothing here depends on
+//! anything but the SDK, on time, or on the order of hash tables.
+//!
+//! Where an original divides by nothing (a text without lines or words), the share is 0.
+
+mod c4_paragraphs;
+mod c4_quality;
+pub mod character;
+mod fineweb_quality;
+mod gopher_quality;
+mod gopher_repetition;
+mod length;
+mod lines;
+pub mod special;
+mod url_ratio;
+pub mod words;
+
+pub use c4_paragraphs::C4Paragraphs;
+pub use c4_quality::C4Quality;
+pub use fineweb_quality::FinewebQuality;
+pub use gopher_quality::GopherQuality;
+pub use gopher_repetition::GopherRepetition;
+pub use length::Length;
+pub use url_ratio::UrlRatio;
+
+/// Calls a macro with `name => Type` for every built-in filter.
+#[macro_export]
+macro_rules! for_each_builtin {
+    ($with:ident) => {
+        $with! {
+            "c4-paragraphs" => C4Paragraphs,
+            "c4-quality" => C4Quality,
+            "fineweb-quality" => FinewebQuality,
+            "gopher-quality" => GopherQuality,
+            "gopher-repetition" => GopherRepetition,
+            "length" => Length,
+            "url-ratio" => UrlRatio,
+        }
+    };
+}
+
+/// `part / whole`, 0 if there is no whole.
+fn share(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Characters, as all published lengths count them.
+fn chars(text: &str) -> usize {
+    text.chars().count()
+}

@@ -1,0 +1,73 @@
+//! How much of a text is addresses (the URL rule of NeMo Curator's heuristics).
+
+use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
+
+use crate::character::is_space;
+use crate::{chars, share};
+
+#[derive(Config)]
+pub struct UrlRatioConfig {
+    /// Largest share of characters in addresses.
+    #[config(default = 0.2, min = 0.0, max = 1.0)]
+    max: f64,
+}
+
+/// Drops texts that are mostly addresses.
+pub struct UrlRatio {
+    config: UrlRatioConfig,
+}
+
+/// Characters in `http://…` and `https://…`, each up to the next white space or quote.
+fn address_chars(text: &str) -> usize {
+    let mut total = 0;
+    let mut rest = text;
+    while let Some(at) = rest.find("http") {
+        let from = &rest[at..];
+        let scheme = ["https://", "http://"].iter().find(|scheme| from.starts_with(**scheme));
+        let Some(scheme) = scheme else {
+            rest = &from[4..];
+            continue;
+        };
+        let ends = |c: char| is_space(c) || matches!(c, '"' | '\'' | '<' | '>' | '(' | ')');
+        let end = from[scheme.len()..].find(ends).map_or(from.len(), |at| at + scheme.len());
+        total += chars(&from[..end]);
+        rest = &from[end..];
+    }
+    total
+}
+
+impl Filter for UrlRatio {
+    type Config = UrlRatioConfig;
+
+    const ABOUT: About = About {
+        name: "url-ratio",
+        version: "1",
+        about: "Drops texts that are mostly addresses.",
+        text: "",
+        reads: &[],
+        scores: &[("url-chars", ScoreKind::Real)],
+        reasons: &["url_ratio"],
+        edits: false,
+    };
+
+    fn open(config: UrlRatioConfig) -> Result<Self, String> {
+        Ok(Self { config })
+    }
+
+    fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
+        let ratio = share(address_chars(row.text()), chars(row.text()));
+        scores.set("url-chars", ratio as f32);
+        if ratio > self.config.max { Verdict::Drop("url_ratio") } else { Verdict::Keep }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address_chars;
+
+    #[test]
+    fn measures_addresses() {
+        assert_eq!(address_chars("see https://a.b/c, (http://d) httpx"), 14 + 8);
+        assert_eq!(address_chars(""), 0);
+    }
+}

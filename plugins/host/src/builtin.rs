@@ -1,0 +1,252 @@
+//! The built-in filters, linked natively, or built to WebAssembly from the sources that this program carries.
+
+use camino::Utf8Path;
+use luthier_core::{Digest, StageError, StageResult, nearest};
+use luthier_filter::{ConfigValue, Filter, Issue, Json, Row, Scores, Verdict};
+use serde_json::Value;
+
+use crate::author::{EmbeddedFile, SDK_FILES};
+use crate::batch::TextBatch;
+use crate::crate_build::{BuildOptions, build_crate};
+use crate::manifest::{Manifest, ScoreColumn, ScoreKind};
+use crate::verdict::Verdicts;
+
+/// A built-in filter.
+#[derive(Clone, Copy)]
+pub struct Builtin {
+    name: &'static str,
+    /// Its type in `luthier_builtins`.
+    kind: &'static str,
+    manifest: fn() -> Manifest,
+    check: fn(&Value) -> Vec<Issue>,
+    open: fn(&Value) -> Result<Box<dyn NativeFilter>, Vec<Issue>>,
+}
+
+/// Judges batches without a boundary.
+pub(crate) trait NativeFilter: Send {
+    fn judge(&mut self, batch: &TextBatch<'_>) -> Result<Verdicts, (usize, String)>;
+}
+
+macro_rules! table {
+    ($($name:literal => $filter:ident,)*) => {{
+        use luthier_builtins::*;
+        &[$(Builtin {
+            name: $name,
+            kind: stringify!($filter),
+            manifest: manifest::<$filter>,
+            check: |config| parse::<$filter>(config).err().unwrap_or_default(),
+            open: open::<$filter>,
+        }),*]
+    }};
+}
+
+const BUILTINS: &[Builtin] = luthier_builtins::for_each_builtin!(table);
+
+impl Builtin {
+    /// The built-in of this name.
+    ///
+    /// # Errors
+    /// There is none; message and help.
+    pub fn find(name: &str) -> Result<Self, (String, String)> {
+        if let Some(found) = BUILTINS.iter().find(|builtin| builtin.name == name) {
+            return Ok(*found);
+        }
+        let names: Vec<&str> = BUILTINS.iter().map(|builtin| builtin.name).collect();
+        let help = match nearest(name, names.iter().copied()) {
+            Some(near) => format!("did you mean `builtin:{near}`?"),
+            None => format!("built-in filters: `{}`", names.join("`, `")),
+        };
+        Err((format!("there is no built-in filter `{name}`"), help))
+    }
+
+    /// All of them, by name.
+    #[must_use]
+    pub fn all() -> &'static [Self] {
+        BUILTINS
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    #[must_use]
+    pub fn manifest(&self) -> Manifest {
+        (self.manifest)()
+    }
+
+    /// What is wrong with a configuration, as `(path, message)`.
+    #[must_use]
+    pub fn check(&self, config: &Value) -> Vec<(String, String)> {
+        (self.check)(config).into_iter().map(|issue| (issue.path, issue.message)).collect()
+    }
+
+    pub(crate) fn open(&self, config: &Value) -> Result<Box<dyn NativeFilter>, Vec<Issue>> {
+        (self.open)(config)
+    }
+
+    /// The filter as a component, built from the carried sources.
+    ///
+    /// # Errors
+    /// As [`build_crate`].
+    pub fn component(&self, cache: &Utf8Path, offline: bool, jobs: usize) -> StageResult<Vec<u8>> {
+        let sources = carried_digest();
+        let root = cache.join("plugins/builtins-v1").join(sources.short());
+        for (directory, files) in [("sdk", SDK_FILES), ("builtins", BUILTIN_FILES)] {
+            for file in files {
+                place(&root.join(directory).join(file.path), file.text)?;
+            }
+        }
+        let guest = root.join(self.name);
+        place(&guest.join("Cargo.toml"), &GUEST_CARGO.replace("@NAME@", self.name))?;
+        place(&guest.join("src/lib.rs"), &GUEST_LIB.replace("@KIND@", self.kind))?;
+        let digests = [sources, Digest::of(self.name.as_bytes())];
+        build_crate(&guest, &BuildOptions { cache, offline, sources: &digests, jobs })
+    }
+}
+
+const GUEST_CARGO: &str = include_str!("author/template/builtin.toml.txt");
+const GUEST_LIB: &str = "luthier_filter::export!(luthier_builtins::@KIND@);\n";
+
+macro_rules! carried {
+    ($($path:literal),* $(,)?) => {
+        &[$(EmbeddedFile { path: $path, text: include_str!(concat!("../../builtins/", $path)) }),*]
+    };
+}
+
+/// The sources of the built-in filters.
+const BUILTIN_FILES: &[EmbeddedFile] = carried![
+    "Cargo.toml",
+    "src/c4_paragraphs.rs",
+    "src/c4_quality.rs",
+    "src/character.rs",
+    "src/fineweb_quality.rs",
+    "src/gopher_quality.rs",
+    "src/gopher_repetition.rs",
+    "src/length.rs",
+    "src/lib.rs",
+    "src/lines.rs",
+    "src/special.rs",
+    "src/url_ratio.rs",
+    "src/words.rs",
+];
+
+fn carried_digest() -> Digest {
+    let mut hasher = blake3::Hasher::new_derive_key("luthier 2026-11 carried sources v1");
+    for file in SDK_FILES.iter().chain(BUILTIN_FILES) {
+        hasher.update(&(file.text.len() as u64).to_le_bytes());
+        hasher.update(file.path.as_bytes());
+        hasher.update(file.text.as_bytes());
+    }
+    Digest::from_bytes(*hasher.finalize().as_bytes())
+}
+
+/// Writes a file unless it is there as it should be, so that cargo sees no change.
+fn place(path: &Utf8Path, text: &str) -> StageResult<()> {
+    if fs_err::read(path).is_ok_and(|bytes| bytes == text.as_bytes()) {
+        return Ok(());
+    }
+    luthier_core::fs::write_atomic(path, text.as_bytes()).map_err(StageError::from)
+}
+
+fn manifest<F: Filter>() -> Manifest {
+    let about = F::ABOUT;
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let kind = |kind| match kind {
+        luthier_filter::ScoreKind::Real => ScoreKind::Real,
+        luthier_filter::ScoreKind::Count => ScoreKind::Count,
+        luthier_filter::ScoreKind::Flag => ScoreKind::Flag,
+    };
+    Manifest {
+        name: about.name.to_owned(),
+        version: about.version.to_owned(),
+        about: about.about.to_owned(),
+        text: about.text.to_owned(),
+        reads: owned(about.reads),
+        scores: about
+            .scores
+            .iter()
+            .map(|(name, of)| ScoreColumn { name: (*name).to_owned(), kind: kind(*of) })
+            .collect(),
+        reasons: owned(about.reasons),
+        edits_text: about.edits,
+        config_schema: serde_json::from_str(&F::Config::schema()).unwrap_or_default(),
+    }
+}
+
+fn parse<F: Filter>(config: &Value) -> Result<F, Vec<Issue>> {
+    let json = Json::parse(&config.to_string()).map_err(|error| vec![Issue::new("", error)])?;
+    let mut issues = Vec::new();
+    match F::Config::parse(&json, "", &mut issues) {
+        Some(config) if issues.is_empty() => F::open(config).map_err(|error| vec![Issue::new("", error)]),
+        _ => Err(issues),
+    }
+}
+
+fn open<F: Filter + Send>(config: &Value) -> Result<Box<dyn NativeFilter>, Vec<Issue>> {
+    parse::<F>(config).map(|filter| Box::new(Native(filter)) as Box<dyn NativeFilter>)
+}
+
+struct Native<F>(F);
+
+impl<F: Filter + Send> NativeFilter for Native<F> {
+    fn judge(&mut self, batch: &TextBatch<'_>) -> Result<Verdicts, (usize, String)> {
+        let about = F::ABOUT;
+        let rows = batch.rows();
+        let mut verdicts = Verdicts::keep_all(rows, about.scores.len());
+        let mut columns = vec![""; batch.reads.len()];
+        for row in 0..rows {
+            for (slot, column) in columns.iter_mut().zip(&batch.reads) {
+                *slot = column.get(row);
+            }
+            let seen = Row::new(row, batch.texts.get(row), about.reads, &columns);
+            let mut scores = Scores::new(about.scores, &mut verdicts.scores, rows, row);
+            match self.0.judge(&seen, &mut scores) {
+                Verdict::Keep => {}
+                Verdict::Drop(reason) => {
+                    let at = about.reasons.iter().position(|known| *known == reason);
+                    let at = at.ok_or_else(|| (row, format!("dropped for an undeclared `{reason}`")))?;
+                    verdicts.drop[row] = 1 + at as u8;
+                }
+                Verdict::Edit(text) => verdicts.edits.push((row, text)),
+                Verdict::Refuse(why) => return Err((row, why)),
+            }
+        }
+        Ok(verdicts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8Path;
+
+    use super::*;
+
+    #[test]
+    fn carries_every_source_file() {
+        let builtins = Utf8Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../builtins"));
+        let mut files = luthier_core::fs::walk_files(builtins).unwrap();
+        files.retain(|file| file.ends_with(".rs") || file.ends_with("Cargo.toml"));
+        files.retain(|file| !file.split('/').any(|part| part == "target" || part == "tests"));
+        let held: Vec<&str> = BUILTIN_FILES.iter().map(|file| file.path).collect();
+        assert_eq!(held, files, "list the files of plugins/builtins in BUILTIN_FILES");
+    }
+
+    #[test]
+    fn every_manifest_is_valid_and_named_as_the_builtin() {
+        for builtin in Builtin::all() {
+            let manifest = builtin.manifest();
+            assert_eq!(manifest.check(), Ok(()));
+            assert_eq!(manifest.name, builtin.name());
+            assert!(manifest.config_schema.is_object(), "{}", builtin.name());
+            assert_eq!(builtin.check(&serde_json::json!({})), []);
+        }
+        assert_eq!(
+            Builtin::find("gopher-qualty").err().unwrap(),
+            (
+                "there is no built-in filter `gopher-qualty`".to_owned(),
+                "did you mean `builtin:gopher-quality`?".to_owned()
+            )
+        );
+    }
+}
