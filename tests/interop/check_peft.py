@@ -12,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from safetensors import safe_open
 
@@ -48,11 +49,12 @@ def main():
         report.compare(f"PEFT, prompt {number}", answer, answer.ids, theirs(model, answer.ids))
     if options.merged:
         base, _ = load(options.base)
+        before = {name: value.clone() for name, value in base.named_parameters()}
         model = PeftModel.from_pretrained(base, options.adapter).eval()
         for number, prompt in enumerate(prompts):
             answer = our_logits(options.merged, prompt)
             report.compare(f"PEFT against our merge, prompt {number}", answer, answer.ids, theirs(model, answer.ids))
-        compare_weights(report, options.merged, model.merge_and_unload())
+        compare_weights(report, options.merged, model.merge_and_unload(), before)
     report.finish()
 
 
@@ -62,16 +64,18 @@ def trained_over_nf4(adapter: Path) -> bool:
     return json.loads(stamp).get("quantizer") == "bitsandbytes-nf4-64-double"
 
 
-def compare_weights(report: Report, merged: Path, model):
+@torch.no_grad()
+def compare_weights(report: Report, merged: Path, model, before: dict):
     other, _ = load(merged)
     expected = dict(model.named_parameters())
-    worst, where = 0.0, None
+    worst, where, changed = 0.0, None, 0
     for name, value in other.named_parameters():
         difference = float((value - expected.pop(name)).abs().max())
-        if difference > worst:
+        changed += not torch.equal(value, before[name])
+        if not difference <= worst:
             worst, where = difference, name
-    print(f"merge_and_unload: weights differ by at most {worst:.2e} ({where})")
-    if expected or not worst < 1e-5:
+    print(f"merge_and_unload: {changed} tensors changed, ours differ from PEFT's by at most {worst:.2e} ({where})")
+    if expected or not changed or not worst < 1e-5:
         print(f"FAILED: merged weights differ; missing: {sorted(expected)}")
         report.failed += 1
 
