@@ -21,13 +21,13 @@ pub struct ConversationOptions {
     pub max_tokens: usize,
 }
 
-/// Logits after a prompt.
+/// Logits along a prompt.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct PromptLogits {
-    pub prompt: String,
-    pub tokens: Vec<u32>,
-    /// Of the last position, one per id of the vocabulary.
-    pub logits: Vec<f32>,
+    pub ids: Vec<u32>,
+    pub vocab_size: usize,
+    /// One row of `vocab_size` per position of the prompt.
+    pub logits: Vec<Vec<f32>>,
 }
 
 /// A loaded model that takes text.
@@ -70,7 +70,7 @@ impl Conversation {
                 .hint("complete plain text instead: `luthier sample MODEL --raw`"));
         };
         let prompt = template.render(messages, true)?;
-        let tokens = self.tokenizer.encode(&prompt, false);
+        let tokens = self.tokenizer.encode(&prompt, false)?;
         let answers = self.generate(&[tokens], limit)?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
@@ -92,23 +92,23 @@ impl Conversation {
                 (Some(template), false) => Cow::Owned(template.render(&messages(system, prompt), true)?),
                 _ => Cow::Borrowed(prompt),
             };
-            encoded.push(self.tokenizer.encode(&text, raw || self.template.is_none()));
+            encoded.push(self.tokenizer.encode(&text, raw || self.template.is_none())?);
         }
         self.generate(&encoded, limit)
     }
 
-    /// Logits after a plain prompt.
+    /// Logits at every position of a plain prompt.
     ///
     /// # Errors
     /// The prompt is empty or longer than the model takes.
     pub fn logits(&mut self, prompt: &str) -> StageResult<PromptLogits> {
-        let tokens = self.tokenizer.encode(prompt, false);
-        if tokens.is_empty() {
+        let ids = self.tokenizer.encode(prompt, false)?;
+        if ids.is_empty() {
             return Err(StageError::input("logits::empty", "the prompt has no tokens").hint("give a longer `--prompt`"));
         }
-        let mut logits = self.model.logits(&tokens)?;
-        let last = logits.len() - logits.len() / tokens.len();
-        Ok(PromptLogits { prompt: prompt.to_owned(), tokens, logits: logits.split_off(last) })
+        let vocab_size = self.model.config().vocab_size;
+        let logits = self.model.logits(&ids)?.chunks(vocab_size).map(<[f32]>::to_vec).collect();
+        Ok(PromptLogits { ids, vocab_size, logits })
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], limit: usize) -> StageResult<Vec<String>> {

@@ -82,6 +82,8 @@ pub enum Command {
     Stages(StagesArgs),
     /// Look into a dataset or token artifact.
     Data(DataArgs),
+    /// Make, build, test and inspect filter plugins.
+    Plugin(PluginArgs),
     /// Talk to a model.
     Chat(ChatArgs),
     /// Complete prompts with a model, one per line.

@@ -12,6 +12,7 @@ mod kinds;
 mod log;
 mod model;
 mod plan;
+mod plugin;
 mod report;
 mod run;
 mod show;
@@ -50,6 +51,7 @@ pub fn dispatch(cli: &Cli, printer: Printer) -> Result<u8, Failure> {
         Command::Schema => kinds::schema(printer),
         Command::Stages(args) => kinds::stages(args, printer),
         Command::Data(args) => data::run(args, global, printer),
+        Command::Plugin(args) => plugin::run(args, global, printer),
         Command::Chat(args) => model::chat(args, global, printer),
         Command::Sample(args) => model::sample(args, global, printer),
         Command::Logits(args) => model::logits(args, global, printer),

@@ -88,10 +88,15 @@ pub fn logits(args: &LogitsArgs, global: &Global, printer: Printer) -> Result<u8
     let mut conversation = open(&args.model, global, printer)?;
     let found = conversation.logits(&args.prompt)?;
     if printer.json {
-        printer.json(&found);
+        // Compact: a prompt's logits are megabytes.
+        match serde_json::to_string(&found) {
+            Ok(text) => printer.result(&text),
+            Err(error) => return Err(Failure::input("logits::json", format!("the logits are not finite: {error}"))),
+        }
         return Ok(exit::DONE);
     }
-    let mut ranked: Vec<(usize, f32)> = found.logits.iter().copied().enumerate().collect();
+    let last = found.logits.last().map(Vec::as_slice).unwrap_or_default();
+    let mut ranked: Vec<(usize, f32)> = last.iter().copied().enumerate().collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (id, logit) in ranked.iter().take(20) {
         printer.result(&format!("{id:>8}  {logit:.6}"));

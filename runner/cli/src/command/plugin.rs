@@ -1,0 +1,156 @@
+//! `luthier plugin new|build|test|bench|inspect`.
+
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use luthier_core::ErrorClass;
+use luthier_plugins::author::{self, Language, Workshop};
+use luthier_plugins::{Limits, PluginComponent};
+use owo_colors::OwoColorize;
+use serde_json::Value;
+
+use super::workspace;
+use crate::args::{Global, PluginArgs, PluginCommand};
+use crate::exit;
+use crate::failure::Failure;
+use crate::printer::Printer;
+
+/// Rows of a benchmark batch, and words in each.
+const BENCH_ROWS: usize = 4096;
+const BENCH_WORDS: usize = 100;
+
+pub fn run(args: &PluginArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
+    let cache = workspace(global).cache_dir();
+    match &args.command {
+        PluginCommand::New { path, lang } => new(path, lang, printer),
+        PluginCommand::Build { path } => build(path, &cache, printer),
+        PluginCommand::Test { path, rows, config } => test(path, rows.as_deref(), config, &cache, printer),
+        PluginCommand::Bench { path, config } => bench(path, config, &cache, printer),
+        PluginCommand::Inspect { path } => inspect(path, &cache, printer),
+    }
+}
+
+fn workshop(cache: &Utf8Path) -> Workshop<'_> {
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Workshop { cache, offline: false, jobs }
+}
+
+fn load(path: &Utf8Path, cache: &Utf8Path) -> Result<PluginComponent, Failure> {
+    Ok(workshop(cache).load(path, Limits::DEFAULT)?)
+}
+
+fn parse_config(text: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        Failure::input("plugin::config", format!("`--config` is not JSON: {error}"))
+            .hint(r#"quote it for the shell, as in --config '{"max": 2}'"#)
+    })
+}
+
+fn new(path: &Utf8Path, lang: &str, printer: Printer) -> Result<u8, Failure> {
+    let language = match lang {
+        "rust" => Language::Rust,
+        other => {
+            return Err(Failure::input("plugin::language", format!("there is no scaffold for `{other}`"))
+                .hint("scaffolds exist for `rust`; any language that makes a component for plugins/wit/v0.1 works"));
+        }
+    };
+    let made = author::scaffold(path, language)?;
+    for file in &made.files {
+        printer.note(&format!("wrote {}", made.directory.join(file)));
+    }
+    printer.note("next:");
+    for command in &made.next {
+        printer.note(&format!("  {command}"));
+    }
+    Ok(exit::DONE)
+}
+
+fn build(path: &Utf8Path, cache: &Utf8Path, printer: Printer) -> Result<u8, Failure> {
+    let bytes = workshop(cache).build(path)?;
+    let name = path.canonicalize_utf8().ok().and_then(|full| full.file_stem().map(str::to_owned));
+    let output = path.join(format!("{}.wasm", name.unwrap_or_else(|| "plugin".to_owned())));
+    let output = if path.is_dir() { output } else { path.to_owned() };
+    if path.is_dir() {
+        luthier_core::fs::write_atomic(&output, &bytes)?;
+    }
+    printer.result(&format!("{output}  {}", luthier_engine::format::bytes(bytes.len() as u64)));
+    Ok(exit::DONE)
+}
+
+fn test(
+    path: &Utf8Path,
+    rows: Option<&Utf8Path>,
+    config: &str,
+    cache: &Utf8Path,
+    printer: Printer,
+) -> Result<u8, Failure> {
+    let plugin = load(path, cache)?;
+    if let Some(rows) = rows {
+        let verdicts = author::judge_file(&plugin, &parse_config(config)?, rows)?;
+        if printer.json {
+            printer.json(&verdicts);
+            return Ok(exit::DONE);
+        }
+        for verdict in &verdicts {
+            let said = match (&verdict.failure, verdict.keep, &verdict.reason) {
+                (Some(failure), ..) => format!("{failure}").red().to_string(),
+                (None, true, _) => "keep".green().to_string(),
+                (None, false, reason) => format!("drop: {}", reason.as_deref().unwrap_or("no reason")).yellow().to_string(),
+            };
+            let text: String = verdict.text.chars().take(60).collect();
+            printer.result(&format!("{:>5}  {said}  {}", verdict.line, text.replace('\n', "⏎").dimmed()));
+        }
+        return Ok(exit::DONE);
+    }
+    let cases: Utf8PathBuf = path.join("cases.jsonl");
+    if !cases.is_file() {
+        return Err(Failure::input("plugin::no_cases", format!("there is no `{cases}`"))
+            .hint("write cases as `luthier plugin new` does, or judge rows of your own with `--rows FILE`"));
+    }
+    let report = author::run_cases(&plugin, &cases)?;
+    if printer.json {
+        printer.json(&report);
+    } else {
+        for case in &report.cases {
+            match &case.expected {
+                None => printer.note(&format!("{} {cases}:{} {}", "✓".green(), case.line, case.said)),
+                Some(expected) => printer.error_line(&format!("{} {cases}:{} said {}, expected {expected}", "✗".red(), case.line, case.said)),
+            }
+        }
+        printer.result(&format!("{} passed, {} failed", report.passed, report.failed));
+    }
+    Ok(if report.failed == 0 { exit::DONE } else { exit::code(ErrorClass::Expectation) })
+}
+
+fn bench(path: &Utf8Path, config: &str, cache: &Utf8Path, printer: Printer) -> Result<u8, Failure> {
+    let plugin = load(path, cache)?;
+    let texts = author::sample_texts(BENCH_ROWS, BENCH_WORDS);
+    let report = author::bench(&plugin, &parse_config(config)?, &texts, Duration::from_secs(2))?;
+    if printer.json {
+        printer.json(&report);
+    } else {
+        printer.result(&format!(
+            "{:.1} MB/s, {:.0} rows/s, {:.0} ns a row on one thread ({} rows a batch)",
+            report.megabytes_per_second, report.rows_per_second, report.nanoseconds_per_row, report.rows
+        ));
+    }
+    Ok(exit::DONE)
+}
+
+fn inspect(path: &Utf8Path, cache: &Utf8Path, printer: Printer) -> Result<u8, Failure> {
+    let found = author::inspect(&load(path, cache)?);
+    if printer.json {
+        printer.json(&found);
+        return Ok(exit::DONE);
+    }
+    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    printer.result(&format!("world     {}", found.world));
+    printer.result(&format!("digest    {}", found.digest));
+    printer.result(&format!("size      {}", luthier_engine::format::bytes(found.size as u64)));
+    printer.result(&format!("name      {} {}", found.manifest.name, found.manifest.version));
+    printer.result(&format!("reads     {}", list(&found.manifest.reads)));
+    printer.result(&format!("reasons   {}", list(&found.manifest.reasons)));
+    printer.result(&format!("granted   {}", list(&found.granted)));
+    printer.result(&format!("denied    {}", list(&found.denied)));
+    Ok(exit::DONE)
+}
