@@ -1,11 +1,12 @@
 //! The files beside the weights: tokenizer, chat template, generation defaults, licence.
 
 use camino::Utf8Path;
-use luthier_core::StageResult;
-use serde_json::json;
+use luthier_core::{StageError, StageResult};
+use serde_json::{Map, Value, json};
 
-use super::{ModelFiles, gguf_tokenizer, write_json};
-use crate::gguf::MetaValue;
+use super::{ModelConfig, ModelFiles, write_json};
+use crate::gguf::{GgufFile, MetaValue};
+use crate::tokenizer::Tokenizer;
 
 /// Copied as they are. Anything else in a model directory belongs to its weights or describes them.
 const COMPANIONS: [&str; 16] = [
@@ -44,33 +45,74 @@ pub fn copy_companions(files: &ModelFiles, directory: &Utf8Path) -> StageResult<
         return Ok(());
     }
     let Some(file) = files.gguf() else { return Ok(()) };
-    let config = files.config();
-    let tokenizer = gguf_tokenizer::from_gguf(file, config.max_positions)?;
-    write_json(&directory.join("tokenizer.json"), &tokenizer.tokenizer)?;
-    write_json(&directory.join("tokenizer_config.json"), &tokenizer.config)?;
-    if let Some(template) = tokenizer.chat_template {
+    write_tokenizer(file, files.config(), directory)?;
+    write_generation_config(files.config(), directory)?;
+    if let Some(license) = file.metadata("general.license").and_then(MetaValue::as_str) {
+        // A model card that says nothing but where the weights come from and under which licence.
+        let name = file.metadata("general.name").and_then(MetaValue::as_str).unwrap_or("a GGUF file");
+        let card = format!("---\nlicense: {license}\n---\n\nMade by Luthier from {name}.\n");
+        fs_err::write(directory.join("README.md"), card)?;
+    }
+    Ok(())
+}
+
+/// tokenizer.json with exactly the rules that [`Tokenizer`] follows, so every reader gets the same ids.
+fn write_tokenizer(file: &GgufFile, config: &ModelConfig, directory: &Utf8Path) -> StageResult<()> {
+    let tokenizer = Tokenizer::from_gguf(file)?;
+    fs_err::write(directory.join("tokenizer.json"), tokenizer.to_json())?;
+    let tree: Value = serde_json::from_str(tokenizer.to_json())
+        .map_err(|error| StageError::new("tokenizer::json", "the tokenizer does not serialise").caused_by(error))?;
+    let decoder: Map<String, Value> = tree["added_tokens"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|token| {
+            let mut entry = token.clone();
+            let id = entry.as_object_mut().and_then(|entry| entry.shift_remove("id"));
+            (id.unwrap_or_default().to_string(), entry)
+        })
+        .collect();
+    let adds = |which: &str| {
+        tree["post_processor"]["single"].as_array().is_some_and(|single| {
+            let edge = if which == "bos" { single.first() } else { single.last() };
+            edge.is_some_and(|edge| edge.get("SpecialToken").is_some())
+        })
+    };
+    let mut json = json!({
+        "add_bos_token": adds("bos"),
+        "add_eos_token": adds("eos"),
+        "added_tokens_decoder": decoder,
+        "clean_up_tokenization_spaces": false,
+        "model_max_length": config.max_positions,
+        // The class that takes tokenizer.json as it is, whatever the family.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    });
+    for (key, name) in [("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")]
+    {
+        let id = file.metadata(&format!("tokenizer.ggml.{name}_token_id")).and_then(MetaValue::as_u64);
+        if let Some(token) = id.and_then(|id| u32::try_from(id).ok()).and_then(|id| tokenizer.token(id)) {
+            json[key] = json!(token);
+        }
+    }
+    if let Some(template) = file.metadata("tokenizer.chat_template").and_then(MetaValue::as_str) {
+        json["chat_template"] = json!(template);
         fs_err::write(directory.join("chat_template.jinja"), template)?;
     }
-    let mut generation = json!({"_from_model_config": true});
+    write_json(&directory.join("tokenizer_config.json"), &json)
+}
+
+fn write_generation_config(config: &ModelConfig, directory: &Utf8Path) -> StageResult<()> {
+    let mut json = json!({"_from_model_config": true});
     if let Some(bos) = config.bos_id {
-        generation["bos_token_id"] = json!(bos);
+        json["bos_token_id"] = json!(bos);
     }
     match config.eos_ids.as_slice() {
         [] => {}
-        [one] => generation["eos_token_id"] = json!(one),
-        many => generation["eos_token_id"] = json!(many),
+        [one] => json["eos_token_id"] = json!(one),
+        many => json["eos_token_id"] = json!(many),
     }
     if let Some(pad) = config.pad_id {
-        generation["pad_token_id"] = json!(pad);
+        json["pad_token_id"] = json!(pad);
     }
-    write_json(&directory.join("generation_config.json"), &generation)?;
-    if let Some(license) = file.metadata("general.license").and_then(MetaValue::as_str) {
-        // A model card that says nothing but where the weights' licence comes from.
-        let name = file.metadata("general.name").and_then(MetaValue::as_str).unwrap_or("a GGUF file");
-        fs_err::write(
-            directory.join("README.md"),
-            format!("---\nlicense: {license}\n---\n\nMade by Luthier from {name}.\n"),
-        )?;
-    }
-    Ok(())
+    write_json(&directory.join("generation_config.json"), &json)
 }

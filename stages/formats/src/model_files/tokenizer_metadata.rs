@@ -9,20 +9,27 @@ use luthier_core::{StageError, StageResult};
 use serde_json::Value;
 
 use super::ModelFiles;
-use super::gguf_tokenizer::{CONTROL, UNUSED, USER_DEFINED};
-use super::pre_tokenizer::{PRE_TOKENIZERS, PreTokenizer};
 use crate::gguf::{MetaArray, MetaValue};
+use crate::tokenizer::pre;
 
 type Metadata = IndexMap<String, MetaValue>;
+
+/// Kinds of tokens in `tokenizer.ggml.token_type`. Source: the GGUF specification.
+const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
+const BYTE: i32 = 6;
 
 /// End-of-turn tokens of known chat formats; llama.cpp stops at `eot` as well as at `eos`.
 const END_OF_TURN: [&str; 5] = ["<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"];
 
-/// The `tokenizer.*` keys of a model. `pre` overrides the name of the pre-tokenizer.
+/// The `tokenizer.*` keys of a model. `name` overrides the name of the pre-tokenizer.
 ///
 /// # Errors
 /// No tokenizer.json, one that is damaged, or one whose rules GGUF has no name for.
-pub fn tokenizer_metadata(files: &ModelFiles, pre: Option<&str>) -> StageResult<Metadata> {
+pub fn tokenizer_metadata(files: &ModelFiles, name: Option<&str>) -> StageResult<Metadata> {
     if let Some(file) = files.gguf() {
         let mut metadata: Metadata = file
             .all_metadata()
@@ -30,13 +37,13 @@ pub fn tokenizer_metadata(files: &ModelFiles, pre: Option<&str>) -> StageResult<
             .filter(|(key, _)| key.starts_with("tokenizer."))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        if let Some(pre) = pre {
-            metadata.insert("tokenizer.ggml.pre".to_owned(), MetaValue::from(pre));
+        if let Some(name) = name {
+            metadata.insert("tokenizer.ggml.pre".to_owned(), MetaValue::from(name));
         }
         return Ok(metadata);
     }
     let directory = files.directory().unwrap_or(files.path());
-    DirectoryTokenizer::open(directory, files.config().vocab_size)?.metadata(files, pre)
+    DirectoryTokenizer::open(directory, files.config().vocab_size)?.metadata(files, name)
 }
 
 struct DirectoryTokenizer<'a> {
@@ -81,7 +88,7 @@ impl<'a> DirectoryTokenizer<'a> {
     /// Fills all ids of the embedding: those the tokenizer lacks are padding.
     fn read_tokens(&mut self, vocab_size: usize) -> StageResult<()> {
         let mut tokens: Vec<Option<String>> = vec![None; vocab_size];
-        let mut types = vec![1; vocab_size];
+        let mut types = vec![NORMAL; vocab_size];
         let model = &self.json["model"];
         let Some(vocab) = model["vocab"].as_object() else {
             return Err(self.bad("has no `model.vocab` that maps tokens to ids".to_owned()));
@@ -95,18 +102,18 @@ impl<'a> DirectoryTokenizer<'a> {
         for (token, id) in vocab {
             let id = place(id.as_u64(), token)?;
             if bytes && is_byte(token) {
-                types[id] = 6;
+                types[id] = BYTE;
             }
             tokens[id] = Some(token.clone());
         }
         let unknown = model["unk_token"].as_str();
         if let Some(id) = unknown.and_then(|token| vocab.get(token)).and_then(Value::as_u64) {
-            types[place(Some(id), "unk_token")?] = 2;
+            types[place(Some(id), "unk_token")?] = UNKNOWN;
         }
         for added in self.json["added_tokens"].as_array().into_iter().flatten() {
             let content = added["content"].as_str().unwrap_or_default();
             let id = place(added["id"].as_u64(), content)?;
-            if types[id] != 2 {
+            if types[id] != UNKNOWN {
                 types[id] = if added["special"] == true { CONTROL } else { USER_DEFINED };
             }
             tokens[id] = Some(content.to_owned());
@@ -135,7 +142,7 @@ impl<'a> DirectoryTokenizer<'a> {
         self.id_of(value.as_str().or_else(|| value["content"].as_str())?)
     }
 
-    fn metadata(&self, files: &ModelFiles, pre: Option<&str>) -> StageResult<Metadata> {
+    fn metadata(&self, files: &ModelFiles, name: Option<&str>) -> StageResult<Metadata> {
         let mut metadata = Metadata::new();
         let mut put = |key: &str, value: MetaValue| {
             metadata.insert(format!("tokenizer.{key}"), value);
@@ -151,10 +158,10 @@ impl<'a> DirectoryTokenizer<'a> {
         let sentencepiece = self.json["model"]["byte_fallback"] == true;
         if sentencepiece {
             put("ggml.model", MetaValue::from("llama"));
-            put("ggml.pre", MetaValue::from(pre.unwrap_or("default")));
+            put("ggml.pre", MetaValue::from(name.unwrap_or("default")));
         } else {
             put("ggml.model", MetaValue::from("gpt2"));
-            put("ggml.pre", MetaValue::from(self.pre_name(pre)?));
+            put("ggml.pre", MetaValue::from(self.pre_name(name)?));
         }
         put("ggml.tokens", MetaValue::from(self.tokens.clone()));
         if sentencepiece {
@@ -185,14 +192,14 @@ impl<'a> DirectoryTokenizer<'a> {
         Ok(metadata)
     }
 
-    fn pre_name(&self, pre: Option<&str>) -> StageResult<String> {
-        if let Some(pre) = pre {
-            return Ok(pre.to_owned());
+    fn pre_name(&self, name: Option<&str>) -> StageResult<String> {
+        if let Some(name) = name {
+            return Ok(name.to_owned());
         }
-        if let Some(known) = PreTokenizer::from_json(&self.json) {
-            return Ok(known.names[0].to_owned());
+        if let Some(known) = pre::name_of(&self.json) {
+            return Ok(known.to_owned());
         }
-        let names: Vec<String> = PRE_TOKENIZERS.iter().map(|known| format!("`{}`", known.names[0])).collect();
+        let names: Vec<String> = pre::KNOWN.iter().map(|name| format!("`{name}`")).collect();
         Err(StageError::input(
             "tokenizer::unknown_pre",
             format!(
@@ -234,8 +241,8 @@ impl<'a> DirectoryTokenizer<'a> {
         }
         let last = merges.len();
         let score = |(token, kind): (&String, &i32)| match (kind, ranks.get(token)) {
-            (1, Some(rank)) => -(*rank as f32),
-            (1, None) => -(last as f32) - 1.0,
+            (&NORMAL, Some(rank)) => -(*rank as f32),
+            (&NORMAL, None) => -(last as f32) - 1.0,
             _ => 0.0,
         };
         self.tokens.iter().zip(&self.types).map(score).collect()

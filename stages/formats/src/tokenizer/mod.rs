@@ -5,7 +5,7 @@
 
 mod gguf;
 mod load;
-mod pre;
+pub(crate) mod pre;
 
 use std::collections::BTreeSet;
 use std::ops::Range;

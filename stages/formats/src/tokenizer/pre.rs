@@ -56,3 +56,63 @@ fn split(pattern: &str) -> Value {
     let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     sequence([split, byte_level(false)])
 }
+
+/// The name of the pre-tokenizer that a `tokenizer.json` spells out; `None` if no known name has its rules.
+pub fn name_of(tokenizer: &Value) -> Option<&'static str> {
+    let rules = rules_of(&tokenizer["pre_tokenizer"])?;
+    let ignore_merges = tokenizer["model"]["ignore_merges"] == true;
+    let same = |name: &&&str| {
+        find(name)
+            .is_some_and(|known| rules_of(&known.tree).as_ref() == Some(&rules) && known.ignore_merges == ignore_merges)
+    };
+    KNOWN.iter().find(same).copied()
+}
+
+/// What decides where text is cut: whether digits stand alone, and the expression if it is not GPT-2's.
+fn rules_of(tree: &Value) -> Option<(bool, Option<String>)> {
+    let steps: Vec<&Value> = match tree["type"].as_str()? {
+        "Sequence" => tree["pretokenizers"].as_array()?.iter().collect(),
+        _ => vec![tree],
+    };
+    let (mut digits, mut pattern, mut bytes) = (false, None, false);
+    for step in steps {
+        match step["type"].as_str()? {
+            "Digits" if step["individual_digits"] == true && !bytes => digits = true,
+            "Split" if pattern.is_none() && !bytes && step["behavior"] == "Isolated" && step["invert"] != true => {
+                pattern = Some(step["pattern"]["Regex"].as_str()?.to_owned());
+            }
+            // GPT-2's expression after another one would cut twice; no known tokenizer does.
+            "ByteLevel" if !bytes && step["add_prefix_space"] != true => {
+                if step["use_regex"].as_bool().unwrap_or(true) == pattern.is_some() {
+                    return None;
+                }
+                bytes = true;
+            }
+            _ => return None,
+        }
+    }
+    bytes.then_some((digits, pattern))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_recognised_by_its_own_rules() {
+        for name in KNOWN {
+            let known = find(name).unwrap();
+            let tokenizer = json!({"pre_tokenizer": known.tree, "model": {"ignore_merges": known.ignore_merges}});
+            assert_eq!(name_of(&tokenizer), Some(*name));
+        }
+    }
+
+    #[test]
+    fn unknown_rules_are_not_guessed() {
+        let name = |pre_tokenizer: Value| name_of(&json!({"pre_tokenizer": pre_tokenizer}));
+        assert_eq!(name(split(r"\w+")), None);
+        assert_eq!(name(json!({"type": "Metaspace"})), None);
+        assert_eq!(name(json!(null)), None);
+        assert_eq!(name(sequence([json!({"type": "Punctuation"}), byte_level(true)])), None);
+    }
+}
