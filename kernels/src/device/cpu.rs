@@ -11,7 +11,7 @@ use super::buffer::{Allocation, Slice, SliceMut, Space};
 use super::error::{DeviceError, DeviceResult};
 use super::ledger::{Component, Ledger};
 use super::weight::Operand;
-use super::{AttentionSaved, Device, Dropout, Head, KeyValues, Rotary, Segments};
+use super::{AttentionSaved, Device, Dropout, Head, KeyValues, NO_ROW, Rotary, Segments};
 use crate::attention::{AttentionShape, CacheView};
 use crate::nf4::{AbsMax, Nf4View};
 use crate::optimizer::AdamW;
@@ -295,10 +295,41 @@ impl Device for CpuDevice {
     fn gather_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
         let (x, rows, out) = (x.host(), rows.host(), out.host());
         assert_eq!(out.len(), rows.len() * width, "gathered rows");
-        for (out, row) in out.chunks_exact_mut(width).zip(rows) {
-            let start = *row as usize * width;
-            out.copy_from_slice(&x[start..start + width]);
-        }
+        out.par_chunks_exact_mut(width).zip(rows).with_min_len(GRAIN / width.max(1)).for_each(|(out, row)| {
+            if *row == NO_ROW {
+                out.fill(0.0);
+            } else {
+                let start = *row as usize * width;
+                out.copy_from_slice(&x[start..start + width]);
+            }
+        });
+    }
+
+    fn sum_rows(
+        &self,
+        x: Slice<'_, f32>,
+        offsets: Slice<'_, u32>,
+        rows: Slice<'_, u32>,
+        width: usize,
+        out: SliceMut<'_, f32>,
+    ) {
+        let (x, offsets, rows, out) = (x.host(), offsets.host(), rows.host(), out.host());
+        assert_eq!(out.len() + width, offsets.len() * width, "summed rows");
+        out.par_chunks_exact_mut(width).zip(offsets.par_windows(2)).for_each(|(out, bounds)| {
+            let rows = &rows[bounds[0] as usize..bounds[1] as usize];
+            let row = |index: u32| &x[index as usize * width..(index as usize + 1) * width];
+            match rows.split_first() {
+                None => out.fill(0.0),
+                Some((first, others)) => {
+                    out.copy_from_slice(row(*first));
+                    for other in others {
+                        for (out, x) in out.iter_mut().zip(row(*other)) {
+                            *out += x;
+                        }
+                    }
+                }
+            }
+        });
     }
 
     fn scatter_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {

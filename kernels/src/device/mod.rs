@@ -11,6 +11,7 @@ mod buffer;
 mod cpu;
 mod error;
 mod ledger;
+mod timed;
 mod weight;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub use buffer::{Allocation, Buffer, Slice, SliceMut, Space};
 pub use cpu::CpuDevice;
 pub use error::{DeviceError, DeviceResult};
 pub use ledger::{Component, Ledger};
+pub use timed::{OperationTime, TimedDevice};
 pub use weight::{Matrix, Operand, Storage};
 
 pub use crate::attention::AttentionShape;
@@ -80,6 +82,9 @@ pub struct Dropout {
     /// Position of the first element, a multiple of 4; advances with the steps.
     pub offset: u64,
 }
+
+/// A row that [`Device::gather_rows`] fills with zeros.
+pub const NO_ROW: u32 = u32::MAX;
 
 /// A device of the engine.
 #[expect(clippy::too_many_arguments, reason = "the operands of an operation are its arguments")]
@@ -231,8 +236,18 @@ pub trait Device: Send + Sync {
     /// `out[i] = table[ids[i]]`, `table[rows, width]`.
     fn embedding(&self, table: Operand<'_>, ids: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);
 
-    /// `out[i] = x[rows[i]]`.
+    /// `out[i] = x[rows[i]]`; zeros where `rows[i]` is [`NO_ROW`].
     fn gather_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);
+
+    /// `out[i] = Σ x[rows[j]]` for `j` in `offsets[i]..offsets[i + 1]`, in that order.
+    fn sum_rows(
+        &self,
+        x: Slice<'_, f32>,
+        offsets: Slice<'_, u32>,
+        rows: Slice<'_, u32>,
+        width: usize,
+        out: SliceMut<'_, f32>,
+    );
 
     /// `out[rows[i]] = x[i]`; the rows are distinct.
     fn scatter_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);

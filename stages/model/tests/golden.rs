@@ -95,6 +95,7 @@ fn spec(lora: LoraSpec, learning_rate: f64, weight_decay: f64, batch: usize) -> 
         duration: Duration::Steps(3),
         seed: 0,
         checkpointing: false,
+        share_prefix: true,
     }
 }
 

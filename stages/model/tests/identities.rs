@@ -271,3 +271,57 @@ fn weights_that_are_not_finite_are_refused_by_name() {
         assert!(error.message.starts_with(&format!("tensor `{name}` of `")), "{error}");
     }
 }
+
+/// Samples that begin alike, some prompts longer than others.
+fn with_prefix(count: usize, prefix: usize) -> TokenSet {
+    let mut data = tokens(count, 1, 21);
+    for sample in &mut data.samples {
+        let mut ids: Vec<u32> = (0..prefix as u32).map(|index| (5 * index + 3) % 60).collect();
+        let mut mask = vec![false; prefix + 1];
+        ids.append(&mut sample.ids);
+        mask.extend(&sample.mask[1..]);
+        (sample.ids, sample.mask) = (ids, mask);
+    }
+    common::set(data.samples, 1)
+}
+
+#[test]
+fn a_shared_prefix_changes_no_bit_of_the_loss_and_no_gradient() {
+    for family in [Family::LlamaTied, Family::Qwen3] {
+        for checkpointing in [false, true] {
+            let (model, data) = (TinyModel::new(family), with_prefix(9, 13));
+            let decoder = open(&model, BaseFormat::Stored, 2);
+            let compute = |share_prefix: bool| {
+                let spec = TrainSpec { share_prefix, checkpointing, ..spec(lora(Targets::AllLinear), 1, 9, 1) };
+                let mut trainer = Trainer::new(&decoder, &data, None, spec).unwrap();
+                let mut state = trainer.checkpoint();
+                luthier_kernels::random::Stream::new(3, "values").fill_normal(0, 0.0, 0.15, &mut state.params);
+                trainer.restore(&state).unwrap();
+                (trainer.compute().unwrap(), trainer.gradients())
+            };
+            let ((shared, shared_gradients), (plain, gradients)) = (compute(true), compute(false));
+            assert_eq!(shared.computed + 8 * 13, plain.computed);
+            assert_eq!(shared.loss.to_bits(), plain.loss.to_bits(), "{family:?}");
+            let expected: Vec<f64> = gradients.iter().map(|value| f64::from(*value)).collect();
+            let error = relative_error(&shared_gradients, &expected);
+            assert!(error < 1e-6, "{family:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn the_plan_counts_shared_prefixes() {
+    let (model, data) = (TinyModel::new(Family::LlamaTied), with_prefix(9, 13));
+    let decoder = open(&model, BaseFormat::Nf4, 1);
+    let spec = spec(lora(Targets::AllLinear), 3, 4, 1);
+    let files = ModelFiles::open(model.path()).unwrap();
+    let types = WeightTypes::of_files(&files, BaseFormat::Nf4);
+    let plan = MemoryPlan::new(decoder.config(), types, &spec, RunShape::of_data(&data, &spec)).unwrap();
+    let mut trainer = Trainer::new(&decoder, &data, None, spec).unwrap();
+    while trainer.step() < trainer.total() {
+        step(&mut trainer);
+    }
+    for component in Component::ALL {
+        assert_eq!(plan.bytes(component), decoder.device().ledger().peak(component), "{component}");
+    }
+}

@@ -8,7 +8,7 @@
 //! dB = s · dyᵀ · (x̃ Aᵀ)      t = dy · B      dA = s · tᵀ · x̃      dx += s · drop(t · A)
 //! ```
 
-use luthier_kernels::device::{Buffer, Slice, SliceMut};
+use luthier_kernels::device::{AttentionSaved, Buffer, Slice, SliceMut};
 
 use super::block::{Carver, Pass, Pieces};
 use crate::projection::Projection;
@@ -193,15 +193,8 @@ impl Pass<'_> {
         if depth == Depth::Output {
             return;
         }
-        device.attention_backward(
-            saved.attention(),
-            dattended.freeze(),
-            self.segments,
-            self.decoder.attention_shape(),
-            dquery.borrow(),
-            dkey.borrow(),
-            dvalue.borrow(),
-        );
+        let outputs = [dquery.borrow(), dkey.borrow(), dvalue.borrow()];
+        self.attention_core_backward(saved, dattended.freeze(), &mut carver, outputs);
         device.rope(self.positions, config.heads, &self.decoder.rotary, true, dquery.borrow());
         device.rope(self.positions, config.kv_heads, &self.decoder.rotary, true, dkey.borrow());
         if let Some([query_norm, key_norm]) = &block.head_norms {
@@ -228,6 +221,54 @@ impl Pass<'_> {
         if depth == Depth::Input {
             let (inverse, dy) = (saved.inverse_input, dnormed.freeze());
             device.rms_norm_backward(x, norm, inverse, dy, true, gradient.borrow());
+        }
+    }
+
+    /// Through attention alone; with a shared prefix, over the whole sequences, whose gradients are then summed.
+    fn attention_core_backward<'c>(
+        &self,
+        saved: &Pieces<Slice<'_, f32>>,
+        dout: Slice<'_, f32>,
+        carver: &mut Carver<'c>,
+        [dquery, dkey, dvalue]: [SliceMut<'_, f32>; 3],
+    ) {
+        let device = self.decoder.device.as_ref();
+        let shape = self.decoder.attention_shape();
+        let Some(shared) = &self.shared else {
+            device.attention_backward(saved.attention(), dout, self.segments, shape, dquery, dkey, dvalue);
+            return;
+        };
+        let whole = shared.kept_of_whole.len();
+        let (query_width, key_width) = (shape.query_width(), shape.key_width());
+        let (query, key, value) = self.whole(carver, saved.query, saved.key, saved.value);
+        let out = self.expand(carver, saved.attended, query_width);
+        let lse = self.expand(carver, saved.lse, shape.heads);
+        // A repeated row is one row: its output's gradient counts once, those of its key and value are summed.
+        let mut dout_whole = carver.take(query_width, whole);
+        device.gather_rows(dout, shared.kept_once, query_width, dout_whole.borrow());
+        let mut gradients =
+            [carver.take(query_width, whole), carver.take(key_width, whole), carver.take(key_width, whole)];
+        let forward = AttentionSaved {
+            q: query.freeze(),
+            k: key.freeze(),
+            v: value.freeze(),
+            out: out.freeze(),
+            lse: lse.freeze(),
+        };
+        let [q, k, v] = &mut gradients;
+        device.attention_backward(
+            forward,
+            dout_whole.freeze(),
+            self.segments,
+            shape,
+            q.borrow(),
+            k.borrow(),
+            v.borrow(),
+        );
+        for (whole, width, out) in
+            [(&gradients[0], query_width, dquery), (&gradients[1], key_width, dkey), (&gradients[2], key_width, dvalue)]
+        {
+            device.sum_rows(whole.freeze(), shared.offsets, shared.repeats, width, out);
         }
     }
 

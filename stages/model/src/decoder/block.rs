@@ -25,6 +25,17 @@ pub(crate) struct Pass<'a> {
     pub tokens: usize,
     pub positions: Slice<'a, u32>,
     pub segments: Segments<'a>,
+    pub shared: Option<Shared<'a>>,
+}
+
+/// How the rows relate to those of the whole sequences where a prefix is shared; see [`super::batch::Sharing`].
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    pub kept_of_whole: Slice<'a, u32>,
+    pub kept_once: Slice<'a, u32>,
+    pub repeats: Slice<'a, u32>,
+    pub whole_of_kept: Slice<'a, u32>,
+    pub offsets: Slice<'a, u32>,
 }
 
 /// A block's saved values, as views of one buffer: `S` is a shared or an exclusive view.
@@ -210,16 +221,45 @@ impl<'a> Pass<'a> {
     }
 
     /// Attention of the packed sequences among themselves.
-    pub fn attend(&self, saved: &mut Pieces<SliceMut<'_, f32>>) {
-        self.decoder.device.attention(
-            saved.query.freeze(),
-            saved.key.freeze(),
-            saved.value.freeze(),
-            self.segments,
-            self.decoder.attention_shape(),
-            saved.attended.borrow(),
-            saved.lse.borrow(),
-        );
+    pub fn attend(&self, saved: &mut Pieces<SliceMut<'_, f32>>, arena: SliceMut<'_, f32>) {
+        let device = self.decoder.device.as_ref();
+        let shape = self.decoder.attention_shape();
+        let (query, key, value) = (saved.query.freeze(), saved.key.freeze(), saved.value.freeze());
+        let Some(shared) = &self.shared else {
+            let (out, lse) = (saved.attended.borrow(), saved.lse.borrow());
+            device.attention(query, key, value, self.segments, shape, out, lse);
+            return;
+        };
+        let mut carver = Carver::new(arena);
+        let (query, key, value) = self.whole(&mut carver, query, key, value);
+        let whole = shared.kept_of_whole.len();
+        let mut out = carver.take(shape.query_width(), whole);
+        let mut lse = carver.take(shape.heads, whole);
+        let (q, k, v) = (query.freeze(), key.freeze(), value.freeze());
+        device.attention(q, k, v, self.segments, shape, out.borrow(), lse.borrow());
+        device.gather_rows(out.freeze(), shared.whole_of_kept, shape.query_width(), saved.attended.borrow());
+        device.gather_rows(lse.freeze(), shared.whole_of_kept, shape.heads, saved.lse.borrow());
+    }
+
+    /// q, k and v of the whole sequences.
+    pub fn whole<'c>(
+        &self,
+        carver: &mut Carver<'c>,
+        query: Slice<'_, f32>,
+        key: Slice<'_, f32>,
+        value: Slice<'_, f32>,
+    ) -> (SliceMut<'c, f32>, SliceMut<'c, f32>, SliceMut<'c, f32>) {
+        let shape = self.decoder.attention_shape();
+        let mut expand = |x: Slice<'_, f32>, width: usize| self.expand(carver, x, width);
+        (expand(query, shape.query_width()), expand(key, shape.key_width()), expand(value, shape.key_width()))
+    }
+
+    /// `x` of the whole sequences.
+    pub fn expand<'c>(&self, carver: &mut Carver<'c>, x: Slice<'_, f32>, width: usize) -> SliceMut<'c, f32> {
+        let Some(shared) = &self.shared else { return carver.take(0, 0) };
+        let mut out = carver.take(width, shared.kept_of_whole.len());
+        self.decoder.device.gather_rows(x, shared.kept_of_whole, width, out.borrow());
+        out
     }
 
     /// From attention's output to gate and up.

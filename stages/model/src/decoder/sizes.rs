@@ -24,6 +24,8 @@ pub struct Capacity {
     /// Rows that go through the head at once in the loss.
     pub trained: usize,
     pub sequences: usize,
+    /// Tokens of the whole sequences where a prefix is shared; 0 if none ever is.
+    pub whole: usize,
 }
 
 impl Capacity {
@@ -34,6 +36,7 @@ impl Capacity {
             tokens: self.tokens.max(other.tokens),
             trained: self.trained.max(other.trained),
             sequences: self.sequences.max(other.sequences),
+            whole: self.whole.max(other.whole),
         }
     }
 }
@@ -163,10 +166,16 @@ impl Sizes {
         let masked = if dropout { hidden.max(query).max(intermediate) } else { 0 };
         let head_norms = if config.qk_norm { key } else { 0 };
         let attention = 2 * query + 2 * key + 2 * hidden + head_norms + rank + masked;
+        let whole = stride(capacity.whole);
+        let attention_whole = 2 * query + 2 * key + config.heads;
         let peaks = Peaks {
-            forward: (hidden + intermediate + masked) * tokens,
+            forward: ((hidden + intermediate + masked) * tokens).max(attention_whole * whole),
             feed_forward_backward: if train { (3 * intermediate + hidden + rank + masked) * tokens } else { 0 },
-            attention_backward: if train { attention * tokens } else { 0 },
+            attention_backward: if train {
+                attention * tokens + (attention_whole + 2 * query + 2 * key) * whole
+            } else {
+                0
+            },
             loss: (2 + hidden * if train { 3 } else { 2 }) * rows + chunk_rows * config.vocab_size,
         };
         Self {
@@ -180,7 +189,11 @@ impl Sizes {
             arena: peaks.max(),
             peaks,
             chunk_rows,
-            indices: 2 * capacity.tokens + capacity.sequences + 1 + 2 * capacity.trained,
+            indices: 2 * capacity.tokens
+                + capacity.sequences
+                + 1
+                + 2 * capacity.trained
+                + if capacity.whole > 0 { 3 * capacity.whole + 2 * capacity.tokens + 1 } else { 0 },
         }
     }
 }

@@ -4,7 +4,7 @@ use luthier_core::StageResult;
 use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Segments, SliceMut};
 
 use super::backward::{Depth, Gradients};
-use super::block::{Dropouts, Pass, Pieces};
+use super::block::{Dropouts, Pass, Pieces, Shared};
 use super::sizes::Sizes;
 use super::{Batch, Decoder};
 use crate::adapter::AdapterSet;
@@ -17,6 +17,16 @@ pub(crate) struct Indices {
     pub starts: Buffer<u32>,
     pub rows: Buffer<u32>,
     pub targets: Buffer<u32>,
+    pub sharing: Option<SharingIndices>,
+}
+
+/// [`super::batch::Sharing`] on the device.
+pub(crate) struct SharingIndices {
+    kept_of_whole: Buffer<u32>,
+    kept_once: Buffer<u32>,
+    repeats: Buffer<u32>,
+    whole_of_kept: Buffer<u32>,
+    offsets: Buffer<u32>,
 }
 
 /// Everything a forward or backward writes to.
@@ -37,6 +47,8 @@ pub(crate) struct Uploaded {
     pub tokens: usize,
     pub sequences: usize,
     pub longest: usize,
+    /// Tokens of the whole sequences, if a prefix is shared.
+    pub whole: Option<usize>,
 }
 
 impl Workspace {
@@ -55,6 +67,16 @@ impl Workspace {
                 starts: indices(sizes.capacity.sequences + 1)?,
                 rows: indices(sizes.capacity.trained)?,
                 targets: indices(sizes.capacity.trained)?,
+                sharing: match sizes.capacity.whole {
+                    0 => None,
+                    whole => Some(SharingIndices {
+                        kept_of_whole: indices(whole)?,
+                        kept_once: indices(whole)?,
+                        repeats: indices(whole)?,
+                        whole_of_kept: indices(sizes.capacity.tokens)?,
+                        offsets: indices(sizes.capacity.tokens + 1)?,
+                    }),
+                },
             },
             residuals: (0..sizes.residuals).map(|_| floats(kept, sizes.residual)).collect::<StageResult<_>>()?,
             saved: sizes.saved.iter().map(|len| floats(Component::Activations, *len)).collect::<StageResult<_>>()?,
@@ -76,7 +98,20 @@ impl Workspace {
         device.write(&batch.ids, indices.ids.slice_mut(..batch.ids.len()));
         device.write(&batch.positions, indices.positions.slice_mut(..batch.ids.len()));
         device.write(&batch.starts, indices.starts.slice_mut(..batch.starts.len()));
-        Uploaded { tokens: batch.tokens(), sequences: batch.sequences(), longest: batch.longest() }
+        if let (Some(sharing), Some(target)) = (&batch.sharing, &mut indices.sharing) {
+            let whole = sharing.kept_of_whole.len();
+            device.write(&sharing.kept_of_whole, target.kept_of_whole.slice_mut(..whole));
+            device.write(&sharing.kept_once, target.kept_once.slice_mut(..whole));
+            device.write(&sharing.repeats, target.repeats.slice_mut(..whole));
+            device.write(&sharing.whole_of_kept, target.whole_of_kept.slice_mut(..batch.tokens()));
+            device.write(&sharing.offsets, target.offsets.slice_mut(..=batch.tokens()));
+        }
+        Uploaded {
+            tokens: batch.tokens(),
+            sequences: batch.sequences(),
+            longest: batch.longest(),
+            whole: batch.sharing.as_ref().map(|sharing| sharing.kept_of_whole.len()),
+        }
     }
 
     /// Embeds and runs all blocks. The final hidden states, before the last norm, are in the last residual.
@@ -103,7 +138,7 @@ impl Workspace {
             let mut pieces = Pieces::exclusive(&mut saved[set], &widths, pass.tokens);
             let input = residuals[kept].slice(..floats);
             pass.project(layer, input, &mut pieces, arena.all_mut());
-            pass.attend(&mut pieces);
+            pass.attend(&mut pieces, arena.all_mut());
             pass.widen(layer, input, &mut pieces, arena.all_mut());
             after(layer, &pieces);
             // Below the lowest adapted block nothing is kept, so the output replaces the input.
@@ -126,7 +161,7 @@ impl Workspace {
         let tokens = ids.len();
         device.write(ids, indices.ids.slice_mut(..tokens));
         device.write(positions, indices.positions.slice_mut(..tokens));
-        let uploaded = Uploaded { tokens, sequences: 0, longest: 1 };
+        let uploaded = Uploaded { tokens, sequences: 0, longest: 1, whole: None };
         let pass = pass(decoder, adapters, None, uploaded, indices);
         let floats = decoder.config.hidden_size * tokens;
         let [residual, ..] = residuals.as_mut_slice() else { return };
@@ -165,7 +200,7 @@ impl Workspace {
             if sizes.checkpointing && layer + 1 < layers {
                 let mut pieces = Pieces::exclusive(&mut saved[0], &widths, pass.tokens);
                 pass.project(layer, input, &mut pieces, arena.all_mut());
-                pass.attend(&mut pieces);
+                pass.attend(&mut pieces, arena.all_mut());
                 pass.widen(layer, input, &mut pieces, arena.all_mut());
                 if let Some(slot) = pass.slot(layer, crate::projection::Projection::Down) {
                     pass.down_low(slot, &mut pieces, arena.all_mut());
@@ -193,5 +228,15 @@ fn pass<'a>(
         tokens: uploaded.tokens,
         positions: indices.positions.slice(..uploaded.tokens),
         segments: Segments { starts: indices.starts.slice(..=uploaded.sequences), longest: uploaded.longest },
+        shared: match (uploaded.whole, &indices.sharing) {
+            (Some(whole), Some(sharing)) => Some(Shared {
+                kept_of_whole: sharing.kept_of_whole.slice(..whole),
+                kept_once: sharing.kept_once.slice(..whole),
+                repeats: sharing.repeats.slice(..whole),
+                whole_of_kept: sharing.whole_of_kept.slice(..uploaded.tokens),
+                offsets: sharing.offsets.slice(..=uploaded.tokens),
+            }),
+            _ => None,
+        },
     }
 }

@@ -107,7 +107,7 @@ impl LanguageModel {
         }
         self.batch.check(self.decoder.config.vocab_size, self.decoder.positions)?;
         let tokens = self.batch.tokens();
-        self.reserve(Capacity { tokens: tokens.max(used.len()), trained: BATCH, sequences: used.len() })?;
+        self.reserve(Capacity { tokens: tokens.max(used.len()), trained: BATCH, sequences: used.len(), whole: 0 })?;
         let Self { decoder, adapter, workspace: Some(workspace), batch } = self else { unreachable!("reserved") };
         let adapter = adapter.as_ref();
         let device = decoder.device.clone();

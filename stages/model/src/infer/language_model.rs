@@ -137,7 +137,7 @@ impl LanguageModel {
             this.batch.clear();
             this.batch.push(tokens, &vec![false; tokens.len()]);
             this.batch.check(this.decoder.config.vocab_size, this.decoder.positions)?;
-            this.reserve(Capacity { tokens: tokens.len(), trained: SCORED_ROWS, sequences: 1 })?;
+            this.reserve(Capacity { tokens: tokens.len(), trained: SCORED_ROWS, sequences: 1, whole: 0 })?;
             let Self { decoder, adapter, workspace: Some(workspace), batch } = this else { unreachable!("reserved") };
             let uploaded = workspace.upload(decoder.device.as_ref(), batch);
             workspace.forward(decoder, adapter.as_ref(), None, uploaded, &mut |_, _| {});
@@ -185,6 +185,7 @@ impl LanguageModel {
                     this.batch.push(sequence.as_ref(), mask.as_ref());
                     counts.push(this.batch.rows.len() - before);
                 }
+                this.batch.share_prefix();
                 let losses = this.score()?;
                 let mut rest = losses.as_slice();
                 Ok(counts
@@ -211,6 +212,7 @@ impl LanguageModel {
             tokens: self.batch.tokens(),
             trained: SCORED_ROWS,
             sequences: self.batch.sequences(),
+            whole: if self.batch.sharing.is_some() { self.batch.whole_tokens() } else { 0 },
         })?;
         let Self { decoder, adapter, workspace: Some(workspace), batch } = self else { unreachable!("reserved") };
         let uploaded = workspace.upload(decoder.device.as_ref(), batch);

@@ -24,6 +24,6 @@ impl RunShape {
     #[must_use]
     pub fn of_length(batch: usize, length: usize) -> Self {
         let tokens = batch * length;
-        Self { capacity: Capacity { tokens, trained: tokens, sequences: batch }, longest: length }
+        Self { capacity: Capacity { tokens, trained: tokens, sequences: batch, whole: 0 }, longest: length }
     }
 }

@@ -41,9 +41,18 @@ pub struct TrainSpec {
     pub seed: u64,
     /// Keep only block inputs and recompute the rest.
     pub checkpointing: bool,
+    /// Compute the tokens that all samples of a micro-batch begin with once. Has no effect with dropout, which would drop
+    /// the same elements for all of them.
+    pub share_prefix: bool,
 }
 
 impl TrainSpec {
+    /// Whether common prefixes are in fact shared.
+    #[must_use]
+    pub fn shares_prefix(&self) -> bool {
+        self.share_prefix && self.lora.dropout == 0.0
+    }
+
     /// Samples or bins per optimiser step.
     #[must_use]
     pub fn per_step(&self) -> u64 {

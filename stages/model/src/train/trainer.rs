@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::ModelConfig;
-use luthier_formats::tokens::TokenSet;
+use luthier_formats::tokens::{TokenSample, TokenSet};
 use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt};
 use luthier_kernels::random::Stream;
 
@@ -12,7 +12,7 @@ use super::checkpoint::{Checkpoint, StepRecord};
 use super::order::DataOrder;
 use super::spec::TrainSpec;
 use crate::adapter::AdapterSet;
-use crate::decoder::{Batch, Capacity, Decoder, Dropouts, Gradients, Sizes, Workspace};
+use crate::decoder::{Batch, Capacity, Decoder, Dropouts, Gradients, Sizes, Workspace, common_prefix};
 use crate::error::device_error;
 
 /// What one step did.
@@ -26,6 +26,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     pub learning_rate: f64,
     pub tokens: usize,
+    /// Tokens that went through the blocks: fewer where a prefix is shared.
+    pub computed: usize,
     pub trained: usize,
     /// Ids of the samples seen.
     pub samples: Vec<String>,
@@ -65,31 +67,37 @@ pub fn micro_batch_capacity(data: &TokenSet, spec: &TrainSpec) -> Capacity {
     if units.is_empty() {
         return Capacity::default();
     }
-    let sizes: Vec<Capacity> = units
+    let first_trained: Vec<Option<usize>> = data
+        .samples
         .iter()
-        .map(|unit| {
-            let samples = data.bins[*unit as usize].iter().map(|sample| &data.samples[*sample as usize]);
-            samples.fold(Capacity::default(), |sum, sample| Capacity {
-                tokens: sum.tokens + sample.ids.len(),
-                trained: sum.trained + sample.trained(),
-                sequences: sum.sequences + 1,
-            })
-        })
+        .map(|sample| sample.mask.iter().position(|trained| *trained).map(|index| index - 1))
         .collect();
+    let trained: Vec<usize> = data.samples.iter().map(TokenSample::trained).collect();
     let mut order = DataOrder::new(spec.seed, units.len());
     let last = spec.last_position(units.len());
     let mut most = Capacity::default();
+    let mut samples: Vec<usize> = Vec::new();
     let mut position = 0;
     while position < last {
         let end = (position + spec.batch as u64).min(last);
-        let mut sum = Capacity::default();
+        samples.clear();
         for position in position..end {
-            let unit = sizes[order.at(position)];
-            sum.tokens += unit.tokens;
-            sum.trained += unit.trained;
-            sum.sequences += unit.sequences;
+            let bin = &data.bins[units[order.at(position)] as usize];
+            samples.extend(bin.iter().map(|sample| *sample as usize));
         }
-        most = most.max(sum);
+        let whole: usize = samples.iter().map(|sample| data.samples[*sample].ids.len()).sum();
+        let prefix = if spec.shares_prefix() {
+            let first_trained = samples.iter().filter_map(|sample| first_trained[*sample]).min();
+            common_prefix(samples.iter().map(|sample| data.samples[*sample].ids.as_slice()), first_trained)
+        } else {
+            0
+        };
+        most = most.max(Capacity {
+            tokens: whole - prefix * samples.len().saturating_sub(1),
+            trained: samples.iter().map(|sample| trained[*sample]).sum(),
+            sequences: samples.len(),
+            whole: if prefix > 0 { whole } else { 0 },
+        });
         position = end;
     }
     most
@@ -148,7 +156,7 @@ impl<'a> Trainer<'a> {
         let mut capacity = micro_batch_capacity(data, &spec);
         if let Some(validation) = validation {
             check_samples(validation, &decoder.config, decoder.positions)?;
-            capacity = capacity.max(Capacity { tokens: validation.meta.longest, trained: 1, sequences: 1 });
+            capacity = capacity.max(Capacity { tokens: validation.meta.longest, trained: 1, sequences: 1, whole: 0 });
         }
         let device = &decoder.device;
         let adapters = AdapterSet::initialize(device, &decoder.config, &spec.lora, spec.seed)?;
@@ -265,7 +273,7 @@ impl<'a> Trainer<'a> {
         let samples: Vec<u32> = chosen.iter().flat_map(|bin| self.data.bins[*bin as usize].iter().copied()).collect();
         let trained: usize = samples.iter().map(|sample| self.data.samples[*sample as usize].trained()).sum();
         let scale = (1.0 / trained as f64) as f32;
-        let (mut loss, mut tokens) = (0f64, 0);
+        let (mut loss, mut tokens, mut computed) = (0f64, 0, 0);
         for (index, bins) in chosen.chunks(self.spec.batch).enumerate() {
             self.batch.clear();
             for sample in bins.iter().flat_map(|bin| &self.data.bins[*bin as usize]) {
@@ -273,6 +281,10 @@ impl<'a> Trainer<'a> {
                 self.batch.push(&sample.ids, &sample.mask);
             }
             tokens += self.batch.tokens();
+            if self.spec.shares_prefix() {
+                self.batch.share_prefix();
+            }
+            computed += self.batch.tokens();
             let dropouts = (self.spec.lora.dropout > 0.0).then(|| Dropouts {
                 probability: self.spec.lora.dropout as f32,
                 streams: &self.streams,
@@ -293,6 +305,7 @@ impl<'a> Trainer<'a> {
             grad_norm: self.decoder.device.norm(self.gradients.all()),
             learning_rate: self.learning_rate(),
             tokens,
+            computed,
             trained,
             samples: samples.iter().map(|sample| self.data.samples[*sample as usize].id.clone()).collect(),
         }

@@ -189,6 +189,7 @@ pub fn spec(lora: LoraSpec, steps: u64, batch: usize, accumulate: usize) -> Trai
         duration: Duration::Steps(steps),
         seed: 7,
         checkpointing: false,
+        share_prefix: true,
     }
 }
 

@@ -1,0 +1,280 @@
+//! A device that measures another: seconds, calls and floating-point operations per operation.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// What an operation took so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct OperationTime {
+    pub calls: u64,
+    pub time: Duration,
+    /// Of the matrix products in it; 0 for other operations.
+    pub flops: u64,
+}
+
+/// Delegates to another device and keeps a clock per operation. Meant for devices that finish an operation before they
+/// return, as the CPU does.
+pub struct TimedDevice {
+    inner: Arc<dyn Device>,
+    times: Mutex<BTreeMap<&'static str, OperationTime>>,
+}
+
+impl TimedDevice {
+    #[must_use]
+    pub fn new(inner: Arc<dyn Device>) -> Self {
+        Self { inner, times: Mutex::default() }
+    }
+
+    /// Per operation, since the last call; the clocks start again from zero.
+    #[must_use]
+    pub fn take(&self) -> BTreeMap<&'static str, OperationTime> {
+        std::mem::take(&mut *self.times.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn timed<T>(&self, operation: &'static str, flops: u64, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = times.entry(operation).or_default();
+        entry.calls += 1;
+        entry.time += start.elapsed();
+        entry.flops += flops;
+        result
+    }
+}
+
+impl Device for TimedDevice {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn numeric_class(&self) -> String {
+        self.inner.numeric_class()
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        self.inner.ledger()
+    }
+
+    fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
+        self.timed("allocate", 0, || self.inner.allocate(component, bytes))
+    }
+
+    fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>) {
+        self.timed("write_bytes", 0, || self.inner.write_bytes(source, target))
+    }
+
+    fn read_bytes(&self, source: Slice<'_, u8>, target: &mut [u8]) {
+        self.timed("read_bytes", 0, || self.inner.read_bytes(source, target))
+    }
+
+    fn synchronize(&self) -> DeviceResult<()> {
+        self.timed("synchronize", 0, || self.inner.synchronize())
+    }
+
+    fn run(&self, work: &mut (dyn FnMut() + Send)) {
+        self.inner.run(work)
+    }
+
+    fn zero(&self, out: SliceMut<'_, f32>) {
+        self.timed("zero", 0, || self.inner.zero(out))
+    }
+
+    fn copy(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        self.timed("copy", 0, || self.inner.copy(source, out))
+    }
+
+    fn add(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        self.timed("add", 0, || self.inner.add(source, out))
+    }
+
+    fn scale(&self, factor: f32, out: SliceMut<'_, f32>) {
+        self.timed("scale", 0, || self.inner.scale(factor, out))
+    }
+
+    fn add_bias(&self, bias: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        self.timed("add_bias", 0, || self.inner.add_bias(bias, out))
+    }
+
+    fn matmul_nt(
+        &self,
+        x: Slice<'_, f32>,
+        w: Operand<'_>,
+        shape: [usize; 3],
+        scale: f32,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    ) {
+        self.timed("matmul_nt", 2 * (shape[0] * shape[1] * shape[2]) as u64, || {
+            self.inner.matmul_nt(x, w, shape, scale, accumulate, out)
+        })
+    }
+
+    fn matmul_nn(
+        &self,
+        dy: Slice<'_, f32>,
+        w: Operand<'_>,
+        shape: [usize; 3],
+        scale: f32,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    ) {
+        self.timed("matmul_nn", 2 * (shape[0] * shape[1] * shape[2]) as u64, || {
+            self.inner.matmul_nn(dy, w, shape, scale, accumulate, out)
+        })
+    }
+
+    fn matmul_tn(
+        &self,
+        a: Slice<'_, f32>,
+        b: Slice<'_, f32>,
+        shape: [usize; 3],
+        scale: f32,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    ) {
+        self.timed("matmul_tn", 2 * (shape[0] * shape[1] * shape[2]) as u64, || {
+            self.inner.matmul_tn(a, b, shape, scale, accumulate, out)
+        })
+    }
+
+    fn rms_norm(
+        &self,
+        x: Slice<'_, f32>,
+        weight: Slice<'_, f32>,
+        eps: f32,
+        out: SliceMut<'_, f32>,
+        inverse: SliceMut<'_, f32>,
+    ) {
+        self.timed("rms_norm", 0, || self.inner.rms_norm(x, weight, eps, out, inverse))
+    }
+
+    fn rms_norm_backward(
+        &self,
+        x: Slice<'_, f32>,
+        weight: Slice<'_, f32>,
+        inverse: Slice<'_, f32>,
+        dy: Slice<'_, f32>,
+        accumulate: bool,
+        dx: SliceMut<'_, f32>,
+    ) {
+        self.timed("rms_norm_backward", 0, || self.inner.rms_norm_backward(x, weight, inverse, dy, accumulate, dx))
+    }
+
+    fn rotary(&self, table: rope::Table) -> DeviceResult<Rotary> {
+        self.timed("rotary", 0, || self.inner.rotary(table))
+    }
+
+    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: SliceMut<'_, f32>) {
+        self.timed("rope", 0, || self.inner.rope(positions, heads, rotary, inverse, x))
+    }
+
+    fn swiglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        self.timed("swiglu", 0, || self.inner.swiglu(gate, up, out))
+    }
+
+    fn swiglu_backward(
+        &self,
+        gate: Slice<'_, f32>,
+        up: Slice<'_, f32>,
+        dout: Slice<'_, f32>,
+        dgate: SliceMut<'_, f32>,
+        dup: SliceMut<'_, f32>,
+    ) {
+        self.timed("swiglu_backward", 0, || self.inner.swiglu_backward(gate, up, dout, dgate, dup))
+    }
+
+    fn attention(
+        &self,
+        q: Slice<'_, f32>,
+        k: Slice<'_, f32>,
+        v: Slice<'_, f32>,
+        segments: Segments<'_>,
+        shape: AttentionShape,
+        out: SliceMut<'_, f32>,
+        lse: SliceMut<'_, f32>,
+    ) {
+        self.timed("attention", 0, || self.inner.attention(q, k, v, segments, shape, out, lse))
+    }
+
+    fn attention_backward(
+        &self,
+        forward: AttentionSaved<'_>,
+        dout: Slice<'_, f32>,
+        segments: Segments<'_>,
+        shape: AttentionShape,
+        dq: SliceMut<'_, f32>,
+        dk: SliceMut<'_, f32>,
+        dv: SliceMut<'_, f32>,
+    ) {
+        self.timed("attention_backward", 0, || {
+            self.inner.attention_backward(forward, dout, segments, shape, dq, dk, dv)
+        })
+    }
+
+    fn attention_decode(&self, q: Slice<'_, f32>, cache: KeyValues<'_>, shape: AttentionShape, out: SliceMut<'_, f32>) {
+        self.timed("attention_decode", 0, || self.inner.attention_decode(q, cache, shape, out))
+    }
+
+    fn embedding(&self, table: Operand<'_>, ids: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
+        self.timed("embedding", 0, || self.inner.embedding(table, ids, width, out))
+    }
+
+    fn gather_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
+        self.timed("gather_rows", 0, || self.inner.gather_rows(x, rows, width, out))
+    }
+
+    fn sum_rows(
+        &self,
+        x: Slice<'_, f32>,
+        offsets: Slice<'_, u32>,
+        rows: Slice<'_, u32>,
+        width: usize,
+        out: SliceMut<'_, f32>,
+    ) {
+        self.timed("sum_rows", 0, || self.inner.sum_rows(x, offsets, rows, width, out))
+    }
+
+    fn scatter_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
+        self.timed("scatter_rows", 0, || self.inner.scatter_rows(x, rows, width, out))
+    }
+
+    fn cross_entropy(
+        &self,
+        hidden: Slice<'_, f32>,
+        targets: Slice<'_, u32>,
+        head: Head<'_>,
+        scale: f32,
+        dhidden: Option<SliceMut<'_, f32>>,
+        scratch: SliceMut<'_, f32>,
+        losses: SliceMut<'_, f32>,
+    ) {
+        self.timed(
+            "cross_entropy",
+            (2 + 2 * u64::from(dhidden.is_some())) * (targets.len() * head.vocabulary * head.hidden) as u64,
+            || self.inner.cross_entropy(hidden, targets, head, scale, dhidden, scratch, losses),
+        )
+    }
+
+    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout, accumulate: bool, out: SliceMut<'_, f32>) {
+        self.timed("dropout", 0, || self.inner.dropout(x, dropout, accumulate, out))
+    }
+
+    fn adamw(
+        &self,
+        grads: Slice<'_, f32>,
+        step: AdamW,
+        params: SliceMut<'_, f32>,
+        m: SliceMut<'_, f32>,
+        v: SliceMut<'_, f32>,
+    ) {
+        self.timed("adamw", 0, || self.inner.adamw(grads, step, params, m, v))
+    }
+
+    fn norm(&self, x: Slice<'_, f32>) -> f64 {
+        self.timed("norm", 0, || self.inner.norm(x))
+    }
+}
