@@ -53,8 +53,7 @@ pub fn explain(
     options: &RunOptions,
     stage: &StageId,
 ) -> Result<Explanation, EngineError> {
-    let options =
-        RunOptions { only: Vec::new(), from: Vec::new(), until: vec![stage.clone()], ..options.clone() };
+    let options = RunOptions { only: Vec::new(), from: Vec::new(), until: vec![stage.clone()], ..options.clone() };
     let planner = Planner::new(pipeline, store, &options)?;
     let Some(at) = planner.layout.place.get(stage).copied() else {
         return Err(crate::run::select::unknown(pipeline, stage));
@@ -71,7 +70,8 @@ pub fn explain(
             _ => Vec::new(),
         }
     };
-    let past = |id: &StageId| -> Vec<DirtyReason> { planner.latest(id).map(|record| record.why.clone()).unwrap_or_default() };
+    let past =
+        |id: &StageId| -> Vec<DirtyReason> { planner.latest(id).map(|record| record.why.clone()).unwrap_or_default() };
     let causes = match &action {
         Action::Run { .. } => chain(stage, &reasons, &mut BTreeSet::new()),
         _ => chain(stage, &past, &mut BTreeSet::new()),
@@ -96,11 +96,7 @@ pub fn explain(
     })
 }
 
-fn chain(
-    stage: &StageId,
-    reasons: &dyn Fn(&StageId) -> Vec<DirtyReason>,
-    seen: &mut BTreeSet<StageId>,
-) -> Vec<Cause> {
+fn chain(stage: &StageId, reasons: &dyn Fn(&StageId) -> Vec<DirtyReason>, seen: &mut BTreeSet<StageId>) -> Vec<Cause> {
     if !seen.insert(stage.clone()) {
         // Told already, on another way down.
         return Vec::new();

@@ -107,7 +107,7 @@ fn change(field: &FieldChange) -> String {
     let value = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<f64>().ok());
     match (field.what, value(&field.old), value(&field.new)) {
         ("metric", Some(old), Some(new)) if old != 0.0 && old.is_finite() && new.is_finite() => {
-            format!("{:+.1} %", (new - old) / old.abs() * 100.0)
+            format!(" {:+.1} %", (new - old) / old.abs() * 100.0)
         }
         _ => String::new(),
     }
@@ -133,7 +133,7 @@ impl fmt::Display for LockDiff {
             for field in &stage.fields {
                 writeln!(
                     f,
-                    "| {} | {} {} | {} | {} | {} |",
+                    "| {} | {} {} | {} | {} |{} |",
                     stage.stage,
                     field.what,
                     field.name,

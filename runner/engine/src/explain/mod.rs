@@ -2,8 +2,8 @@
 
 mod cause;
 mod compare;
-//#[cfg(test)]
-//mod tests;
+#[cfg(test)]
+mod tests;
 
 pub use cause::{Cause, Explanation, explain};
 pub use compare::{FieldChange, LockDiff, StageChange, diff};

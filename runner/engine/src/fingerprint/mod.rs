@@ -28,8 +28,8 @@ mod difference;
 pub mod path;
 mod reason;
 mod source;
-//#[cfg(test)]
-//mod tests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

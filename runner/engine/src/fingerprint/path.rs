@@ -3,6 +3,8 @@
 //! A key that could be misread (empty, or with `.`, `[`, `]`, `"`) is written as `["key"]`, so every path names one
 //! place and a list of leaves can be turned back into the value.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 /// The path of member `key` of the object at `path`.
@@ -90,73 +92,69 @@ fn parse(path: &str) -> Result<Vec<Step>, String> {
     Ok(steps)
 }
 
+/// A value while its leaves come in, in any order.
+enum Growing {
+    Leaf(Value),
+    Members(BTreeMap<String, Growing>),
+    Elements(BTreeMap<usize, Growing>),
+}
+
 /// The value whose leaves are `leaves`; the inverse of [`flatten`] up to the order of keys.
 ///
 /// # Errors
 /// A path that does not parse, or two leaves that cannot be in one value, as text.
 pub fn unflatten(leaves: impl IntoIterator<Item = (String, Value)>) -> Result<Value, String> {
-    let mut root: Option<Value> = None;
+    let mut root: Option<Growing> = None;
     for (path, leaf) in leaves {
-        insert(&mut root, &parse(&path)?, leaf, &path)?;
+        root = Some(insert(root, &parse(&path)?, leaf, &path)?);
     }
-    let mut root = root.unwrap_or_else(|| Value::Object(Map::new()));
-    settle(&mut root)?;
-    Ok(root)
+    root.map_or_else(|| Ok(Value::Object(Map::new())), settle)
 }
 
-/// Lists are collected as objects under this key until all elements are there, in whatever order they came.
-const LIST: &str = "\u{0}list";
-
-fn insert(slot: &mut Option<Value>, steps: &[Step], leaf: Value, path: &str) -> Result<(), String> {
-    let clash = || format!("`{path}` contradicts another line");
+fn insert(node: Option<Growing>, steps: &[Step], leaf: Value, path: &str) -> Result<Growing, String> {
     let Some((first, rest)) = steps.split_first() else {
-        return match slot {
-            None => {
-                *slot = Some(leaf);
-                Ok(())
-            }
-            Some(_) => Err(clash()),
-        };
+        return if node.is_none() { Ok(Growing::Leaf(leaf)) } else { Err(clash(path)) };
     };
-    let object = slot.get_or_insert_with(|| Value::Object(Map::new()));
-    let Value::Object(map) = object else { return Err(clash()) };
-    let key = match first {
-        Step::Member(key) => {
-            if map.contains_key(LIST) {
-                return Err(clash());
-            }
-            key.clone()
+    match (first, node) {
+        (Step::Member(key), None) => {
+            Ok(Growing::Members(BTreeMap::from([(key.clone(), insert(None, rest, leaf, path)?)])))
         }
-        Step::Element(index) => {
-            if !map.is_empty() && !map.contains_key(LIST) {
-                return Err(clash());
-            }
-            map.insert(LIST.to_owned(), Value::Null);
-            index.to_string()
+        (Step::Member(key), Some(Growing::Members(mut members))) => {
+            let inner = insert(members.remove(key), rest, leaf, path)?;
+            members.insert(key.clone(), inner);
+            Ok(Growing::Members(members))
         }
-    };
-    let mut inner = map.remove(&key);
-    insert(&mut inner, rest, leaf, path)?;
-    if let Some(inner) = inner {
-        map.insert(key, inner);
+        (Step::Element(index), None) => {
+            Ok(Growing::Elements(BTreeMap::from([(*index, insert(None, rest, leaf, path)?)])))
+        }
+        (Step::Element(index), Some(Growing::Elements(mut elements))) => {
+            let inner = insert(elements.remove(index), rest, leaf, path)?;
+            elements.insert(*index, inner);
+            Ok(Growing::Elements(elements))
+        }
+        _ => Err(clash(path)),
     }
-    Ok(())
 }
 
-fn settle(value: &mut Value) -> Result<(), String> {
-    let Value::Object(map) = value else { return Ok(()) };
-    if map.remove(LIST).is_some() {
-        let mut items = Vec::with_capacity(map.len());
-        for index in 0..map.len() {
-            let mut item = map
-                .get_mut(&index.to_string())
-                .map(Value::take)
-                .ok_or_else(|| format!("element [{index}] is missing"))?;
-            settle(&mut item)?;
-            items.push(item);
+fn clash(path: &str) -> String {
+    format!("`{path}` contradicts another line")
+}
+
+fn settle(node: Growing) -> Result<Value, String> {
+    match node {
+        Growing::Leaf(value) => Ok(value),
+        Growing::Members(members) => {
+            members.into_iter().map(|(key, node)| Ok((key, settle(node)?))).collect::<Result<_, _>>().map(Value::Object)
         }
-        *value = Value::Array(items);
-        return Ok(());
+        Growing::Elements(elements) => {
+            let mut items = Vec::with_capacity(elements.len());
+            for (expected, (index, node)) in elements.into_iter().enumerate() {
+                if index != expected {
+                    return Err(format!("element [{expected}] is missing"));
+                }
+                items.push(settle(node)?);
+            }
+            Ok(Value::Array(items))
+        }
     }
-    map.values_mut().try_for_each(settle)
 }

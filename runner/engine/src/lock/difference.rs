@@ -42,7 +42,9 @@ impl std::fmt::Display for LockDifference {
             (false, Some(locked), Some(found)) => {
                 write!(f, "{stage}: {field} is {}, locked {}", brief(found), brief(locked))
             }
-            (false, None, found) => write!(f, "{stage}: {field} is {}, not in the lock", brief(found.unwrap_or("absent"))),
+            (false, None, found) => {
+                write!(f, "{stage}: {field} is {}, not in the lock", brief(found.unwrap_or("absent")))
+            }
             (false, Some(locked), None) => write!(f, "{stage}: {field} is absent, locked {}", brief(locked)),
         }
     }

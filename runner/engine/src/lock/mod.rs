@@ -28,8 +28,8 @@ mod error;
 mod parse;
 mod render;
 mod revision;
-//#[cfg(test)]
-//mod tests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -41,8 +41,8 @@ use crate::fingerprint::Fingerprint;
 use crate::pipeline::Pipeline;
 use crate::store::StageRecord;
 
-pub(crate) use difference::field;
 pub use difference::LockDifference;
+pub(crate) use difference::field;
 pub use error::LockError;
 
 /// The format of the file. 1: the first.

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use luthier_core::{CancelToken, ErrorClass, EventSink, Registry, StageEvent, StageOutcome, StageRequest, StageResult};
+use luthier_core::{CancelToken, ErrorClass, EventSink, Registry, StageEvent, StageOutcome, StageRequest};
 use serde::{Deserialize, Serialize};
 
 use super::execute::REQUEST_FORMAT;
@@ -54,7 +54,13 @@ pub(crate) fn run(
     let bytes = serde_json::to_vec(request).map_err(|error| system("the request cannot be written", &error.into()))?;
     fs_err::write(&file, bytes).map_err(|error| system("the request cannot be written", &error))?;
     let mut command = Command::new(program);
-    command.arg("exec-stage").arg(&file).env(LEASH, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg("exec-stage")
+        .arg(&file)
+        .env(LEASH, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     // Ctrl-C of the terminal goes to the runner alone, which passes it on in its own way.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -180,11 +186,7 @@ const LEASH: &str = "LUTHIER_LEASH";
 
 /// The other end: executes one request in this process, events and result as JSON lines on `out`. Returns the class of
 /// the failure, if it failed. If the environment has `LUTHIER_LEASH`, standard input is watched as described above.
-pub fn exec_stage(
-    request: &StageRequest,
-    registry: &Registry,
-    out: &mut (dyn Write + Send),
-) -> Option<ErrorClass> {
+pub fn exec_stage(request: &StageRequest, registry: &Registry, out: &mut (dyn Write + Send)) -> Option<ErrorClass> {
     let cancel = CancelToken::new();
     if std::env::var_os(LEASH).is_some() {
         let token = cancel.clone();

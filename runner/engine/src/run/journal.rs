@@ -21,12 +21,29 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    pub fn create(workspace: &Workspace, id: &str) -> std::io::Result<Self> {
+    /// Opens the diary under `wanted`, or under a name made from it if another run of the same moment has that.
+    pub fn create(workspace: &Workspace, wanted: &str) -> std::io::Result<Self> {
         let runs = workspace.runs_dir();
-        let directory = runs.join(id);
-        fs_err::create_dir_all(&directory)?;
+        fs_err::create_dir_all(&runs)?;
+        let mut id = wanted.to_owned();
+        let mut further = 0;
+        let directory = loop {
+            let directory = runs.join(&id);
+            match fs_err::create_dir(&directory) {
+                Ok(()) => break directory,
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    further += 1;
+                    id = format!("{wanted}-{further}");
+                }
+                Err(error) => return Err(error),
+            }
+        };
         let events = BufWriter::new(fs_err::File::create(directory.join("events.jsonl"))?);
-        Ok(Self { directory, runs, id: id.to_owned(), events })
+        Ok(Self { directory, runs, id, events })
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Adds an event. What the journal cannot hold must not stop the run.

@@ -282,14 +282,12 @@ impl<'a> Planner<'a> {
         if self.selection.forced[at] {
             why.push(DirtyReason::Forced);
         }
-        match self.latest(&planned.id) {
-            None => why.push(DirtyReason::FirstRun),
-            Some(record) => {
-                let locate = |path: &str| Some(planned.location_of(path));
-                let fixed = self.fixed_print(at);
-                why.extend(record.fingerprint.diff_without_inputs(&fixed, &self.origin(at, &locate)));
-            }
-        }
+        let Some(record) = self.latest(&planned.id) else {
+            why.push(DirtyReason::FirstRun);
+            return why;
+        };
+        let locate = |path: &str| Some(planned.location_of(path));
+        why.extend(record.fingerprint.diff_without_inputs(&self.fixed_print(at), &self.origin(at, &locate)));
         why.extend(running.iter().map(|up| DirtyReason::UpstreamRuns { stage: self.pipeline.stages[*up].id.clone() }));
         why
     }

@@ -50,9 +50,12 @@ pub fn run(
         }
     }
     let work = standings.iter().any(|standing| matches!(standing, Standing::Ready { .. } | Standing::Waiting { .. }));
-    let id = clock::run_id(started);
+    let mut id = clock::run_id(started);
     let journal = match store.workspace().create().and_then(|()| Journal::create(store.workspace(), &id)) {
-        Ok(journal) => Some(journal),
+        Ok(journal) => {
+            journal.id().clone_into(&mut id);
+            Some(journal)
+        }
         // Nothing needs to be written, so a workspace that cannot be is no obstacle.
         Err(error) if !work => {
             tracing::debug!("this run has no journal: {error}");
@@ -72,6 +75,7 @@ pub fn run(
         started: clock::rfc3339(started),
     });
 
+    note_reused(&planner, &standings, work)?;
     let (stages, records, differences);
     let all = planner.selection.all;
     if work {
@@ -188,6 +192,22 @@ fn nothing_to_do(
         }
     }
     (stages, results)
+}
+
+/// Makes results of earlier runs, which a changed-back parameter or a new name found again, the newest of their stages.
+fn note_reused(planner: &Planner<'_>, standings: &[Standing], work: bool) -> Result<(), EngineError> {
+    for (planned, standing) in planner.pipeline.stages.iter().zip(standings) {
+        let Standing::Reuse(record) = standing else { continue };
+        if planner.latest(&planned.id).is_some_and(|latest| latest.key == record.key) {
+            continue;
+        }
+        match planner.store.index_record(&planner.pipeline.file, &planned.id, record) {
+            // A store that cannot be written serves a run without work all the same.
+            Err(error) if !work => tracing::debug!("the index is not up to date: {error}"),
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Differences from the lock that are known before anything runs.

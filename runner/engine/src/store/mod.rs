@@ -27,8 +27,8 @@ mod import;
 mod index;
 mod memo;
 mod record;
-//#[cfg(test)]
-//mod tests;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::sync::Arc;

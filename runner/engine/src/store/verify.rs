@@ -1,7 +1,7 @@
 //! Reading the whole store again and comparing every byte with the digest it is filed under.
 
 use camino::Utf8PathBuf;
-use luthier_core::{Digest, digest_tree};
+use luthier_core::Digest;
 use serde::Serialize;
 
 use super::memo::hash_file;
@@ -100,6 +100,10 @@ impl Store {
             progress(report.bytes, total);
         }
         for digest in self.tree_digests()? {
+            // A directory without a manifest is a tree that a crash left unfinished; it does not count as stored.
+            if !self.manifest_path(&digest).exists() {
+                continue;
+            }
             report.trees += 1;
             if let Some(problem) = self.verify_tree(&digest)? {
                 let path = self.tree_path(&digest);
@@ -116,7 +120,8 @@ impl Store {
                 continue;
             };
             for (output, artifact) in &record.outputs {
-                let path = if artifact.tree { self.manifest_path(&artifact.digest) } else { self.artifact_path(artifact) };
+                let path =
+                    if artifact.tree { self.manifest_path(&artifact.digest) } else { self.artifact_path(artifact) };
                 if !path.exists() {
                     report.missing.push(format!("{}.{output} {}", record.stage, artifact.digest));
                 }
@@ -131,15 +136,13 @@ impl Store {
     fn verify_tree(&self, digest: &Digest) -> Result<Option<String>, StoreError> {
         let fail = |error| self.error("the store cannot be read", error);
         let Some(entries) = self.tree_entries(digest)? else {
-            let problem = if self.manifest_path(digest).exists() { "its manifest is damaged" } else { "it has no manifest" };
-            return Ok(Some(problem.to_owned()));
+            return Ok(Some("its manifest is damaged".to_owned()));
         };
         let root = self.tree_path(digest);
         let found = if root.exists() { luthier_core::fs::walk_files(&root).map_err(fail)? } else { Vec::new() };
         if let Some(extra) = found.iter().find(|path| !entries.iter().any(|entry| entry.path == **path)) {
             return Ok(Some(format!("`{extra}` does not belong to it")));
         }
-        let mut actual = Vec::with_capacity(entries.len());
         for entry in &entries {
             let path = root.join(&entry.path);
             if !path.exists() {
@@ -151,8 +154,7 @@ impl Store {
             if found != entry.digest {
                 return Ok(Some(format!("`{}` is damaged: its bytes hash to {}", entry.path, found.short())));
             }
-            actual.push(entry.clone());
         }
-        Ok((digest_tree(&actual) != *digest).then(|| "its manifest is damaged".to_owned()))
+        Ok(None)
     }
 }

@@ -56,7 +56,10 @@ fn a_child_makes_the_same_result() {
 fn failures_and_deaths_of_a_child_are_the_stages() {
     let bench = one("{mode: wrong}");
     let failure = bench.try_run(&options(&bench)).unwrap().stages[0].failure.clone().unwrap();
-    assert_eq!((failure.code.as_str(), failure.to_string().as_str()), ("work::wrong", "rows.csv:3: row 3 is not a number"));
+    assert_eq!(
+        (failure.code.as_str(), failure.to_string().as_str()),
+        ("work::wrong", "rows.csv:3: row 3 is not a number")
+    );
 
     let bench = one("{mode: die}");
     let failure = bench.try_run(&options(&bench)).unwrap().stages[0].failure.clone().unwrap();

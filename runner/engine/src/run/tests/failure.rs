@@ -59,9 +59,8 @@ fn outputs_are_held_to_their_declaration() {
 
 #[test]
 fn missing_sources_are_named_with_their_place() {
-    let bench = Bench::new(
-        "luthier: 1\nstages:\n  a:\n    uses: work\n    with:\n      file: in.txt\n      directory: lib\n",
-    );
+    let bench =
+        Bench::new("luthier: 1\nstages:\n  a:\n    uses: work\n    with:\n      file: in.txt\n      directory: lib\n");
     bench.write("in.txt", "");
     bench.write("lib/x", "");
     let pipeline = bench.pipeline();
@@ -162,9 +161,7 @@ fn the_journal_tells_the_run() {
     let kept = journal::events(&workspace, &summary.run).expect("events");
     let said: Vec<RunEvent> = events
         .into_iter()
-        .filter(|event| {
-            !matches!(event, RunEvent::StageEvent { event: luthier_core::StageEvent::Progress(_), .. })
-        })
+        .filter(|event| !matches!(event, RunEvent::StageEvent { event: luthier_core::StageEvent::Progress(_), .. }))
         .collect();
     assert_eq!(kept, said);
     let error = journal::load(&workspace, Some("2020")).expect_err("no such run");

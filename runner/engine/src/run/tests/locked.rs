@@ -38,10 +38,7 @@ fn a_clean_clone_reproduces_the_lock() {
 #[test]
 fn differences_are_found_before_anything_runs() {
     let bench = Bench::new(CHAIN);
-    assert_eq!(
-        differences(&bench),
-        format!("there is no `{}/p.lock`, but `--locked` was given\n", bench.root)
-    );
+    assert_eq!(differences(&bench), format!("there is no `{}/p.lock`, but `--locked` was given\n", bench.root));
     bench.run();
     bench.executed();
     bench.edit("keep: 2", "keep: 3");
@@ -60,11 +57,7 @@ fn other_results_are_found_as_they_are_made() {
     let lock = bench.read("p.lock");
     let clone = Bench::new(CHAIN);
     clone.write("p.lock", &lock.replace("bytes: 6.0", "bytes: 7.0"));
-    assert_eq!(
-        differences(&clone),
-        "b: metric bytes is 6.0, locked 7.0\n",
-        "what reads `b` is not blamed for it"
-    );
+    assert_eq!(differences(&clone), "b: metric bytes is 6.0, locked 7.0\n", "what reads `b` is not blamed for it");
 }
 
 #[test]

@@ -36,10 +36,7 @@ fn from_and_until_are_cones() {
     assert_eq!(bench.executed(), ["c"], "`d` does not read `b`");
     bench.edit("text: one", "text: uno");
     let between = RunOptions { from: vec![id("a")], until: vec![id("b")], ..bench.options() };
-    assert_eq!(
-        plan_text(&bench.plan(&between)),
-        "a: run (text one → uno (p.yaml:5))\nb: run (a will run)\n"
-    );
+    assert_eq!(plan_text(&bench.plan(&between)), "a: run (text one → uno (p.yaml:5))\nb: run (a will run)\n");
 }
 
 #[test]

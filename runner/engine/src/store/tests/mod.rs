@@ -1,0 +1,4 @@
+mod collect;
+mod faults;
+mod import;
+mod kill;
