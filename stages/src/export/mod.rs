@@ -6,6 +6,7 @@
 mod config;
 mod metadata;
 mod modelfile;
+mod probe;
 mod recipe;
 mod tensor_check;
 
@@ -89,11 +90,22 @@ impl Stage for ExportStage {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(context.threads()).build().map_err(|error| {
             StageError::new("export::threads", "could not start the worker threads").caused_by(error)
         })?;
-        pool.install(|| export(context, &config))
+        let input = context.input("model")?;
+        let output = context.output("gguf");
+        let mut outcome = StageOutcome::new();
+        let parameters = pool.install(|| export(context, &config, &mut outcome))?;
+        if config.check.tokens {
+            probe::compare_tokens(&input.path, &output, &mut outcome)?;
+        }
+        if config.check.logits {
+            probe::compare_logits(context, &config.check, &input.path, &output, parameters, &mut outcome)?;
+        }
+        Ok(outcome)
     }
 }
 
-fn export(context: &StageContext<'_>, config: &ExportConfig) -> StageResult<StageOutcome> {
+/// Writes the outputs and compares the tensors; returns the number of parameters.
+fn export(context: &StageContext<'_>, config: &ExportConfig, outcome: &mut StageOutcome) -> StageResult<u64> {
     let input = context.input("model")?;
     let source = ModelFiles::open(&input.path)?;
     let output = context.output("gguf");
@@ -102,7 +114,6 @@ fn export(context: &StageContext<'_>, config: &ExportConfig) -> StageResult<Stag
 
     let exported = ModelFiles::open(&output)?;
     let report = tensor_check::compare(context, &source, &exported)?;
-    let mut outcome = StageOutcome::new();
     outcome
         .metric("bytes", bytes as f64, "bytes")
         .metric("bits_per_weight", report.bits_per_weight(), "bits")
@@ -121,7 +132,7 @@ fn export(context: &StageContext<'_>, config: &ExportConfig) -> StageResult<Stag
             outcome.warn(warning);
         }
     }
-    Ok(outcome)
+    Ok(metadata::parameters(&source))
 }
 
 fn write(

@@ -65,7 +65,10 @@ fn f32_export_is_the_same_model_bit_by_bit() {
             let source = ModelFiles::open(&setup.base).unwrap();
             let exported = ModelFiles::open(&done.out.join("gguf")).unwrap();
             assert_eq!(values(&source), values(&exported), "{architecture}");
-            assert_eq!(done.outcome.metrics["relative_error"].value, 0.0);
+            for metric in ["relative_error", "mean_divergence", "largest_logit_difference"] {
+                assert_eq!(done.outcome.metrics[metric].value, 0.0, "{architecture} {metric}");
+            }
+            assert!(done.outcome.metrics["probe_texts"].value >= 27.0);
             assert!(done.outcome.warnings.is_empty(), "{:?}", done.outcome.warnings);
         }
     }
@@ -84,6 +87,34 @@ fn every_type_is_written_and_read_back() {
         assert_eq!(file.version(), 3);
         assert!(file.tensor("blk.0.attn_norm.weight").unwrap().tensor_type == TensorType::F32);
     }
+}
+
+#[test]
+fn logits_drift_with_fewer_bits() {
+    let mut setup = Setup::new(&TinyModel::new(3));
+    let mut last = 0.0;
+    for name in ["f16", "q8_0", "q5_1", "q4_0", "q2_k"] {
+        let done = setup.run(&json!({"type": name})).expect("an export");
+        let divergence = done.outcome.metrics["mean_divergence"].value;
+        assert!(divergence > last || name == "q2_k", "{name}: {divergence}");
+        last = divergence;
+    }
+    let text = setup.text(&json!({"type": "q4_0", "check": {"prompts": ["the end"], "max_divergence": 1e-9}}));
+    assert!(text.starts_with("export::divergence: the file's mean divergence from the source is"), "{text}");
+    assert!(
+        text.ends_with("above 1e-9\n  hint: choose a `type` with more bits, or raise `check.max_divergence`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn another_pre_tokenizer_is_caught() {
+    let mut setup = Setup::new(&TinyModel::new(3));
+    let text = setup.text(&json!({"pre": "llama-bpe"}));
+    insta::assert_snapshot!(text, @r##"
+export::tokens: the file gives "How is 'luthier' pronounced?\nL UW1 TH IY0 ER0" other token ids than the source: from token 3 on 292 35 42 111, expected 35 273 35 42
+  hint: set `pre: NAME` to llama.cpp's name for the source's pre-tokenizer; set `check: {tokens: false}` only if the difference is known and meant
+"##);
 }
 
 #[test]
@@ -244,9 +275,10 @@ fn tokenizers_without_a_name_are_refused() {
         tokenizer(|json| json["model"]["vocab"]["zzz"] = json!(304)),
         tokenizer(|json| json["model"]["merges"] = json!([["a"]])),
         tokenizer(|json| json["model"] = json!(null)),
+        tokenizer(|json| json["model"]["ignore_merges"] = json!(true)),
     ];
     insta::assert_snapshot!(texts.join("\n"), @r##"
-tokenizer::unknown_pre: `DIR/tokenizer.json` cuts text by rules that none of the known names stands for (`smollm`, `gpt-2`, `llama-bpe`, `qwen2`, `tekken`)
+tokenizer::unknown_pre: `DIR/tokenizer.json` cuts text by rules that none of the known names stands for (`gpt-2`, `smollm`, `llama-bpe`, `qwen2`, `gpt-4o`, `tekken`)
   hint: if llama.cpp knows these rules by a name, set `pre: NAME`; a wrong one silently gives other tokens
 tokenizer::unknown_kind: `DIR/tokenizer.json` is of type "WordPiece", expected BPE
   hint: use a model with a BPE tokenizer
@@ -256,6 +288,8 @@ tokenizer::bad: `DIR/tokenizer.json` has the merge ["a"], expected two strings
   hint: fetch the model again, or save its tokenizer with a current transformers
 tokenizer::bad: `DIR/tokenizer.json` has no `model.vocab` that maps tokens to ids
   hint: fetch the model again, or save its tokenizer with a current transformers
+tokenizer::unknown_pre: `DIR/tokenizer.json` cuts text by rules that none of the known names stands for (`gpt-2`, `smollm`, `llama-bpe`, `qwen2`, `gpt-4o`, `tekken`)
+  hint: if llama.cpp knows these rules by a name, set `pre: NAME`; a wrong one silently gives other tokens
 "##);
     let mut setup = Setup::new(&TinyModel::new(1))
         .edit_json("tokenizer.json", |json| json["pre_tokenizer"] = json!({"type": "Whitespace"}));

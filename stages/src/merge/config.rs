@@ -63,6 +63,10 @@ fn default_density() -> f64 {
     0.5
 }
 
+fn default_gap_samples() -> usize {
+    64
+}
+
 fn default_max_shard() -> u64 {
     5_000_000_000
 }
@@ -96,6 +100,9 @@ pub(super) struct MergeConfig {
     /// Gives a model with tied embeddings a head of its own when an adapter changes only one of the two.
     #[serde(default)]
     pub untie: bool,
+    /// With `data`: how many of its samples the loss is measured on; 0 for all.
+    #[serde(default = "default_gap_samples")]
+    pub gap_samples: usize,
     /// Merges an adapter into another base than the one it was trained on.
     #[serde(default)]
     pub allow_other_base: bool,

@@ -7,6 +7,7 @@ mod adapter;
 mod combine;
 mod config;
 mod difference;
+mod gap;
 
 use indexmap::IndexMap;
 use luthier_core::{
@@ -17,6 +18,7 @@ use luthier_formats::gguf::TensorDecl;
 use luthier_formats::model_files::{ModelDirectoryWriter, ModelFiles, TensorSpec, copy_companions, read_config_json};
 use luthier_formats::quant;
 use luthier_kernels::{NUMERIC_CLASS, nf4};
+use luthier_model::BaseFormat;
 use serde_json::{Value, json};
 
 use adapter::{Adapter, Change};
@@ -64,6 +66,13 @@ impl Stage for MergeStage {
                 many: true,
                 about: "one or more adapters in PEFT's format",
             },
+            InputPort {
+                name: "data",
+                accepts: &[ArtifactKind::Tokens],
+                required: false,
+                many: false,
+                about: "tokens on which the loss before and after the merge is compared",
+            },
         ]
     }
 
@@ -93,7 +102,10 @@ impl Stage for MergeStage {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(context.threads()).build().map_err(|error| {
             StageError::new("merge::threads", "could not start the worker threads").caused_by(error)
         })?;
-        pool.install(|| Merge::open(context, config)?.run())
+        let mut merge = pool.install(|| Merge::open(context, config))?;
+        pool.install(|| merge.run())?;
+        merge.measure_gap()?;
+        Ok(merge.outcome)
     }
 }
 
@@ -259,7 +271,7 @@ impl<'a, 'b> Merge<'a, 'b> {
         Ok(json)
     }
 
-    fn run(mut self) -> StageResult<StageOutcome> {
+    fn run(&mut self) -> StageResult<()> {
         let output = self.context.output("model");
         let specs = self.declarations();
         let tensor_type = self.config.dtype.tensor_type();
@@ -297,7 +309,32 @@ impl<'a, 'b> Merge<'a, 'b> {
             .metric("largest_change", all.largest, "")
             .metric("bytes", written as f64, "bytes")
             .section(difference::table(&changed));
-        Ok(self.outcome)
+        Ok(())
+    }
+
+    fn measure_gap(&mut self) -> StageResult<()> {
+        let Some(data) = self.context.optional_input("data") else { return Ok(()) };
+        let inputs = self.context.inputs("adapters");
+        let adapter = match (&self.adapters[..], inputs) {
+            ([only], [input]) if !only.has_magnitudes() && !only.replaces() => {
+                let quantized = only.stamp.as_ref().is_some_and(|stamp| stamp.quantizer == QUANTIZER);
+                let format = if quantized || self.config.base == MergeBase::Dequantized {
+                    BaseFormat::Nf4
+                } else {
+                    BaseFormat::Stored
+                };
+                Some((input.path.as_path(), format))
+            }
+            _ => None,
+        };
+        let merged = self.context.output("model");
+        let gap = gap::Gap {
+            base: &self.context.input("model")?.path,
+            merged: &merged,
+            adapter,
+            samples: self.config.gap_samples,
+        };
+        gap.measure(self.context, &data.path, &mut self.outcome)
     }
 
     /// The stored bytes of one merged tensor, and its difference from the base if an adapter changes it.

@@ -3,6 +3,8 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{StageError, digest_path};
 use luthier_formats::quant::TensorType;
+use luthier_formats::tokenizer::Tokenizer;
+use luthier_formats::tokens::{TokenSample, TokenSet, TokensMeta};
 use luthier_test::{TinyAdapter, TinyModel, write_safetensors};
 
 use super::*;
@@ -269,7 +271,16 @@ fn a_gguf_base_becomes_a_directory_with_its_tokenizer() {
     let directory = bench.path("directory");
     model.write_directory(&directory);
     let read = |path: &Utf8Path| -> Value { serde_json::from_slice(&fs_err::read(path).unwrap()).unwrap() };
-    assert_eq!(read(&out.join("tokenizer.json")), read(&directory.join("tokenizer.json")));
+    let [gguf, written, original] =
+        [&base, &out, &directory].map(|path| Tokenizer::from_model(path).expect("a tokenizer"));
+    for text in
+        ["The quick brown fox is 1234 years old.", "<|im_start|>user\nhé 🎻\t  x<|im_end|>\n", "", "   ", "\r\n12a"]
+    {
+        let ids = gguf.encode(text, true).unwrap();
+        assert_eq!(written.encode(text, true).unwrap(), ids, "{text}");
+        assert_eq!(original.encode(text, true).unwrap(), ids, "{text}");
+    }
+    assert_eq!((written.bos_id(), written.eos_ids()), (original.bos_id(), original.eos_ids()));
     assert_eq!(
         read(&out.join("tokenizer_config.json"))["chat_template"],
         read(&directory.join("tokenizer_config.json"))["chat_template"]
@@ -436,6 +447,45 @@ fn a_zero_adapter_is_reported() {
 }
 
 #[test]
+fn the_gap_is_the_loss_after_less_the_loss_before() {
+    let sample = |seed: u32| TokenSample {
+        id: format!("row-{seed}"),
+        ids: (0..24).map(|at| (seed * 31 + at * 7) % 300).collect(),
+        mask: (0..24).map(|at| at > 8).collect(),
+    };
+    let samples: Vec<TokenSample> = (1..9).map(sample).collect();
+    let meta = TokensMeta {
+        version: TokensMeta::VERSION,
+        max_length: 32,
+        vocab_size: 304,
+        tokenizer: luthier_core::Digest::of(b"tokenizer"),
+        template: None,
+        eos_ids: vec![2],
+        packed: false,
+        samples: samples.len(),
+        bins: samples.len(),
+        tokens: 24 * 8,
+        trained_tokens: 15 * 8,
+        longest: 24,
+    };
+    let set = TokenSet { bins: (0..8).map(|bin| vec![bin]).collect(), samples, meta };
+    let mut setup = Setup::new(TinyModel::new(1)).adapter("adapter", &TinyAdapter::new(5));
+    let path = setup.bench.path("tokens");
+    set.write(&path).expect("a token set");
+    setup.bench.input("data", ArtifactKind::Tokens, &path);
+    let done = setup.run(&json!({"dtype": "f32"})).expect("a merge");
+    let metric = |done: &Done, name: &str| done.outcome.metrics[name].value;
+    assert!((metric(&done, "loss_base") - metric(&done, "loss_merged")).abs() > 1e-3, "the adapter does something");
+    // In f32 only the order of additions differs between applying an adapter and having merged it.
+    assert!(metric(&done, "merge_gap").abs() < 1e-4, "{}", metric(&done, "merge_gap"));
+    let gap = metric(&done, "loss_merged") - metric(&done, "loss_trained");
+    assert_eq!(metric(&done, "merge_gap"), gap);
+    let quantized = setup.run(&json!({"dtype": "f32", "base": "dequantized", "gap_samples": 4})).expect("a merge");
+    assert!(metric(&quantized, "merge_gap").abs() < 1e-4, "{}", metric(&quantized, "merge_gap"));
+    assert_ne!(metric(&quantized, "loss_trained"), metric(&done, "loss_trained"));
+}
+
+#[test]
 fn configuration_issues_are_found_together() {
     let bench = Bench::new();
     let issues = bench.issues(&MergeStage, &json!({"base": "orignal", "dtype": "f64", "density": 2.0}));
@@ -466,6 +516,7 @@ fn every_field_enters_the_key() {
         json!({"method": "dare", "seed": 9}),
         json!({"max_shard": 10}),
         json!({"untie": true}),
+        json!({"gap_samples": 3}),
         json!({"allow_other_base": true}),
     ] {
         assert_ne!(key(with.clone()), default, "{with}");
