@@ -2,16 +2,20 @@
 //! knows nothing of the runner.
 
 mod command;
+pub mod converse;
 mod eval;
 mod export;
 mod fetch;
 mod ingest;
 mod filter;
+pub mod inspect;
 mod merge;
 mod one_or_many;
 pub mod plan;
+mod split;
 #[cfg(test)]
 mod testing;
+mod tokenize;
 mod train;
 
 use luthier_core::Registry;
@@ -29,6 +33,8 @@ pub fn registry() -> Registry {
     registry.add(filter::FilterStage);
     registry.add(merge::MergeStage);
     registry.add(plan::PlanStage);
+    registry.add(split::SplitStage);
+    registry.add(tokenize::TokenizeStage);
     registry.add(train::TrainStage);
     registry
 }
