@@ -13,8 +13,9 @@ use rayon::prelude::*;
 
 use super::column::{text_bytes, texts_of};
 use super::config::{FilterConfig, OnEmpty, step_names};
+use super::dedup::KeyFiles;
 use super::funnel::{StepAccount, report};
-use super::step::{ExactStep, Judgement, PluginStep, Step, open_steps};
+use super::step::{ExactStep, Judgement, MinHashStep, PluginStep, Step, open_steps};
 
 /// Rows of a batch.
 const BATCH: usize = 4_096;
@@ -83,68 +84,114 @@ impl Chunk {
     }
 }
 
-pub(super) fn run(context: &mut StageContext<'_>) -> StageResult<StageOutcome> {
+pub(super) fn run(context: &StageContext<'_>) -> StageResult<StageOutcome> {
     let config: FilterConfig = context.config()?;
     let reader = DatasetReader::open(&context.input("data")?.path)?;
     let (shape, schema) = (reader.shape(), reader.schema());
     let names = step_names(&config.steps);
     let mut steps = open_steps(context, &config.steps, &names, shape, &schema)?;
-    let mut accounts: Vec<StepAccount> = steps
-        .iter()
-        .map(|step| match step {
-            Step::Plugin(step) => {
-                StepAccount::new(&step.name, step.manifest().scores.iter().map(|score| score.name.clone()))
-            }
-            Step::Exact(step) => StepAccount::new(&step.name, []),
-        })
-        .collect();
-
-    let dropped_schema = dropped_schema(&schema);
-    let mut kept = DatasetWriter::create(&context.output("kept"), Arc::clone(&schema), shape)?;
-    let mut dropped =
-        DatasetWriter::create_table(&context.output("dropped"), Arc::clone(&dropped_schema), Some(shape))?;
     // wasmtime runs a guest on the thread's own stack.
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(context.threads())
         .stack_size(4 << 20)
         .build()
         .map_err(|error| StageError::new("filter::threads", "cannot start threads").caused_by(error))?;
+    let pass = Pass { context, pool: &pool, reader: &reader, shape };
 
-    let total = reader.rows();
-    let mut first = 0u64;
-    let mut batches = reader.batches(BATCH);
-    loop {
-        context.check_cancelled()?;
-        let mut window = Vec::new();
-        for batch in batches.by_ref().take(context.threads() * WINDOW) {
-            let batch = batch?;
-            let rows = batch.num_rows() as u64;
-            window.push(Chunk::new(first, batch));
-            first += rows;
+    // What is nearly equal to a row is known only after all rows were seen: a pass per such step, over the steps before it.
+    for index in 0..steps.len() {
+        if matches!(steps[index], Step::MinHash(_)) {
+            pass.collect(&mut steps, index)?;
         }
-        if window.is_empty() {
-            break;
-        }
-        for (index, (step, account)) in steps.iter_mut().zip(&mut accounts).enumerate() {
-            context.check_cancelled()?;
-            match step {
-                Step::Plugin(step) => run_plugin(context, &pool, index, step, shape, &mut window, account)?,
-                Step::Exact(step) => run_exact(&pool, index, step, shape, &mut window, account)?,
-            }
-        }
+    }
+
+    let dropped_schema = dropped_schema(&schema);
+    let mut kept = DatasetWriter::create(&context.output("kept"), Arc::clone(&schema), shape)?;
+    let mut dropped =
+        DatasetWriter::create_table(&context.output("dropped"), Arc::clone(&dropped_schema), Some(shape))?;
+    let mut accounts: Vec<StepAccount> = steps.iter().map(Step::account).collect();
+    let rows = pass.stream(&mut steps, &mut accounts, "", |window| {
         for chunk in window {
             kept.write(&chunk.current)?;
-            write_dropped(&chunk, &names, &dropped_schema, &mut dropped)?;
+            write_dropped(chunk, &names, &dropped_schema, &mut dropped)?;
         }
-        let rows = accounts.last().map_or(first, |account| account.rows_out);
-        context.progress(first, total, "rows", format!("{rows} kept"));
-    }
+        Ok(())
+    })?;
     let summary = kept.finish()?;
     dropped.finish()?;
     if summary.rows == 0 && config.on_empty == OnEmpty::Fail {
-        return Err(empty(&accounts, first));
+        return Err(empty(&accounts, rows));
     }
-    Ok(report(&accounts, first, summary.rows))
+    Ok(report(&accounts, rows, summary.rows))
+}
+
+/// A pass over the rows of the dataset.
+struct Pass<'a> {
+    context: &'a StageContext<'a>,
+    pool: &'a rayon::ThreadPool,
+    reader: &'a DatasetReader,
+    shape: DatasetShape,
+}
+
+impl Pass<'_> {
+    /// Finds the copies for the MinHash step at `index` among the rows that the steps before it leave.
+    fn collect(&self, steps: &mut [Step], index: usize) -> StageResult<()> {
+        let (before, after) = steps.split_at_mut(index);
+        let [Step::MinHash(step), ..] = after else { return Ok(()) };
+        let mut accounts: Vec<StepAccount> = before.iter().map(Step::account).collect();
+        let directory = self.context.temporary().join(format!("minhash-{index}"));
+        let mut files = KeyFiles::create(&directory, step.buckets)?;
+        let name = step.name.clone();
+        self.stream(before, &mut accounts, &format!("{name}: comparing, "), |window| {
+            let keys: Vec<StageResult<Vec<Option<Vec<u64>>>>> =
+                self.pool.install(|| window.par_iter().map(|chunk| step.keys(&chunk.current)).collect());
+            for keys in keys {
+                keys?.iter().try_for_each(|keys| files.add(keys.as_deref()))?;
+            }
+            Ok(())
+        })?;
+        step.know(files.resolve(|| self.context.check_cancelled())?);
+        Ok(())
+    }
+
+    /// Takes all rows through `steps`, window by window, into `sink`; returns how many there were.
+    fn stream(
+        &self,
+        steps: &mut [Step],
+        accounts: &mut [StepAccount],
+        note: &str,
+        mut sink: impl FnMut(&[Chunk]) -> StageResult<()>,
+    ) -> StageResult<u64> {
+        steps.iter_mut().for_each(Step::rewind);
+        let context = self.context;
+        let total = self.reader.rows();
+        let mut first = 0u64;
+        let mut batches = self.reader.batches(BATCH);
+        loop {
+            context.check_cancelled()?;
+            let mut window = Vec::new();
+            for batch in batches.by_ref().take(context.threads() * WINDOW) {
+                let batch = batch?;
+                let rows = batch.num_rows() as u64;
+                window.push(Chunk::new(first, batch));
+                first += rows;
+            }
+            if window.is_empty() {
+                return Ok(first);
+            }
+            for (index, (step, account)) in steps.iter_mut().zip(accounts.iter_mut()).enumerate() {
+                context.check_cancelled()?;
+                match step {
+                    Step::Plugin(step) => run_plugin(self, index, step, &mut window, account)?,
+                    Step::Exact(step) => run_exact(self, index, step, &mut window, account)?,
+                    Step::MinHash(step) => run_minhash(self, index, step, &mut window, account)?,
+                }
+            }
+            sink(&window)?;
+            let left = accounts.last().map_or(first, |account| account.rows_out);
+            context.progress(first, total, "rows", format!("{note}{left} kept"));
+        }
+    }
 }
 
 fn ids(batch: &RecordBatch) -> StageResult<&StringArray> {
@@ -152,25 +199,24 @@ fn ids(batch: &RecordBatch) -> StageResult<&StringArray> {
 }
 
 fn run_plugin(
-    context: &StageContext<'_>,
-    pool: &rayon::ThreadPool,
+    pass: &Pass<'_>,
     index: usize,
     step: &PluginStep,
-    shape: DatasetShape,
     window: &mut [Chunk],
     account: &mut StepAccount,
 ) -> StageResult<()> {
+    let shape = pass.shape;
     let judge = |chunk: &Chunk| -> StageResult<Judgement> {
         let texts = step.texts(&chunk.current)?;
         let id_column = ids(&chunk.current)?;
         let row_of = |row: usize| format!("row {} (id {})", chunk.number_of(row) + 1, id_column.value(row));
         step.judge(&texts, &row_of)
     };
-    let judgements: Vec<StageResult<Judgement>> = pool.install(|| window.par_iter().map(judge).collect());
+    let judgements: Vec<StageResult<Judgement>> = pass.pool.install(|| window.par_iter().map(judge).collect());
     for (chunk, judgement) in window.iter_mut().zip(judgements) {
         let Judgement { verdicts, lines } = judgement?;
         for line in lines {
-            context.log(format!("{}: {line}", step.name));
+            pass.context.log(format!("{}: {line}", step.name));
         }
         let mut fates: Vec<Option<Fate>> = verdicts
             .drop
@@ -210,16 +256,16 @@ fn run_plugin(
 }
 
 fn run_exact(
-    pool: &rayon::ThreadPool,
+    pass: &Pass<'_>,
     index: usize,
     step: &mut ExactStep,
-    shape: DatasetShape,
     window: &mut [Chunk],
     account: &mut StepAccount,
 ) -> StageResult<()> {
+    let shape = pass.shape;
     let shared: &ExactStep = step;
     let digests: Vec<StageResult<Vec<u128>>> =
-        pool.install(|| window.par_iter().map(|chunk| shared.digests(&chunk.current)).collect());
+        pass.pool.install(|| window.par_iter().map(|chunk| shared.digests(&chunk.current)).collect());
     let reason: Arc<str> = Arc::from("duplicate");
     for (chunk, digests) in window.iter_mut().zip(digests) {
         let firsts = step.firsts(&digests?);
@@ -228,6 +274,24 @@ fn run_exact(
         account.enter(chunk.current.num_rows(), text_bytes(&chunk.current, shape));
         settle(chunk, fates, account, |batch| step.texts(batch))?;
         account.leave(chunk.current.num_rows(), text_bytes(&chunk.current, shape));
+    }
+    Ok(())
+}
+
+fn run_minhash(
+    pass: &Pass<'_>,
+    index: usize,
+    step: &mut MinHashStep,
+    window: &mut [Chunk],
+    account: &mut StepAccount,
+) -> StageResult<()> {
+    let reason: Arc<str> = Arc::from("near-duplicate");
+    for chunk in window {
+        let copies = step.copies(chunk.current.num_rows()).iter();
+        let fates = copies.map(|copy| copy.then(|| Fate { step: index, reason: Arc::clone(&reason) })).collect();
+        account.enter(chunk.current.num_rows(), text_bytes(&chunk.current, pass.shape));
+        settle(chunk, fates, account, |batch| step.texts(batch))?;
+        account.leave(chunk.current.num_rows(), text_bytes(&chunk.current, pass.shape));
     }
     Ok(())
 }

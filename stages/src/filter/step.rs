@@ -7,30 +7,65 @@ use arrow::datatypes::Schema;
 use luthier_core::{ConfigIssue, Digest, StageContext, StageError, StageResult};
 use luthier_formats::dataset::DatasetShape;
 use luthier_plugins::{
-    BuildOptions, CompiledCache, FilterEngine, JudgeError, Limits, Manifest, OnTrap, PluginComponent, PluginSource,
-    TextBatch, TextColumn, Verdicts, Worker, build_crate,
+    BuildOptions, Builtin, CompiledCache, FilterEngine, JudgeError, Limits, Manifest, OnTrap, Plugin, PluginComponent,
+    PluginSource, TextBatch, TextColumn, Verdicts, Worker, build_crate,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::column::{Judged, check_column, texts_of};
-use super::config::{OnTrapConfig, StepConfig, source_label};
-use super::dedup::{DedupConfig, DedupMethod, ExactDedup, Normalize};
+use super::config::{OnTrapConfig, RunMode, StepConfig, source_label};
+use super::dedup::{DedupConfig, DedupMethod, ExactDedup, MinHasher};
+use super::funnel::StepAccount;
 
 /// Checks a built-in: its name, its configuration; puts what decides its output into the key.
 pub(super) fn prepare_builtin(
-    _step: &StepConfig,
+    step: &StepConfig,
     name: &str,
     path: &str,
-    _key: &mut Value,
+    key: &mut Value,
     issues: &mut Vec<ConfigIssue>,
 ) {
-    issues.push(ConfigIssue::new(format!("{path}.plugin"), format!("there is no built-in filter `{name}`")));
+    match Builtin::find(name) {
+        Err((message, help)) => issues.push(ConfigIssue::new(format!("{path}.plugin"), message).help(help)),
+        Ok(builtin) => {
+            // Native or WebAssembly: the verdicts are equal, so `run` is not part of the key.
+            key["plugin"] = json!({"builtin": name, "version": builtin.manifest().version});
+            let config = Value::Object(step.config.clone().unwrap_or_default());
+            for (at, message) in builtin.check(&config) {
+                let at = if at.is_empty() { format!("{path}.config") } else { format!("{path}.config.{at}") };
+                let at = if step.config.is_some() { at } else { path.to_owned() };
+                issues.push(ConfigIssue::new(at, message));
+            }
+        }
+    }
 }
 
 /// A step, ready for rows.
 pub(super) enum Step {
     Plugin(PluginStep),
     Exact(ExactStep),
+    MinHash(MinHashStep),
+}
+
+impl Step {
+    /// Forgets the rows of a pass, for the next one over the same rows.
+    pub fn rewind(&mut self) {
+        match self {
+            Self::Plugin(_) => {}
+            Self::Exact(step) => step.dedup.forget(),
+            Self::MinHash(step) => step.next = 0,
+        }
+    }
+
+    pub fn account(&self) -> StepAccount {
+        match self {
+            Self::Plugin(step) => {
+                StepAccount::new(&step.name, step.manifest.scores.iter().map(|score| score.name.clone()))
+            }
+            Self::Exact(step) => StepAccount::new(&step.name, []),
+            Self::MinHash(step) => StepAccount::new(&step.name, []),
+        }
+    }
 }
 
 /// Judges rows one by one; shared by all threads.
@@ -51,9 +86,20 @@ pub(super) struct ExactStep {
     dedup: ExactDedup,
 }
 
+/// Drops rows that are nearly equal to others. Which they are is known after a pass over all rows.
+pub(super) struct MinHashStep {
+    pub name: String,
+    columns: Vec<String>,
+    hasher: MinHasher,
+    pub buckets: usize,
+    /// Of each row that reaches the step, in row order.
+    copies: Vec<bool>,
+    next: usize,
+}
+
 /// Workers that no thread uses at the moment; each thread takes one for a batch.
 struct WorkerPool {
-    plugin: PluginComponent,
+    plugin: Plugin,
     config: Value,
     idle: Mutex<Vec<Worker>>,
 }
@@ -67,7 +113,7 @@ pub(super) struct Judgement {
 impl WorkerPool {
     fn take(&self) -> StageResult<Worker> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        idle.map_or_else(|| Worker::open(&self.plugin, &self.config), Ok)
+        idle.map_or_else(|| self.plugin.open(&self.config), Ok)
     }
 
     fn put(&self, worker: Worker) {
@@ -111,7 +157,7 @@ impl PluginStep {
             }
             Err(JudgeError::Open(error)) => Err(error),
             Err(JudgeError::Row(failed)) => {
-                let message = format!("plugin `{}` {} on {}", self.name, failed.fault, row_of(failed.row));
+                let message = format!("plugin `{}` failed on {}: it {}", self.name, row_of(failed.row), failed.fault);
                 Err(StageError::new("filter::plugin_failed", message).hint(failed.fault.hint(&self.limits)))
             }
         }
@@ -136,6 +182,32 @@ impl ExactStep {
     }
 }
 
+impl MinHashStep {
+    /// The compared text of each row.
+    pub fn texts<'a>(&self, batch: &'a RecordBatch) -> StageResult<TextColumn<'a>> {
+        Judged::of(&self.columns).texts(batch)
+    }
+
+    /// The bucket keys of each row.
+    pub fn keys(&self, batch: &RecordBatch) -> StageResult<Vec<Option<Vec<u64>>>> {
+        let texts = self.texts(batch)?;
+        Ok(texts.iter().map(|text| self.hasher.keys(text)).collect())
+    }
+
+    /// Takes in what the collecting pass found.
+    pub fn know(&mut self, copies: Vec<bool>) {
+        self.copies = copies;
+    }
+
+    /// Which of the next rows are copies; call in row order.
+    pub fn copies(&mut self, rows: usize) -> &[bool] {
+        let from = self.next.min(self.copies.len());
+        let to = (from + rows).min(self.copies.len());
+        self.next = to;
+        &self.copies[from..to]
+    }
+}
+
 /// Finds, builds and opens every step for a dataset of this schema.
 pub(super) fn open_steps(
     context: &StageContext<'_>,
@@ -152,8 +224,8 @@ pub(super) fn open_steps(
         let step = match (&step.plugin, &step.dedup) {
             (Some(plugin), _) => {
                 context.progress(index as u64, steps.len() as u64, "plugins", format!("preparing {name}"));
-                let component = load(context, index, plugin, name, step.limits(), &mut engines)?;
-                open_plugin(component, step, name, on.as_deref(), shape, schema)?
+                let plugin = load(context, index, plugin, step, name, &mut engines)?;
+                open_plugin(plugin, step, name, on.as_deref(), shape, schema)?
             }
             (None, Some(dedup)) => open_dedup(dedup, name, on, shape, schema)?,
             (None, None) => {
@@ -188,10 +260,10 @@ fn load(
     context: &StageContext<'_>,
     index: usize,
     plugin: &str,
+    step: &StepConfig,
     name: &str,
-    limits: Limits,
     engines: &mut Engines,
-) -> StageResult<PluginComponent> {
+) -> StageResult<Plugin> {
     let label = source_label(index);
     let source = PluginSource::parse(plugin, &context.request().directory)
         .map_err(|problem| StageError::input("filter::plugin_missing", problem.message).hint(problem.help))?;
@@ -211,23 +283,30 @@ fn load(
             build_crate(&resolved.path, &options)?
         }
         PluginSource::Component(_) => fs_err::read(&context.source(&label)?.path)?,
-        PluginSource::Builtin(name) => {
-            return Err(StageError::input("filter::builtin", format!("there is no built-in filter `{name}`")));
+        PluginSource::Builtin(builtin) => {
+            let builtin = Builtin::find(&builtin)
+                .map_err(|(message, help)| StageError::input("filter::builtin", message).hint(help))?;
+            if step.run.unwrap_or_default() == RunMode::Native {
+                return Ok(Plugin::Native(builtin));
+            }
+            builtin.component(context.cache(), context.request().offline, context.threads())?
         }
     };
+    let limits = step.limits();
     let engine = engines.get(limits.fuel.is_some())?;
-    PluginComponent::load(&engine, &CompiledCache::new(context.cache()), name, &wasm, limits)
+    let cache = CompiledCache::new(context.cache());
+    PluginComponent::load(&engine, &cache, name, &wasm, limits).map(Plugin::Component)
 }
 
 fn open_plugin(
-    plugin: PluginComponent,
+    plugin: Plugin,
     step: &StepConfig,
     name: &str,
     on: Option<&[String]>,
     shape: DatasetShape,
     schema: &Schema,
 ) -> StageResult<Step> {
-    let manifest = plugin.manifest().clone();
+    let manifest = plugin.manifest();
     let judged = match on {
         Some(columns) => Judged::of(columns),
         None if manifest.text.is_empty() => Judged::default_of(shape),
@@ -244,7 +323,7 @@ fn open_plugin(
         )
         .hint("name the one column to judge and rewrite: `on: COLUMN`"));
     }
-    let limits = *plugin.limits();
+    let limits = plugin.limits();
     let config = Value::Object(step.config.clone().unwrap_or_default());
     let pool = WorkerPool { plugin, config, idle: Mutex::new(Vec::new()) };
     // A wrong configuration is found before the first row, and on an empty dataset too.
@@ -280,8 +359,20 @@ fn open_dedup(
     let options = dedup.options();
     match options.method {
         DedupMethod::Exact => {
-            let dedup = ExactDedup::new(options.normalize.unwrap_or(Normalize::Space));
+            let dedup = ExactDedup::new(options.normalize());
             Ok(Step::Exact(ExactStep { name: name.to_owned(), columns, dedup }))
+        }
+        DedupMethod::Minhash => {
+            let shape = options.shape();
+            let hasher = MinHasher::new(shape, options.normalize());
+            Ok(Step::MinHash(MinHashStep {
+                name: name.to_owned(),
+                columns,
+                hasher,
+                buckets: shape.buckets,
+                copies: Vec::new(),
+                next: 0,
+            }))
         }
     }
 }

@@ -112,3 +112,235 @@ fn plugin_crates_run_as_wasm_the_same_for_any_number_of_threads() {
     let left: Vec<u64> = steps.iter().map(|(_, rows)| *rows).collect();
     assert_eq!(left, [10_000, 7_143, 5_714, 4]);
 }
+
+/// A dataset of texts.
+fn texts(bench: &mut Bench, rows: &[&str]) {
+    let schema = Arc::new(DatasetShape::Text.schema([]));
+    let path = bench.root().join("texts");
+    let mut writer = DatasetWriter::create(&path, Arc::clone(&schema), DatasetShape::Text).unwrap();
+    let ids: ArrayRef = Arc::new((0..rows.len()).map(|at| Some(format!("id-{at}"))).collect::<StringArray>());
+    let texts: ArrayRef = Arc::new(rows.iter().map(|text| Some(*text)).collect::<StringArray>());
+    writer.write(&RecordBatch::try_new(schema, vec![ids, texts]).unwrap()).unwrap();
+    writer.finish().unwrap();
+    bench.input("data", ArtifactKind::Dataset, &path);
+}
+
+const PROSE: &str = "One sentence is here. Another follows it.\nshort\nThe third one ends well!\nHave you read [1] this?\n\
+                     I have, and that is that.";
+
+#[test]
+fn builtins_rewrite_text_and_report_scores() {
+    let mut bench = Bench::new();
+    texts(&mut bench, &[PROSE, "no sentence", "{ code }.", "a b c. lorem ipsum d."]);
+    let with =
+        json!({"steps": [{"plugin": "builtin:c4-quality"}, {"plugin": "builtin:length", "config": {"min_words": 5}}]});
+    let done = bench.run(&FilterStage, &with).unwrap();
+    let kept = column(&done.out.join("kept"), "text");
+    assert_eq!(
+        kept,
+        [
+            "One sentence is here. Another follows it.\nThe third one ends well!\nHave you read  this?\nI have, and that is that."
+        ]
+    );
+    let dropped = column(&done.out.join("dropped"), "filter_reason");
+    assert_eq!(dropped, ["too_few_sentences", "curly_bracket", "lorem_ipsum"]);
+    // Dropped rows are written as they came in.
+    assert_eq!(column(&done.out.join("dropped"), "text")[1], "{ code }.");
+    let plots = done.outcome.sections.iter().filter(|section| matches!(section, Section::Plot { .. })).count();
+    assert_eq!(plots, 4);
+}
+
+#[test]
+fn bad_configurations_are_reported_at_once_with_paths() {
+    let bench = Bench::new();
+    bench.write("notes/readme.md", "");
+    let with = json!({"steps": [
+        {"plugin": "builtin:gopher-qualty"},
+        {"plugin": "builtin:length", "config": {"min_words": "five", "mox_words": 3}},
+        {"plugin": "builtin:length", "config": {"min_words": 5, "max_words": 3}},
+        {"plugin": "./nowhere"},
+        {"plugin": "./notes"},
+        {"plugin": "./notes/readme.md"},
+        {"dedup": "exact", "config": {}},
+        {"dedup": "exact", "plugin": "builtin:length"},
+        {"name": "empty"},
+    ]});
+    insta::assert_snapshot!(bench.issues(&FilterStage, &with).join("\n"), @r#"
+    steps[0].plugin | there is no built-in filter `gopher-qualty` | did you mean `builtin:gopher-quality`?
+    steps[1].config.mox_words | unknown key `mox_words` (known keys: `min_chars`, `max_chars`, `min_words`, `max_words`) | -
+    steps[1].config.min_words | expected a whole number of 0 or more that fits, found the string `five` | -
+    steps[2].config | a minimum is larger than its maximum, so every row would be dropped | -
+    steps[3].plugin | there is no plugin at `./nowhere` | `luthier plugin new ./nowhere` makes one; built-in filters are named `builtin:NAME`
+    steps[4].plugin | `./notes` is a directory without a `Cargo.toml` | name the directory of a Rust crate, or the `.wasm` file that another language built
+    steps[5].plugin | `./notes/readme.md` is neither a crate nor a `.wasm` file | name the directory of a Rust crate, or a component that ends in `.wasm`
+    steps[6].config | `config` belongs to plugins, and this step is a `dedup` | options of a deduplication go into it: `dedup: {method: minhash, …}`
+    steps[7] | a step has either `plugin` or `dedup`, found both | make two steps of it
+    steps[8] | a step needs `plugin` or `dedup`, found neither | add `plugin: builtin:NAME`, `plugin: ./path` or `dedup: exact`
+    "#);
+    let with =
+        json!({"steps": [{"dedup": "exakt"}, {"dedup": {"method": "exact", "normalise": "none"}}], "on_emty": 1});
+    insta::assert_snapshot!(bench.issues(&FilterStage, &with).join("\n"), @r#"
+    steps[0].dedup | `exakt` is not one of `exact`, `minhash` | did you mean `exact`?
+    steps[1].dedup.normalise | unknown key `normalise` | did you mean `normalize`?
+    on_emty | unknown key `on_emty` | did you mean `on_empty`?
+    "#);
+    insta::assert_snapshot!(bench.issues(&FilterStage, &json!({"steps": []})).join("\n"), @"steps | expected at least 1 item(s), found 0 | -");
+}
+
+#[test]
+fn every_setting_that_matters_is_in_the_key() {
+    let bench = Bench::new();
+    let key = |with: serde_json::Value| bench.prepare(&FilterStage, &with).unwrap().key;
+    let base = json!({"steps": [{"plugin": "builtin:length"}, {"dedup": "exact"}]});
+    for (changed, with) in [
+        (true, json!({"steps": [{"plugin": "builtin:length", "config": {"min_words": 1}}, {"dedup": "exact"}]})),
+        (true, json!({"steps": [{"plugin": "builtin:length", "on": "prompt"}, {"dedup": "exact"}]})),
+        (true, json!({"steps": [{"plugin": "builtin:length", "name": "long"}, {"dedup": "exact"}]})),
+        (true, json!({"steps": [{"plugin": "builtin:length", "on_trap": "drop"}, {"dedup": "exact"}]})),
+        (true, json!({"steps": [{"plugin": "builtin:length"}, {"dedup": {"method": "exact", "normalize": "loose"}}]})),
+        (true, json!({"steps": [{"dedup": "exact"}, {"plugin": "builtin:length"}]})),
+        (true, json!({"steps": [{"plugin": "builtin:length"}, {"dedup": "exact"}], "on_empty": "allow"})),
+        (false, json!({"steps": [{"plugin": "builtin:length", "run": "wasm"}, {"dedup": "exact"}]})),
+        (false, json!({"steps": [{"plugin": "builtin:length", "limits": {"timeout_ms": 9}}, {"dedup": "exact"}]})),
+        (false, json!({"steps": [{"plugin": "builtin:length", "max_traps": 7}, {"dedup": "exact"}]})),
+        (false, json!({"steps": [{"plugin": "builtin:length"}, {"dedup": {"method": "exact"}}]})),
+    ] {
+        assert_eq!(key(with.clone()) != key(base.clone()), changed, "{with}");
+    }
+}
+
+#[test]
+fn an_empty_result_names_the_step_that_dropped_most() {
+    let mut bench = Bench::new();
+    texts(&mut bench, &["one", "two", "two", "three"]);
+    let steps = json!([{"dedup": "exact"}, {"plugin": "builtin:length", "config": {"min_words": 5}}]);
+    let error = bench.run(&FilterStage, &json!({"steps": steps})).unwrap_err();
+    insta::assert_snapshot!(render(&error), @r#"
+    none of 4 rows is left: step `length` dropped 3 of the 3 it saw, most of them for `few_words`
+    hint: loosen step `length`, or write `on_empty: allow`
+    "#);
+    let done = bench.run(&FilterStage, &json!({"steps": steps, "on_empty": "allow"})).unwrap();
+    assert_eq!(done.outcome.metrics["rows_kept"].value, 0.0);
+    assert!(column(&done.out.join("kept"), "text").is_empty());
+    let mut bench = Bench::new();
+    texts(&mut bench, &[]);
+    let error = bench.run(&FilterStage, &json!({"steps": steps})).unwrap_err();
+    insta::assert_snapshot!(render(&error), @r#"
+    the dataset to filter has no rows
+    hint: look at the stage before, or write `on_empty: allow`
+    "#);
+}
+
+#[test]
+fn a_missing_column_lists_what_there_is() {
+    let mut bench = Bench::new();
+    dictionary(&mut bench, ROWS);
+    let error = bench.run(&FilterStage, &json!({"steps": [{"dedup": "exact", "on": "wrod"}]})).unwrap_err();
+    insta::assert_snapshot!(render(&error), @r#"
+    step `dedup-exact` reads column `wrod`, but the dataset has [`id`, `prompt`, `completion`, `word`]
+    hint: did you mean `word`?
+    "#);
+}
+
+#[test]
+fn plugin_failures_name_the_row_or_set_it_aside() {
+    let mut bench = Bench::new();
+    texts(&mut bench, &["fine", "panic", "drop", "loop", "fine"]);
+    let hostile = format!("{}/../plugins/guests/hostile", env!("CARGO_MANIFEST_DIR"));
+    let error = bench.run(&FilterStage, &json!({"steps": [{"plugin": hostile}]})).unwrap_err();
+    if !wasm_target(Some(&error)) {
+        return;
+    }
+    insta::assert_snapshot!(render(&error), @r#"
+    plugin `hostile` failed on row 2 (id id-1): it panicked at hostile/src/lib.rs:27: the row says so
+    hint: fix the plugin, or set such rows aside with `on_trap: drop` on the step
+    "#);
+    let step = json!({"plugin": hostile, "on_trap": "drop", "limits": {"fuel": 10_000_000}});
+    let done = bench.run(&FilterStage, &json!({"steps": [step]})).unwrap();
+    assert_eq!(column(&done.out.join("kept"), "text"), ["fine", "fine"]);
+    insta::assert_snapshot!(column(&done.out.join("dropped"), "filter_reason").join("\n"), @r#"
+    plugin-trap: panicked at hostile/src/lib.rs:27: the row says so
+    asked
+    plugin-trap: used all its fuel (10000000 per call)
+    "#);
+    let step = json!({"plugin": hostile, "on_trap": "drop", "max_traps": 1, "limits": {"fuel": 10_000_000}});
+    let error = bench.run(&FilterStage, &json!({"steps": [step]})).unwrap_err();
+    insta::assert_snapshot!(render(&error), @r#"
+    plugin `hostile` failed on 2 rows, more than `max_traps: 1`; the last was row 4: it used all its fuel (10000000 per call)
+    hint: fix the plugin, or raise `max_traps` on the step
+    "#);
+    let error = bench.run(&FilterStage, &json!({"steps": [{"plugin": hostile, "config": {"obey": 3}}]})).unwrap_err();
+    insta::assert_snapshot!(render(&error), @r#"
+    step `hostile`: plugin `hostile` refuses its configuration: `config.obey`: expected a list, found `3`
+    hint: `luthier plugin inspect` prints the configuration that `hostile` takes
+    "#);
+}
+
+#[test]
+fn a_plugin_that_does_not_compile_shows_the_compiler_s_words() {
+    let mut bench = Bench::new();
+    texts(&mut bench, &["one"]);
+    bench.write(
+        "broken/Cargo.toml",
+        "[package]\nname = \"broken\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n",
+    );
+    bench.write("broken/src/lib.rs", "pub fn f() -> u32 { \"not a number\" }\n");
+    let error = bench.run(&FilterStage, &json!({"steps": [{"plugin": "./broken"}]})).unwrap_err();
+    if !wasm_target(Some(&error)) {
+        return;
+    }
+    assert_eq!(error.message, "plugin `broken` does not compile");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("src/lib.rs:1:21") && cause.contains("mismatched types"), "{cause}");
+
+    bench.write("broken/src/lib.rs", "");
+    let error = bench.run(&FilterStage, &json!({"steps": [{"plugin": "./broken"}]})).unwrap_err();
+    insta::assert_snapshot!(render(&error), @r#"
+    crate `broken` builds, but makes no component
+    hint: add `[lib]` with `crate-type = ["cdylib"]` to its Cargo.toml
+    "#);
+}
+
+#[test]
+fn cancelling_stops_a_run() {
+    let mut bench = Bench::new();
+    texts(&mut bench, &["one"]);
+    bench.cancel.cancel();
+    let error = bench.run(&FilterStage, &json!({"steps": [{"dedup": "exact"}]})).unwrap_err();
+    assert_eq!(error.class, luthier_core::ErrorClass::Interrupted);
+}
+
+#[test]
+fn minhash_keeps_the_first_of_a_cluster_whatever_the_threads() {
+    let mut bench = Bench::new();
+    let base = "the quick violin maker planes the spruce top by hand until it rings like a bell in the cold morning air \
+                and then carves the scroll with a small knife while the varnish dries on the maple back beside the window";
+    let word = |number: usize| -> String {
+        let letter = |place: u32| char::from(b'a' + (number / 26usize.pow(place) % 26) as u8);
+        (0..4).map(letter).collect()
+    };
+    let mut rows: Vec<String> =
+        (0..9_000).map(|row| (0..8).map(|at| format!("{} ", word(row * 8 + at))).collect()).collect();
+    rows[10] = base.to_owned();
+    rows[5_000] = format!("{base} today");
+    rows[8_000] = format!("Today {}!", base.to_uppercase());
+    rows[8_500] = String::new();
+    rows[8_600] = String::new();
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    texts(&mut bench, &rows);
+    let steps = json!([
+        {"plugin": "builtin:length", "config": {"max_words": 1000}},
+        {"dedup": {"method": "minhash", "ngrams": 3}},
+        {"dedup": "exact"},
+    ]);
+    bench.threads = 1;
+    let one = bench.run(&FilterStage, &json!({"steps": steps})).unwrap();
+    let dropped = column(&one.out.join("dropped"), "id");
+    assert_eq!(dropped, ["id-5000", "id-8000", "id-8600"]);
+    assert_eq!(column(&one.out.join("dropped"), "filter_reason"), ["near-duplicate", "near-duplicate", "duplicate"]);
+    bench.threads = 3;
+    let three = bench.run(&FilterStage, &json!({"steps": steps})).unwrap();
+    assert_eq!(one.outcome, three.outcome);
+    let digest = |out: &Utf8Path| luthier_core::digest_path(out).unwrap().0;
+    assert_eq!(digest(&one.out), digest(&three.out));
+}

@@ -28,6 +28,11 @@ impl ExactDedup {
         u128::from_le_bytes(bytes)
     }
 
+    /// Starts over.
+    pub fn forget(&mut self) {
+        self.seen = DigestSet::default();
+    }
+
     /// Whether this digest comes for the first time.
     pub fn is_first(&mut self, digest: u128) -> bool {
         self.seen.insert(digest)

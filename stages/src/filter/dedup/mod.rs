@@ -1,7 +1,9 @@
 //! Deduplication: the first of rows that are equal, or nearly, stays.
 
+mod clusters;
 mod digest_set;
 mod exact;
+mod minhash;
 mod normalize;
 
 use luthier_core::ConfigIssue;
@@ -9,7 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
+pub(super) use clusters::KeyFiles;
 pub(super) use exact::ExactDedup;
+pub(super) use minhash::{MinHashShape, MinHasher};
 pub(super) use normalize::Normalize;
 
 /// How rows are compared: a method, or a mapping with its options.
@@ -24,18 +28,34 @@ pub(super) enum DedupConfig {
 #[serde(rename_all = "lowercase")]
 pub(super) enum DedupMethod {
     Exact,
+    Minhash,
 }
 
 /// A method and its options.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DedupOptions {
-    /// `exact`: equal after normalisation.
+    /// `exact`: equal after normalisation. `minhash`: many runs of words in common; of a cluster the first row stays.
     pub method: DedupMethod,
     /// What is not compared: `none` compares bytes; `space` (default for `exact`) Unicode composition and white space;
-    /// `loose` also case, punctuation, accents and the value of numbers.
+    /// `loose` (default for `minhash`) also case, punctuation, accents and the value of numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalize: Option<Normalize>,
+    /// MinHash: words of a run; 5 by default.
+    #[schemars(range(min = 1, max = 100))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ngrams: Option<usize>,
+    /// MinHash: buckets, of which one must be equal; 14 by default.
+    #[schemars(range(min = 1, max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<usize>,
+    /// MinHash: hash functions per bucket, all of which must be equal; 8 by default.
+    #[schemars(range(min = 1, max = 256))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hashes: Option<usize>,
+    /// MinHash: chooses the hash functions; 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 impl<'de> Deserialize<'de> for DedupConfig {
@@ -49,11 +69,32 @@ impl<'de> Deserialize<'de> for DedupConfig {
     }
 }
 
+impl DedupOptions {
+    /// How texts are normalised before they are compared.
+    pub fn normalize(&self) -> Normalize {
+        self.normalize.unwrap_or(match self.method {
+            DedupMethod::Exact => Normalize::Space,
+            DedupMethod::Minhash => Normalize::Loose,
+        })
+    }
+
+    pub fn shape(&self) -> MinHashShape {
+        MinHashShape {
+            ngrams: self.ngrams.unwrap_or(5),
+            buckets: self.buckets.unwrap_or(14),
+            hashes: self.hashes.unwrap_or(8),
+            seed: self.seed.unwrap_or(1),
+        }
+    }
+}
+
 impl DedupConfig {
-    /// The options, each filled.
+    /// The options as they were given.
     pub fn options(&self) -> DedupOptions {
         match self {
-            Self::Method(method) => DedupOptions { method: *method, normalize: None },
+            Self::Method(method) => {
+                DedupOptions { method: *method, normalize: None, ngrams: None, buckets: None, hashes: None, seed: None }
+            }
             Self::Options(options) => options.clone(),
         }
     }
@@ -61,14 +102,43 @@ impl DedupConfig {
     pub fn method(&self) -> &'static str {
         match self.options().method {
             DedupMethod::Exact => "exact",
+            DedupMethod::Minhash => "minhash",
         }
     }
 
-    /// Everything that can change which rows stay.
+    /// Everything that can change which rows stay, defaults filled.
     pub fn filled(&self) -> Value {
         let options = self.options();
-        json!({"method": options.method, "normalize": options.normalize.unwrap_or(Normalize::Space)})
+        let mut filled = json!({"method": options.method, "normalize": options.normalize()});
+        if options.method == DedupMethod::Minhash {
+            let shape = options.shape();
+            filled["ngrams"] = json!(shape.ngrams);
+            filled["buckets"] = json!(shape.buckets);
+            filled["hashes"] = json!(shape.hashes);
+            filled["seed"] = json!(shape.seed);
+        }
+        filled
     }
 
-    pub fn check(&self, _path: &str, _issues: &mut Vec<ConfigIssue>) {}
+    pub fn check(&self, path: &str, issues: &mut Vec<ConfigIssue>) {
+        let options = self.options();
+        if options.method == DedupMethod::Minhash {
+            options.shape().check(path, issues);
+            return;
+        }
+        let given = [
+            ("ngrams", options.ngrams.is_some()),
+            ("buckets", options.buckets.is_some()),
+            ("hashes", options.hashes.is_some()),
+            ("seed", options.seed.is_some()),
+        ];
+        for (key, _) in given.iter().filter(|(_, given)| *given) {
+            issues.push(ConfigIssue {
+                path: format!("{path}.{key}"),
+                on_key: true,
+                message: format!("`{key}` belongs to `method: minhash`, and this is `exact`"),
+                help: Some(format!("remove `{key}`, or write `method: minhash`")),
+            });
+        }
+    }
 }
