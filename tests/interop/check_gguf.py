@@ -38,7 +38,7 @@ def main():
         ids = model.tokenize(prompt.encode("utf-8"), add_bos=False, special=True)
         model.reset()
         model.eval(ids)
-        values = numpy.array(model.scores[len(ids) - 1], dtype=numpy.float32)
+        values = numpy.array(model.scores[: len(ids)], dtype=numpy.float32)
         report.compare(f"llama.cpp, prompt {number}", our_logits(options.model, prompt), ids, values)
     report.finish()
 

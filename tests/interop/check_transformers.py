@@ -29,9 +29,8 @@ def load(path: Path):
 
 
 def theirs(model, ids):
-    """Logits after the last token."""
     with torch.no_grad():
-        return model(input_ids=torch.tensor([ids])).logits[0, -1].numpy()
+        return model(input_ids=torch.tensor([ids])).logits[0].numpy()
 
 
 def main():

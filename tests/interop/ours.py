@@ -37,7 +37,7 @@ def luthier(*arguments: str, cwd: Path | None = None) -> str:
 
 @dataclass
 class Logits:
-    """Token ids of a prompt and the logits after the last, [vocabulary]."""
+    """Token ids of a prompt and the logits after each, [positions, vocabulary]."""
 
     ids: list[int]
     values: numpy.ndarray
@@ -46,7 +46,7 @@ class Logits:
 def our_logits(model: Path, prompt: str, adapter: Path | None = None) -> Logits:
     extra = ["--adapter", str(adapter)] if adapter else []
     answer = json.loads(luthier("logits", str(model), *extra, "--prompt", prompt, "--json"))
-    return Logits(answer["tokens"], numpy.asarray(answer["logits"], dtype=numpy.float32))
+    return Logits(answer["ids"], numpy.asarray(answer["logits"], dtype=numpy.float32))
 
 
 @dataclass
@@ -65,9 +65,9 @@ class Report:
             problems.append(f"shapes differ: ours {ours.values.shape}, theirs {values.shape}")
         else:
             difference = float(numpy.abs(ours.values - values).max())
-            same = "the same" if ours.values.argmax() == values.argmax() else "another"
+            same = int((ours.values.argmax(-1) == values.argmax(-1)).sum())
             self.worst = max(self.worst, difference)
-            print(f"{name}: {len(ids)} tokens, max abs difference {difference:.2e}, {same} best token")
+            print(f"{name}: max abs difference {difference:.2e}, same best token at {same} of {len(ids)} positions")
             if not difference < self.tolerance:
                 problems.append(f"the difference is not below {self.tolerance}")
         for problem in problems:
