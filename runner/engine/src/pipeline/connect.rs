@@ -6,11 +6,11 @@ use luthier_core::{ArtifactKind, ArtifactName, InputPort, OutputDecl, nearest};
 
 use super::draft::{Draft, Drafts, Link};
 use super::select::{Pattern, id_values, short_list};
-use crate::spec::{Diagnostic, Node, NodeValue, Span, quoted};
+use crate::spec::{Diagnostic, Node, NodeValue, Span, bad_name, quoted};
 
 /// Searches among all names are made for so many errors and no more, so that a broken file of ten thousand stages is
 /// still answered at once.
-const MAX_SUGGESTIONS: usize = 50;
+const MAX_SUGGESTIONS: usize = 20;
 
 /// Fills `links` of every draft.
 pub(super) fn connect(drafts: &mut Drafts<'_>, problems: &mut Vec<Diagnostic>) {
@@ -60,15 +60,11 @@ impl Connector<'_, '_> {
                     if let Some(port) = port {
                         given.insert(port.name);
                     } else if !free {
-                        self.unknown_port(&entry.key, entry.key_span, ports);
+                        // A misspelt input is not missing as well.
+                        given.extend(self.unknown_port(&entry.key, entry.key_span, ports));
                         continue;
                     } else if ArtifactName::new(entry.key.as_str()).is_err() {
-                        let message = format!("`{}` is not an input name", entry.key);
-                        self.problems.push(
-                            Diagnostic::new("spec::name", message)
-                                .at(entry.key_span, "")
-                                .hint("use 1 to 64 of a-z, A-Z, 0-9, `_` and `-`, starting with a letter or `_`"),
-                        );
+                        self.problems.push(bad_name("input", &entry.key, entry.key_span));
                         continue;
                     }
                     self.port(&entry.key, port, &entry.value);
@@ -350,7 +346,16 @@ impl Connector<'_, '_> {
                     self.drafts.groups.keys().copied().filter(|name| *name != self.draft.spec.id.as_str()),
                 ) {
                     Some(near) => format!("did you mean `{}`?", text.replacen(base, near, 1)),
-                    None => format!("stages are {}", short_list(&self.drafts.names)),
+                    None => {
+                        let own = self.draft.spec.id.as_str();
+                        let others: Vec<String> =
+                            self.drafts.names.iter().filter(|name| *name != own).cloned().collect();
+                        if others.is_empty() {
+                            "there is no other stage".to_owned()
+                        } else {
+                            format!("stages are {}", short_list(&others))
+                        }
+                    }
                 },
             ),
             None => None,
@@ -358,15 +363,18 @@ impl Connector<'_, '_> {
         self.problems.push(Diagnostic::new("plan::unknown_stage", message).at(span, "no such stage").hint_if(hint));
     }
 
-    fn unknown_port(&mut self, name: &str, span: Span, ports: &'static [InputPort]) {
+    /// Returns the input that was probably meant.
+    fn unknown_port(&mut self, name: &str, span: Span, ports: &'static [InputPort]) -> Option<&'static str> {
         let kind = self.draft.stage.as_ref().map_or("", |stage| stage.kind());
-        let hint = match nearest(name, ports.iter().map(|port| port.name)) {
+        let meant = nearest(name, ports.iter().map(|port| port.name));
+        let hint = match meant {
             Some(near) => format!("did you mean `{near}`?"),
             None if ports.is_empty() => "remove it: this kind reads nothing".to_owned(),
             None => format!("inputs of `{kind}` are {}", quoted(ports.iter().map(|port| port.name))),
         };
         let message = format!("stage `{}` has no input `{name}`: it is not one of kind `{kind}`", self.draft.spec.id);
         self.problems.push(Diagnostic::new("plan::unknown_input", message).at(span, "unknown input").hint(hint));
+        meant
     }
 
     fn missing(&mut self, port: &InputPort, several: bool) {
@@ -423,7 +431,10 @@ impl Connector<'_, '_> {
                 }
             }
         }
-        (!makers.is_empty()).then(|| format!("made by {}", short_list(&makers)))
+        (!makers.is_empty()).then(|| {
+            let wanted = crate::spec::kinds(wanted);
+            format!("{} {wanted} is made by {}", article(&wanted), short_list(&makers))
+        })
     }
 
     fn suggest(&mut self) -> bool {
@@ -433,8 +444,11 @@ impl Connector<'_, '_> {
     }
 }
 
-/// The output meant by a stage's name alone: its only one, else the only one that fits the port, else the one named as
-/// its kind of artifact or of stage is.
+/// Names that say "the one you want" where a kind has several outputs that fit.
+const DEFAULT_OUTPUTS: [&str; 4] = ["out", "output", "default", "kept"];
+
+/// The output meant by a stage's name alone: its only one, else the only one that fits the port, else the one with a
+/// default name or named as its kind of artifact or of stage.
 fn choose<'o>(outputs: &'o [OutputDecl], kind: &str, fits: impl Fn(&OutputDecl) -> bool) -> Option<&'o OutputDecl> {
     if let [only] = outputs {
         return Some(only);
@@ -444,13 +458,16 @@ fn choose<'o>(outputs: &'o [OutputDecl], kind: &str, fits: impl Fn(&OutputDecl) 
         return Some(only);
     }
     let candidates = if fitting.is_empty() { outputs.iter().collect() } else { fitting };
-    let mut defaults = candidates
-        .iter()
-        .filter(|output| [output.kind.as_str(), kind, "out", "output", "default"].contains(&output.name.as_str()));
+    let mut defaults = candidates.iter().filter(|output| is_default(output, kind));
     match (defaults.next(), defaults.next()) {
         (Some(only), None) => Some(only),
         _ => None,
     }
+}
+
+fn is_default(output: &OutputDecl, kind: &str) -> bool {
+    let name = output.name.as_str();
+    name == kind || name == output.kind.as_str() || DEFAULT_OUTPUTS.contains(&name)
 }
 
 fn article(word: &str) -> &'static str {

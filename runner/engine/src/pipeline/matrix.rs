@@ -2,7 +2,7 @@
 
 use luthier_core::StageId;
 
-use crate::spec::{Diagnostic, Node, NodeValue, StageSpec, is_name, quoted};
+use crate::spec::{Diagnostic, Node, NodeValue, StageSpec, bad_name, is_name, quoted};
 
 /// More members than this are a mistake.
 const MAX_MEMBERS: usize = 10_000;
@@ -30,7 +30,11 @@ pub(super) fn expand(spec: &StageSpec, matrix: Option<&Node>, problems: &mut Vec
         problems.push(
             Diagnostic::new(
                 "spec::matrix",
-                format!("the matrix of stage `{}` has more than {MAX_MEMBERS} combinations", spec.id),
+                format!(
+                    "the matrix of stage `{}` has more than {} combinations",
+                    spec.id,
+                    crate::format::count(MAX_MEMBERS as u64)
+                ),
             )
             .at(key_span(spec), "too many")
             .hint("take fewer values, or split the stage into several"),
@@ -84,7 +88,7 @@ fn axes(spec: &StageSpec, matrix: &Node, problems: &mut Vec<Diagnostic>) -> Vec<
     let mut axes = Vec::new();
     for entry in entries {
         if !is_name(&entry.key) {
-            problems.push(wrong(format!("`{}` is not a name", entry.key), entry.key_span, "not a name"));
+            problems.push(bad_name("matrix", &entry.key, entry.key_span));
             continue;
         }
         match &entry.value.value {

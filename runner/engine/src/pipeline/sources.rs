@@ -35,8 +35,11 @@ fn hint(source: &SourceRef, path: &Utf8Path) -> String {
         .map(|entry| entry.file_name().to_owned())
         .collect();
     let near = path.file_name().and_then(|name| nearest(name, siblings.iter().map(String::as_str)));
-    match (near, path.is_dir()) {
-        (Some(near), false) => format!("did you mean `{}`?", source.path.with_file_name(near)),
+    if path.is_dir() {
+        return format!("name a file in it, such as `{}`", source.path.join("data.jsonl"));
+    }
+    match near {
+        Some(near) => format!("did you mean `{}`?", source.path.with_file_name(near)),
         _ if source.path.is_absolute() => "create it, or correct the path".to_owned(),
         _ => format!("create it, or correct the path; it is looked up as `{path}`"),
     }

@@ -55,7 +55,9 @@ fn parameters(path: &str, schema: &Value, depth: usize, rows: &mut Vec<[String; 
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         let mut kind = type_of(property);
         match property.get("default") {
-            Some(default) if !default.is_null() => kind.push_str(&format!(" = {}", inline(default))),
+            Some(default) if !default.is_null() && !default.as_object().is_some_and(|object| !object.is_empty()) => {
+                kind.push_str(&format!(" = {}", inline(default)))
+            }
             _ if required.contains(&name.as_str()) => kind.push_str(", required"),
             _ => {}
         }
@@ -136,16 +138,17 @@ fn word(kind: &str, schema: &Value) -> String {
 fn bounds(schema: &Value) -> Option<String> {
     let schema: &Map<String, Value> = schema.as_object()?;
     // Bounds that only restate the machine type say nothing to a reader.
-    let machine = |value: &f64| *value != 0.0 && value.abs() < 65_535.0 || *value == 0.0;
-    let low = schema.get("minimum").and_then(Value::as_f64).filter(machine).map(|low| format!("{low}.."));
-    let low =
-        low.or_else(|| schema.get("exclusiveMinimum").and_then(Value::as_f64).map(|low| format!("over {low}, ..")));
-    let high = schema.get("maximum").and_then(Value::as_f64).filter(machine).map(|high| high.to_string());
-    let high =
-        high.or_else(|| schema.get("exclusiveMaximum").and_then(Value::as_f64).map(|high| format!("below {high}")));
-    match (low, high) {
-        (None, None) => None,
-        (low, high) => Some(format!("{}{}", low.unwrap_or_else(|| "..".to_owned()), high.unwrap_or_default())),
+    let machine = |value: &f64| value.abs() < 65_535.0;
+    let bound = |key: &str| schema.get(key).and_then(Value::as_f64).filter(machine);
+    match (bound("minimum"), bound("maximum"), bound("exclusiveMinimum"), bound("exclusiveMaximum")) {
+        (Some(low), Some(high), ..) => Some(format!("{low}..{high}")),
+        (low, high, over, below) => {
+            let parts: Vec<String> = [(">=", low), (">", over), ("<=", high), ("<", below)]
+                .into_iter()
+                .filter_map(|(sign, bound)| bound.map(|bound| format!("{sign} {bound}")))
+                .collect();
+            (!parts.is_empty()).then(|| parts.join(", "))
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub const PIPELINE_KEYS: [&str; 5] = ["luthier", "name", "about", "params", "sta
 /// Keys of a stage, in the order they are usually written.
 pub const STAGE_KEYS: [&str; 8] = ["uses", "about", "in", "with", "matrix", "env", "resources", "retries"];
 
+const FIRST_STAGE: &str = "add a stage, as in `stages: {raw: {uses: ingest, with: {files: [data.jsonl]}}}`";
+
 /// A text with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spanned {
@@ -143,7 +145,7 @@ fn read_params(entry: &Entry, params: &mut Vec<ParamSpec>, problems: &mut Vec<Di
         if is_name(&entry.key) {
             params.push(ParamSpec { name: entry.key.clone(), span: entry.key_span, value: entry.value.clone() });
         } else {
-            problems.push(bad_name("parameter", entry));
+            problems.push(bad_name("parameter", &entry.key, entry.key_span));
         }
     }
 }
@@ -152,7 +154,9 @@ fn read_stages(entry: &Entry, stages: &mut Vec<StageSpec>, problems: &mut Vec<Di
     let Some(entries) = mapping(entry, "stage names and what they do", problems) else { return };
     if entries.is_empty() {
         problems.push(
-            Diagnostic::new("spec::missing_key", "a pipeline needs at least one stage").at(entry.key_span, "no stages"),
+            Diagnostic::new("spec::missing_key", "a pipeline needs at least one stage")
+                .at(entry.key_span, "no stages")
+                .hint(FIRST_STAGE),
         );
     }
     stages.reserve(entries.len());
@@ -163,7 +167,7 @@ fn read_stages(entry: &Entry, stages: &mut Vec<StageSpec>, problems: &mut Vec<Di
                     stages.push(stage);
                 }
             }
-            _ => problems.push(bad_name("stage", entry)),
+            _ => problems.push(bad_name("stage", &entry.key, entry.key_span)),
         }
     }
 }
@@ -233,9 +237,9 @@ pub fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
-fn bad_name(what: &str, entry: &Entry) -> Diagnostic {
-    Diagnostic::new("spec::name", format!("`{}` is not a {what} name", entry.key))
-        .at(entry.key_span, "")
+pub(crate) fn bad_name(what: &str, name: &str, span: Span) -> Diagnostic {
+    Diagnostic::new("spec::name", format!("`{name}` is not {} {what} name", if what == "input" { "an" } else { "a" }))
+        .at(span, "not a name")
         .hint("use 1 to 64 of a-z, A-Z, 0-9, `_` and `-`, starting with a letter or `_`")
 }
 

@@ -79,6 +79,14 @@ impl<'a> Interpolation<'a> {
         let mut rest = text;
         while let Some(at) = rest.find("${") {
             let (before, from) = rest.split_at(at);
+            if let Some(before) = before.strip_suffix('$') {
+                // The command that reads `${in.x}` reads its escape too.
+                let path = from.find('}').is_some_and(|end| matches!(classify(&from[..=end]), Some(Reference::Path)));
+                built.push_str(before);
+                built.push_str(if path { "$${" } else { "${" });
+                rest = &from[2..];
+                continue;
+            }
             let Some(length) = from.find('}') else {
                 problems.push(
                     Diagnostic::new("spec::reference", "`${` is not closed by `}`")
@@ -88,15 +96,6 @@ impl<'a> Interpolation<'a> {
                 return Node::new(NodeValue::Null, span);
             };
             let (written, after) = from.split_at(length + 1);
-            if let Some(before) = before.strip_suffix('$') {
-                // A command reads this escape itself, since it reads the reference.
-                let kept = if matches!(classify(written), Some(Reference::Path)) { "$" } else { "" };
-                built.push_str(before);
-                built.push_str(kept);
-                built.push_str("${");
-                rest = &from[2..];
-                continue;
-            }
             built.push_str(before);
             rest = after;
             match classify(written) {
@@ -201,7 +200,11 @@ impl<'a> Interpolation<'a> {
         } else if let Some((space, rest)) = inner.split_once('.')
             && let Some(near) = nearest(space, ["params", "env", "matrix", "in", "out"])
         {
-            format!("did you mean `${{{near}.{rest}}}`?")
+            if near == space {
+                "names in references are of a-z, A-Z, 0-9, `_` and `-`".to_owned()
+            } else {
+                format!("did you mean `${{{near}.{rest}}}`?")
+            }
         } else {
             "write `${params.x}`, `${env.X}` or `${matrix.x}`; for a literal `${` write `$${`".to_owned()
         };

@@ -50,10 +50,11 @@ pub fn parse(source: &SourceText) -> Result<Node, Vec<Diagnostic>> {
         if let Event::DocumentStart(..) = event {
             documents += 1;
             if documents > 1 {
-                let span = builder.span(span);
+                let start = builder.span(span).start;
+                let marker = if text[start..].starts_with("---") { 3 } else { 0 };
                 builder.problems.push(
                     Diagnostic::new("spec::yaml", "a pipeline file holds one document, but here a second one begins")
-                        .at(Span::new(span.start, span.start + 3), "second document")
+                        .at(Span::new(start, start + marker), "second document")
                         .hint("move it to a file of its own, or remove the `---`"),
                 );
                 return Err(builder.problems);
@@ -99,13 +100,17 @@ fn scan_problem(text: &str, at: usize, info: &str) -> Diagnostic {
         Some("YAML is indented with spaces; replace the tab at the start of this line".to_owned())
     } else if info.contains("mapping values are not allowed") {
         Some("a value that contains `: ` must be quoted".to_owned())
+    } else if info.contains("unclosed") {
+        Some("close it, or quote the text if the character is meant literally".to_owned())
     } else {
         None
     };
-    let length = text[at..].chars().next().map_or(0, char::len_utf8);
-    Diagnostic::new("spec::yaml", format!("not valid YAML: {info}"))
-        .at(Span::new(at, at + length), "here")
-        .hint_if(hint)
+    Diagnostic::new("spec::yaml", format!("not valid YAML: {info}")).at(first_char(text, at), "here").hint_if(hint)
+}
+
+/// The character at a byte.
+fn first_char(text: &str, at: usize) -> Span {
+    Span::new(at, at + text[at..].chars().next().map_or(0, char::len_utf8))
 }
 
 /// Replaces the braces of `${letter…}` (on one line) by stand-ins, character for character.
@@ -275,7 +280,11 @@ impl<'t> Builder<'t> {
             None => Ok(NodeValue::Text(text)),
         };
         let value = resolved.unwrap_or_else(|message| {
-            self.problems.push(Diagnostic::new("spec::scalar", message).at(span, "this value"));
+            self.problems.push(
+                Diagnostic::new("spec::scalar", message)
+                    .at(span, "this value")
+                    .hint("quote it if a text is meant, else write a value that fits"),
+            );
             NodeValue::Null
         });
         self.put(Node::new(value, span), anchor)
@@ -284,8 +293,7 @@ impl<'t> Builder<'t> {
     fn tag_of_collection(&mut self, tag: Option<&Tag>, expected: &str, span: Span) {
         if let Some(tag) = tag.filter(|tag| tag.core_suffix() != Some(expected)) {
             let message = format!("unknown tag `{}`", tag.original());
-            let at =
-                Span::new(span.start, span.start + self.text[span.start..].chars().next().map_or(0, char::len_utf8));
+            let at = first_char(self.text, span.start);
             self.problems.push(Diagnostic::new("spec::tag", message).at(at, "").hint("remove the tag"));
         }
     }
@@ -299,7 +307,7 @@ impl<'t> Builder<'t> {
         if as_key {
             self.problems.push(
                 Diagnostic::new("spec::key", "a key must be a plain text, not a list or a mapping")
-                    .at(Span::new(span.start, (span.start + 1).min(self.text.len())), "used as a key")
+                    .at(first_char(self.text, span.start), "used as a key")
                     .hint("quote it if text is meant; `{{ … }}` templates must be quoted"),
             );
         }
@@ -352,7 +360,11 @@ impl<'t> Builder<'t> {
             for source in sources {
                 let NodeValue::Map(more) = source.value else {
                     let message = format!("`<<` merges mappings, found {}", source.describe());
-                    self.problems.push(Diagnostic::new("spec::merge", message).at(source.span, "not a mapping"));
+                    self.problems.push(
+                        Diagnostic::new("spec::merge", message)
+                            .at(source.span, "not a mapping")
+                            .hint("write it like `<<: *anchor`, where `&anchor` marks a mapping"),
+                    );
                     continue;
                 };
                 self.spend(more.len(), key_span)?;
@@ -392,7 +404,8 @@ impl<'t> Builder<'t> {
         let Some(anchored) = self.anchors.get(&id) else {
             self.problems.push(
                 Diagnostic::new("spec::alias", "an alias cannot stand inside the value it refers to")
-                    .at(span, "refers to what contains it"),
+                    .at(span, "refers to what contains it")
+                    .hint("write out what is meant here"),
             );
             return self.put(Node::new(NodeValue::Null, span), 0);
         };
@@ -408,7 +421,11 @@ impl<'t> Builder<'t> {
             match node.scalar_text() {
                 Some(text) => self.key(Key { text, span, merge: false }),
                 None => {
-                    self.problems.push(Diagnostic::new("spec::key", "a key must be a text").at(span, "used as a key"));
+                    self.problems.push(
+                        Diagnostic::new("spec::key", "a key must be a text")
+                            .at(span, "used as a key")
+                            .hint("write the key out"),
+                    );
                     self.key(Key { text: String::new(), span, merge: false });
                 }
             }
@@ -472,6 +489,7 @@ impl<'t> Builder<'t> {
 fn too_deep(span: Span) -> Diagnostic {
     Diagnostic::new("spec::depth", format!("lists and mappings are nested deeper than {MAX_DEPTH}"))
         .at(Span::new(span.start, span.start), "the limit is passed here")
+        .hint("no stage needs this; look for an unclosed bracket, or write the value flatter")
 }
 
 /// Values in a tree. Not recursive beyond [`MAX_DEPTH`].
