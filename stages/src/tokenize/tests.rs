@@ -253,11 +253,29 @@ fn nothing_to_train_and_nothing_at_all_are_errors() {
     assert_eq!(run(DatasetShape::Chat, &[], &json!({})).err().expect("empty").code, "tokenize::empty");
     let error = run(DatasetShape::Chat, &[&["{"]], &json!({})).err().expect("no JSON");
     assert_eq!(error.to_string(), "row 0 (`id0`): `messages` is not JSON");
-    let model = golden("tiny/smollm/vocab.gguf");
-    let error =
-        run_with(&model, DatasetShape::PromptCompletion, PAIR, &json!({"template": "chatml", "max_length": 4096}), &[]);
-    let error = error.err().expect("more than the model takes");
+}
+
+#[test]
+fn a_model_that_is_too_small_is_told() {
+    let bench = Bench::new();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        bench.write(&format!("model/{name}"), fs_err::read(golden("tiny/smollm").join(name)).expect("golden"));
+    }
+    let run = |vocabulary: usize, max_length: usize| {
+        let config = json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": 64,
+            "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4,
+            "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
+        });
+        bench.write("model/config.json", config.to_string());
+        let with = json!({"max_length": max_length});
+        run_with(&bench.path("model"), DatasetShape::PromptCompletion, PAIR, &with, &[]).err()
+    };
+    assert!(run(640, 128).is_none());
+    let error = run(640, 4096).expect("more than the model takes");
     assert!(error.code == "tokenize::context" && error.hints[0].contains("`max_length: 128` or less"), "{error}");
+    let error = run(600, 128).expect("more tokens than embeddings");
+    assert_eq!(error.to_string(), "the tokenizer has 640 tokens, the model has embeddings for 600");
 }
 
 #[test]
