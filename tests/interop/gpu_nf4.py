@@ -20,6 +20,23 @@ THRESHOLDS = numpy.array(
 )  # fmt: skip
 
 
+def dynamic_codes(values: numpy.ndarray, table: numpy.ndarray) -> numpy.ndarray:
+    """The nearest entry of the sorted 256-entry table, found as the GPU's binary search does.
+
+    The search ends on an entry next to the value; only a value beyond the midpoint to the neighbour on
+    its other side goes there, so which of two equally near entries wins depends on the search's end.
+    """
+    pivot = numpy.full(len(values), 127)
+    for step in (64, 32, 16, 8, 4, 2, 1):
+        pivot = numpy.where(values > table[pivot], pivot + step, pivot - step)
+    half = numpy.float32(0.5)
+    above = values > table[pivot]
+    neighbour = numpy.clip(numpy.where(above, pivot + 1, pivot - 1), 0, 255)
+    midpoint = (table[neighbour] + table[pivot]) * half
+    leaves = numpy.where(above, values > midpoint, values < midpoint)
+    return numpy.where(leaves, neighbour, pivot)
+
+
 def restored(weight: torch.Tensor) -> torch.Tensor:
     code = functional.get_4bit_type("nf4", device="cpu").numpy()
     dynamic = functional.create_dynamic_map().numpy()
@@ -33,8 +50,8 @@ def restored(weight: torch.Tensor) -> torch.Tensor:
     for start in range(0, len(centred), 256):
         part = centred[start : start + 256]
         top = numpy.abs(part).max()
-        nearest = numpy.abs((part * (numpy.float32(1) / top))[:, None] - dynamic[None, :]).argmin(axis=1)
-        scales[start : start + 256] = dynamic[nearest] * top + offset
+        codes_of_scales = dynamic_codes(part * (numpy.float32(1) / top), dynamic)
+        scales[start : start + 256] = dynamic[codes_of_scales] * top + offset
     return torch.from_numpy(code[codes] * scales[:, None]).reshape(weight.shape)
 
 
