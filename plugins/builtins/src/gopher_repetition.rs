@@ -1,10 +1,9 @@
 //! Gopher's repetition heuristics (Rae et al. 2021, arXiv 2112.11446, table A1), with datatrove's defaults and order.
 
-use std::collections::HashMap;
-
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::trim;
+use crate::hash::Table;
 use crate::lines::{duplicates, split_runs};
 use crate::words::Words;
 use crate::{chars, share};
@@ -52,66 +51,122 @@ pub struct GopherRepetition {
 #[derive(Default)]
 struct WordIds {
     ids: Vec<u32>,
-    /// Characters of each word.
-    lengths: Vec<u32>,
+    /// Characters before each word, and after the last.
+    chars: Vec<u32>,
+    /// Bytes of the words before each word, and after the last.
+    starts: Vec<u32>,
+    /// The words without anything between them.
+    joined: Vec<u8>,
+    /// Polynomial hashes of `joined` up to each byte, and the powers of its base.
+    hashes: Vec<u64>,
+    powers: Vec<u64>,
+    runs: Runs,
 }
+
+/// Runs seen so far: an open table of where each came first and how often it came.
+#[derive(Default)]
+struct Runs {
+    slots: Vec<(u32, u32)>,
+}
+
+impl Runs {
+    fn clear(&mut self, words: usize) {
+        self.slots.clear();
+        self.slots.resize((words * 2).next_power_of_two().max(16), (0, 0));
+    }
+
+    /// The slot of a run that is at `at`, empty (count 0) if it comes for the first time.
+    fn find(&mut self, hash: u64, same: impl Fn(usize) -> bool) -> &mut (u32, u32) {
+        let mask = self.slots.len() - 1;
+        let mut at = (hash ^ hash >> 29) as usize & mask;
+        while self.slots[at].1 != 0 && !same(self.slots[at].0 as usize) {
+            at = (at + 1) & mask;
+        }
+        &mut self.slots[at]
+    }
+}
+
+const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl WordIds {
     fn fill(&mut self, words: &Words, text: &str) {
         self.ids.clear();
-        self.lengths.clear();
-        let mut known: HashMap<&str, u32> = HashMap::with_capacity(words.len());
+        self.joined.clear();
+        (self.chars.clear(), self.starts.clear(), self.hashes.clear());
+        let mut known: Table<&str, u32> = Table::default();
+        let (mut characters, mut hash) = (0u32, 0u64);
+        self.hashes.push(hash);
         for word in words.iter(text) {
             let next = known.len() as u32;
             self.ids.push(*known.entry(word).or_insert(next));
-            self.lengths.push(chars(word) as u32);
+            self.chars.push(characters);
+            self.starts.push(self.joined.len() as u32);
+            characters += chars(word) as u32;
+            self.joined.extend_from_slice(word.as_bytes());
+            for byte in word.bytes() {
+                hash = hash.wrapping_mul(BASE).wrapping_add(u64::from(byte) + 1);
+                self.hashes.push(hash);
+            }
+        }
+        self.chars.push(characters);
+        self.starts.push(self.joined.len() as u32);
+        if self.powers.is_empty() {
+            self.powers.push(1);
         }
     }
 
     /// Characters of the most frequent run of `n` words, joined by spaces, times how often it comes; of equally frequent
     /// ones the first counts. 0 if there is no run.
-    fn top(&self, n: usize) -> usize {
-        let mut counts: HashMap<&[u32], (usize, usize)> = HashMap::with_capacity(self.ids.len());
-        for (at, run) in self.ids.windows(n).enumerate() {
-            counts.entry(run).or_insert((0, at)).0 += 1;
+    fn top(&mut self, n: usize) -> usize {
+        let ids = &self.ids;
+        self.runs.clear(ids.len());
+        let (mut best, mut first) = (0, 0);
+        for at in 0..(ids.len() + 1).saturating_sub(n) {
+            let run = &ids[at..at + n];
+            let hash = run.iter().fold(0, |hash: u64, id| hash.wrapping_mul(BASE).wrapping_add(u64::from(*id) + 1));
+            let slot = self.runs.find(hash, |before| ids[before..before + n] == *run);
+            if slot.1 == 0 {
+                slot.0 = at as u32;
+            }
+            slot.1 += 1;
+            if slot.1 > best || slot.1 == best && slot.0 < first {
+                (first, best) = *slot;
+            }
         }
-        let best = counts.values().max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
-        best.map_or(0, |(count, at)| {
-            let letters: u32 = self.lengths[*at..*at + n].iter().sum();
-            count * (letters as usize + n - 1)
-        })
+        if best == 0 {
+            return 0;
+        }
+        let letters = self.chars[first as usize + n] - self.chars[first as usize];
+        best as usize * (letters as usize + n - 1)
     }
 
     /// Characters of runs of `n` words that came before, read from left to right without overlap. The runs are compared as
     /// texts without spaces, so `a bc` and `ab c` are the same.
-    fn repeated(&self, n: usize, words: &Words, text: &str) -> usize {
-        let spans: Vec<&str> = words.iter(text).collect();
-        let mut seen: HashMap<u64, Vec<usize>> = HashMap::with_capacity(self.ids.len());
-        let mut total = 0;
-        let mut at = 0;
-        while at + n <= spans.len() {
-            let run = &spans[at..at + n];
-            let entry = seen.entry(hash(run)).or_default();
-            if entry.iter().any(|before| same(&spans[*before..*before + n], run)) {
-                total += self.lengths[at..at + n].iter().sum::<u32>() as usize;
-                at += n;
-            } else {
-                entry.push(at);
+    fn repeated(&mut self, n: usize) -> usize {
+        let words = self.ids.len();
+        self.runs.clear(words);
+        let (mut total, mut at) = (0, 0);
+        while at + n <= words {
+            let range = |at: usize| self.starts[at] as usize..self.starts[at + n] as usize;
+            let run = range(at);
+            while self.powers.len() <= run.len() {
+                let last = self.powers[self.powers.len() - 1];
+                self.powers.push(last.wrapping_mul(BASE));
+            }
+            let start = self.hashes[run.start].wrapping_mul(self.powers[run.len()]);
+            let hash = self.hashes[run.end].wrapping_sub(start);
+            let joined = &self.joined;
+            let slot = self.runs.find(hash, |before| joined[range(before)] == joined[run.clone()]);
+            if slot.1 == 0 {
+                *slot = (at as u32, 1);
                 at += 1;
+            } else {
+                total += (self.chars[at + n] - self.chars[at]) as usize;
+                at += n;
             }
         }
         total
     }
-}
-
-/// FNV-1a over the joined words.
-fn hash(run: &[&str]) -> u64 {
-    let bytes = run.iter().flat_map(|word| word.bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
-}
-
-fn same(a: &[&str], b: &[&str]) -> bool {
-    a.iter().flat_map(|word| word.bytes()).eq(b.iter().flat_map(|word| word.bytes()))
 }
 
 impl GopherRepetition {
@@ -153,7 +208,7 @@ impl GopherRepetition {
             }
         }
         for ((at, bound), reason) in config.max_repeated.iter().enumerate().zip(REPEATED) {
-            let value = share(self.ids.repeated(at + 5, &self.words, text), length);
+            let value = share(self.ids.repeated(at + 5), length);
             if at == 0 {
                 scores.set("repeated-5-words", value as f32);
             }

@@ -12,6 +12,7 @@ pub mod character;
 mod fineweb_quality;
 mod gopher_quality;
 mod gopher_repetition;
+mod hash;
 mod length;
 mod lines;
 pub mod special;

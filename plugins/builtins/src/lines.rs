@@ -1,6 +1,6 @@
 //! Lines, and what is repeated among pieces of text.
 
-use std::collections::HashSet;
+use crate::hash::Set;
 
 /// The lines of a text as Python's `splitlines` has them: ended by any line break of Unicode or ASCII.
 pub fn split_lines(text: &str) -> impl Iterator<Item = &str> {
@@ -47,7 +47,7 @@ pub fn split_runs(text: &str, least: usize) -> impl Iterator<Item = &str> {
 
 /// How many of the pieces came before, and how many characters those have.
 pub fn duplicates<'a>(pieces: impl Iterator<Item = &'a str>) -> (usize, usize) {
-    let mut seen = HashSet::new();
+    let mut seen = Set::default();
     let (mut count, mut characters) = (0, 0);
     for piece in pieces {
         if !seen.insert(piece) {

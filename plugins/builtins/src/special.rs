@@ -74,20 +74,44 @@ fn plain_suspect(word: &[u8]) -> bool {
     }
 }
 
+/// Of each first byte, which lengths the words of [`SINGLE`] have: bit `n` for `n` bytes.
+const LENGTHS: [u32; 256] = {
+    let mut lengths = [0u32; 256];
+    let mut at = 0;
+    while at < SINGLE.len() {
+        let word = SINGLE[at].as_bytes();
+        lengths[word[0] as usize] |= 1 << word.len();
+        at += 1;
+    }
+    lengths
+};
+
+fn is_single(word: &str) -> bool {
+    let bytes = word.as_bytes();
+    let possible =
+        bytes.len() < 32 && bytes.first().is_some_and(|byte| LENGTHS[usize::from(*byte)] >> bytes.len() & 1 == 1);
+    possible && SINGLE.binary_search(&word).is_ok()
+}
+
 /// How `word` is special, if it is.
 #[must_use]
 pub fn split(word: &str) -> Option<Split> {
     let bytes = word.as_bytes();
-    if bytes.iter().all(u8::is_ascii_alphabetic) && !plain_suspect(bytes) {
+    let plain = bytes.iter().all(u8::is_ascii_alphabetic);
+    if plain && !plain_suspect(bytes) {
         return None;
     }
-    if SINGLE.binary_search(&word).is_ok() {
+    if is_single(word) {
         return Some(WHOLE);
     }
     if bytes.len() > LONGEST {
         return None;
     }
-    time(bytes).or_else(|| contraction(word))
+    if bytes.first().is_some_and(u8::is_ascii_digit) {
+        return time(bytes);
+    }
+    // A right single quotation mark starts with 0xE2.
+    if plain || bytes.iter().any(|byte| matches!(byte, b'\'' | 0xE2)) { contraction(word) } else { None }
 }
 
 /// `5pm`, `12a.m.`.

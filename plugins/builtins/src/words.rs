@@ -145,7 +145,14 @@ impl Words {
         let mut start = 0;
         let mut at = 0;
         let mut before = None;
-        while let Some(c) = inner[at..].chars().next() {
+        let bytes = inner.as_bytes();
+        while at < bytes.len() {
+            if bytes[at].is_ascii_alphanumeric() {
+                before = Some(char::from(bytes[at]));
+                at += 1;
+                continue;
+            }
+            let Some(c) = inner[at..].chars().next() else { break };
             let length = infix(before, &inner[at..]);
             if length == 0 {
                 before = Some(c);
@@ -251,6 +258,9 @@ fn dots(text: &[u8]) -> usize {
 fn prefix(text: &str) -> usize {
     let Some(c) = text.chars().next() else { return 0 };
     if c.is_ascii_alphanumeric() {
+        if !matches!(c, 'U' | 'C' | 'A') {
+            return 0;
+        }
         return ["US$", "C$", "A$"].iter().find(|sign| text.starts_with(**sign)).map_or(0, |sign| sign.len());
     }
     let length = c.len_utf8();
@@ -301,6 +311,10 @@ fn suffix(text: &str) -> usize {
         return if digit_before(length) { length } else { 0 };
     }
     if c.is_alphabetic() || matches!(c, '²' | '³' | '%') {
+        // The longest unit has four letters after its digit.
+        if !text.bytes().rev().skip(1).take(6).any(|byte| byte.is_ascii_digit()) {
+            return 0;
+        }
         return UNITS
             .iter()
             .find(|unit| text.ends_with(**unit) && digit_before(unit.len()))

@@ -123,6 +123,7 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/fineweb_quality.rs",
     "src/gopher_quality.rs",
     "src/gopher_repetition.rs",
+    "src/hash.rs",
     "src/length.rs",
     "src/lib.rs",
     "src/lines.rs",

@@ -11,18 +11,23 @@ struct Cache(tempfile::TempDir);
 
 impl Cache {
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(tempfile::tempdir().expect("a temporary directory, or short texts"))
     }
 
     fn path(&self) -> &Utf8Path {
-        Utf8Path::from_path(self.0.path()).unwrap()
+        Utf8Path::from_path(self.0.path()).expect("a temporary directory, or short texts")
     }
 }
 
 fn batch<'a>(texts: &[&'a str], reads: &[&[&'a str]]) -> TextBatch<'static> {
     TextBatch {
-        texts: TextColumn::from_texts(texts.iter().copied()).unwrap(),
-        reads: reads.iter().map(|column| TextColumn::from_texts(column.iter().copied()).unwrap()).collect(),
+        texts: TextColumn::from_texts(texts.iter().copied()).expect("a temporary directory, or short texts"),
+        reads: reads
+            .iter()
+            .map(|column| {
+                TextColumn::from_texts(column.iter().copied()).expect("a temporary directory, or short texts")
+            })
+            .collect(),
     }
 }
 

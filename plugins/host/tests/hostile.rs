@@ -13,13 +13,13 @@ const METERED: Limits = Limits { memory_mib: 32, timeout_ms: 20_000, fuel: Some(
 
 fn load(guest: &str, limits: Limits) -> Option<PluginComponent> {
     let wasm = build(&repository().join("plugins/guests").join(guest))?;
-    let engine = FilterEngine::new(limits.fuel.is_some()).unwrap();
+    let engine = FilterEngine::new(limits.fuel.is_some()).expect("a sound guest");
     let shared = CompiledCache::new(camino::Utf8Path::new(env!("CARGO_TARGET_TMPDIR")));
-    Some(PluginComponent::load(&engine, &shared, guest, &wasm, limits).unwrap())
+    Some(PluginComponent::load(&engine, &shared, guest, &wasm, limits).expect("a sound guest"))
 }
 
 fn batch(texts: &[&str]) -> TextBatch<'static> {
-    TextBatch { texts: TextColumn::from_texts(texts.iter().copied()).unwrap(), reads: Vec::new() }
+    TextBatch { texts: TextColumn::from_texts(texts.iter().copied()).expect("a sound guest"), reads: Vec::new() }
 }
 
 /// A batch of harmless rows with `text` at row 700.

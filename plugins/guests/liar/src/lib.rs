@@ -4,7 +4,9 @@
 
 use luthier_filter::bindings;
 use luthier_filter::bindings::exports::luthier::filter::filter::{Guest, GuestSession, Session};
-use luthier_filter::bindings::luthier::filter::types::{Column, Edits, FilterError, Manifest, Score, ScoreKind, Verdicts};
+use luthier_filter::bindings::luthier::filter::types::{
+    Column, Edits, FilterError, Manifest, Score, ScoreKind, Verdicts,
+};
 
 struct Liar;
 
