@@ -113,12 +113,7 @@ impl<'a> Scores<'a> {
     /// Scores of row `row` of `rows`, for code that drives a filter itself. `values` is column-major:
     /// `values[score * rows + row]`.
     #[must_use]
-    pub fn new(
-        names: &'static [(&'static str, ScoreKind)],
-        values: &'a mut [f32],
-        rows: usize,
-        row: usize,
-    ) -> Self {
+    pub fn new(names: &'static [(&'static str, ScoreKind)], values: &'a mut [f32], rows: usize, row: usize) -> Self {
         Self { names, values, rows, row }
     }
 
