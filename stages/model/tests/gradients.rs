@@ -2,6 +2,7 @@
 //!
 //! The reference model is written with candle's elementary operations only: its fused ones have no backward.
 
+#[expect(dead_code, reason = "each test binary uses its own part")]
 mod common;
 
 use std::collections::BTreeMap;

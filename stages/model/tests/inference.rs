@@ -1,5 +1,6 @@
 //! Scoring and generation: consistent with each other, and independent of what else is in the batch.
 
+#[expect(dead_code, reason = "each test binary uses its own part")]
 mod common;
 
 use common::{Family, TinyModel, VOCABULARY, lora, spec, sub, tokens};

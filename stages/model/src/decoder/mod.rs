@@ -23,7 +23,7 @@ use std::sync::Arc;
 use luthier_formats::model_files::ModelConfig;
 use luthier_kernels::device::{AttentionShape, Buffer, Device, Head, Matrix, Rotary};
 
-pub use batch::{Batch, Sharing};
+pub use batch::Batch;
 pub use load::{BaseFormat, LoadOptions, storage_of};
 pub use sizes::{BlockWidths, Capacity, Sizes};
 pub use workspace::Workspace;

@@ -1,7 +1,5 @@
 //! Tiny seeded models on disk, and token sets to go with them.
 
-#![expect(dead_code, reason = "each test binary uses its own part")]
-
 use std::collections::BTreeMap;
 
 use camino::{Utf8Path, Utf8PathBuf};
