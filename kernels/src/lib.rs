@@ -39,6 +39,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod scalar;
 pub mod swiglu;
+pub mod testkit;
 mod weight;
 
 pub use backend::{Backend, NUMERIC_CLASS};

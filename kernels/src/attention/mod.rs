@@ -61,7 +61,6 @@ pub struct CacheView<'a> {
 ///
 /// # Panics
 /// If a slice does not have the length that its shape says.
-#[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
 pub fn forward(
     q: &[f32],
     k: &[f32],

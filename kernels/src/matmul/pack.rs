@@ -303,30 +303,32 @@ pub enum Left<'a> {
     Transposed { x: &'a [f32], stride: usize },
 }
 
-/// Packs rows `row..row + rows` (at most `group`), steps `step..step + depth`, as `[depth][group]`.
+/// A rectangle of a left operand: rows `row..row + rows`, steps `step..step + depth`, packed as `[depth][group]`.
+#[derive(Clone, Copy)]
+pub struct Group {
+    pub row: usize,
+    pub rows: usize,
+    pub step: usize,
+    pub depth: usize,
+    /// Rows that are packed together; `rows` or more.
+    pub group: usize,
+}
+
+/// Packs a rectangle of `left`.
 ///
 /// # Panics
-/// If the part is outside the operand, or `to` has fewer than `depth · group + 16` elements.
-#[expect(clippy::too_many_arguments, reason = "a rectangle of an operand")]
-pub fn pack_left(
-    backend: Backend,
-    left: Left<'_>,
-    row: usize,
-    rows: usize,
-    step: usize,
-    depth: usize,
-    group: usize,
-    to: &mut [f32],
-) {
+/// If it is outside the operand, or `to` has fewer than `depth · group + 16` elements.
+pub fn pack_left(backend: Backend, left: Left<'_>, part: Group, to: &mut [f32]) {
+    let Group { row, rows, step, depth, group } = part;
     assert!(rows <= group && group <= LANES && to.len() >= depth * group + LANES, "the group must fit");
     match left {
         Left::Straight { x, stride } => {
             assert!((row + rows - 1) * stride + step + depth <= x.len(), "the part must be inside the operand");
-            left_straight(backend, Raw(x.as_ptr()), row * stride + step, stride, rows, depth, group, to);
+            left_straight(backend, Raw(x.as_ptr()), stride, part, to);
         }
         Left::Transposed { x, stride } => {
             assert!((step + depth - 1) * stride + row + rows <= x.len(), "the part must be inside the operand");
-            left_transposed(backend, Raw(x.as_ptr()), step * stride + row, stride, rows, depth, group, to);
+            left_transposed(backend, Raw(x.as_ptr()), stride, part, to);
         }
     }
 }
@@ -335,20 +337,22 @@ pub fn pack_left(
 // the sixteen spare elements at the end.
 
 kernel! {
-    fn left_straight(simd, from: Raw, at: usize, stride: usize, rows: usize, depth: usize, group: usize, to: &mut [f32]) {
+    fn left_straight(simd, from: Raw, stride: usize, part: Group, to: &mut [f32]) {
+        let Group { row, rows, step: first, depth, group } = part;
         let to = to.as_mut_ptr();
         for step in (0..depth).step_by(LANES) {
             let count = LANES.min(depth - step);
+            let at = row * stride + first + step;
             let mut block = [simd.splat(0.0); LANES];
             // SAFETY: `pack_left` checked both rectangles.
             unsafe {
                 if count == LANES {
                     for (r, lanes) in block.iter_mut().enumerate().take(rows) {
-                        *lanes = from.load(simd, at + r * stride + step);
+                        *lanes = from.load(simd, at + r * stride);
                     }
                 } else {
                     for (r, lanes) in block.iter_mut().enumerate().take(rows) {
-                        *lanes = from.load_partial(simd, at + r * stride + step, count);
+                        *lanes = from.load_partial(simd, at + r * stride, count);
                     }
                 }
                 simd.transpose(&mut block);
@@ -361,16 +365,15 @@ kernel! {
 }
 
 kernel! {
-    fn left_transposed(simd, from: Raw, at: usize, stride: usize, rows: usize, depth: usize, group: usize, to: &mut [f32]) {
+    fn left_transposed(simd, from: Raw, stride: usize, part: Group, to: &mut [f32]) {
+        let Group { row, rows, step: first, depth, group } = part;
         let to = to.as_mut_ptr();
         for step in 0..depth {
+            let at = (first + step) * stride + row;
             // SAFETY: `pack_left` checked both rectangles.
             unsafe {
-                let lanes = if rows == LANES {
-                    from.load(simd, at + step * stride)
-                } else {
-                    from.load_partial(simd, at + step * stride, rows)
-                };
+                let lanes =
+                    if rows == LANES { from.load(simd, at) } else { from.load_partial(simd, at, rows) };
                 simd.store(to.add(step * group), lanes);
             }
         }

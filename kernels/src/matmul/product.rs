@@ -9,7 +9,7 @@
 
 use rayon::prelude::*;
 
-use super::pack::{Left, Part, Right, pack_left, pack_right};
+use super::pack::{Group, Left, Part, Right, pack_left, pack_right};
 use super::tile::{TileCall, Tiles};
 use crate::Backend;
 use crate::scratch::{Scratch, Shared};
@@ -149,7 +149,9 @@ impl Pass<'_> {
             let here = group.min(rows - index * group);
             for (number, to) in self.blocks.clone().zip(to.chunks_exact_mut(pitch)) {
                 let step = number * block;
-                pack_left(backend, left, first + index * group, here, step, block.min(k - step), group, to);
+                let depth = block.min(k - step);
+                let part = Group { row: first + index * group, rows: here, step, depth, group };
+                pack_left(backend, left, part, to);
             }
         };
         let packing = packed.as_mut_slice();

@@ -82,13 +82,13 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: b
     unsafe {
         for _ in 0..call.depth {
             let mut right = [simd.splat(0.0); VECTORS];
-            for v in 0..VECTORS {
-                right[v] = simd.load(b.add(v * LANES));
+            for (v, right) in right.iter_mut().enumerate() {
+                *right = simd.load(b.add(v * LANES));
             }
-            for r in 0..ROWS {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let left = simd.splat(*a.add(r * a_row));
-                for v in 0..VECTORS {
-                    sums[r][v] = simd.fma(left, right[v], sums[r][v]);
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = simd.fma(left, right, *sum);
                 }
             }
             a = a.wrapping_add(call.a_step);
@@ -96,8 +96,8 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: b
         }
         let scale = simd.splat(call.scale);
         let tail = call.width - (VECTORS - 1) * LANES;
-        for r in 0..ROWS {
-            for v in 0..VECTORS {
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
                 let c = call.c.add(r * call.c_row + v * LANES);
                 let partial = v + 1 == VECTORS && tail < LANES;
                 let old = match (call.fresh, partial) {
@@ -105,7 +105,7 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: b
                     (false, false) => simd.load(c),
                     (false, true) => simd.load_partial(c, tail),
                 };
-                let new = simd.fma(scale, sums[r][v], old);
+                let new = simd.fma(scale, sum, old);
                 if partial {
                     simd.store_partial(c, new, tail);
                 } else {

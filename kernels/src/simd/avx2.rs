@@ -158,9 +158,12 @@ impl Simd for Avx2 {
         let top_right = quarter(|row| row.1, 0);
         let bottom_left = quarter(|row| row.0, 8);
         let bottom_right = quarter(|row| row.1, 8);
-        for i in 0..8 {
-            rows[i] = (top_left[i], bottom_left[i]);
-            rows[i + 8] = (top_right[i], bottom_right[i]);
+        let (low, high) = rows.split_at_mut(8);
+        for (row, halves) in low.iter_mut().zip(top_left.into_iter().zip(bottom_left)) {
+            *row = halves;
+        }
+        for (row, halves) in high.iter_mut().zip(top_right.into_iter().zip(bottom_right)) {
+            *row = halves;
         }
     }
 }

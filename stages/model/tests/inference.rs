@@ -72,7 +72,10 @@ fn an_adapter_changes_what_comes_out() {
 fn a_sequence_scores_the_same_alone_and_in_company() {
     let model = TinyModel::new(Family::LlamaTied);
     let mut loaded = load(&model, None, BaseFormat::Nf4);
-    let sequences = sequences(&tokens(9, 1, 3));
+    let mut sequences = sequences(&tokens(9, 1, 3));
+    for sequence in &mut sequences {
+        sequence.splice(0..0, [3; 8]);
+    }
     let together = loaded.token_log_probs(&sequences).unwrap();
     for (sequence, expected) in sequences.iter().zip(&together) {
         let alone = loaded.token_log_probs(std::slice::from_ref(sequence)).unwrap();
@@ -101,7 +104,11 @@ fn cached_generation_equals_running_the_whole_text_again() {
         let model = TinyModel::new(family);
         adapt(&model, "adapter");
         let mut loaded = load(&model, Some("adapter"), BaseFormat::Nf4);
-        let prompts = sequences(&tokens(40, 1, 4));
+        let mut prompts = sequences(&tokens(40, 1, 4));
+        // Some begin alike, as those under one system prompt do.
+        for prompt in &mut prompts[20..] {
+            prompt.splice(0..0, [7, 7, 19, 4, 23, 4]);
+        }
         let stop = [2, 11, 17, 40];
         let together = loaded.generate_greedy(&prompts, 12, &stop).unwrap();
         for (prompt, generated) in prompts.iter().zip(&together) {
@@ -110,6 +117,8 @@ fn cached_generation_equals_running_the_whole_text_again() {
             let alone = loaded.generate_greedy(std::slice::from_ref(prompt), 12, &stop).unwrap();
             assert_eq!(&alone[0], generated);
         }
+        let shared = loaded.generate_greedy(&prompts[20..], 12, &stop).unwrap();
+        assert_eq!(shared, together[20..]);
         assert!(together.iter().any(|generated| generated.stop == Stop::Length));
         assert!(together.iter().any(|generated| matches!(generated.stop, Stop::Token(_))));
     }

@@ -179,12 +179,27 @@ pub struct ForgettingConfig {
     #[serde(default = "window")]
     #[schemars(range(min = 2))]
     pub window: u32,
+    /// Documents at most, taken at even distances from all that are long enough.
+    #[serde(default = "documents")]
+    #[schemars(range(min = 1))]
+    pub documents: u32,
+    /// Bytes that a document must have to be taken.
+    #[serde(default = "min_bytes")]
+    pub min_bytes: u32,
 }
 
 impl Default for ForgettingConfig {
     fn default() -> Self {
-        Self { enabled: true, window: window() }
+        Self { enabled: true, window: window(), documents: documents(), min_bytes: min_bytes() }
     }
+}
+
+fn documents() -> u32 {
+    32
+}
+
+fn min_bytes() -> u32 {
+    100
 }
 
 fn max_new_tokens() -> u32 {

@@ -5,7 +5,7 @@ use luthier_core::{ArtifactKind, InputArtifact, StageError, StageResult, nearest
 use luthier_formats::dataset::{DatasetReader, DatasetShape, column_text, optional_column, string_column};
 use serde_json::{Value, json};
 
-use super::config::MultipleChoiceConfig;
+use super::config::{ForgettingConfig, MultipleChoiceConfig};
 
 /// Rows read at a time.
 const BATCH: usize = 1024;
@@ -183,13 +183,15 @@ pub struct Document {
     pub text: String,
 }
 
-/// The documents of the `general` input, or those that come with the program.
+/// Documents of the `general` input, or of the text that comes with the program.
 ///
 /// # Errors
 /// The input cannot be read or holds no text.
-pub fn read_general(input: Option<&InputArtifact>) -> StageResult<(String, Vec<Document>)> {
-    let Some(input) = input else { return Ok(("builtin English".to_owned(), paragraphs(ENGLISH))) };
-    let documents = match input.kind {
+pub fn read_general(input: Option<&InputArtifact>, config: &ForgettingConfig) -> StageResult<(String, Vec<Document>)> {
+    let Some(input) = input else {
+        return Ok(("builtin English".to_owned(), choose(paragraphs(ENGLISH), config)));
+    };
+    let all = match input.kind {
         ArtifactKind::Dataset => {
             let (_, items) = read_items(&input.path, None, None, None)?;
             items
@@ -211,11 +213,26 @@ pub fn read_general(input: Option<&InputArtifact>) -> StageResult<(String, Vec<D
             paragraphs(&text)
         }
     };
+    let count = all.len();
+    let documents = choose(all, config);
     if documents.is_empty() {
-        return Err(StageError::input("eval::general", format!("`{}` holds no text", input.from))
-            .hint("give a text file, or a dataset with a `text` column"));
+        let least = config.min_bytes;
+        let found = format!("`{}` holds {count} documents, none of at least {least} bytes", input.from);
+        return Err(StageError::input("eval::general", found)
+            .hint("give longer text, or lower `forgetting.min_bytes`; documents are separated by blank lines"));
     }
     Ok((input.from.clone(), documents))
+}
+
+/// Those that are long enough; if they are too many, some at even distances.
+fn choose(mut documents: Vec<Document>, config: &ForgettingConfig) -> Vec<Document> {
+    documents.retain(|document| document.text.len() >= config.min_bytes as usize);
+    let (count, wanted) = (documents.len(), config.documents as usize);
+    if count <= wanted {
+        return documents;
+    }
+    let mut documents: Vec<Option<Document>> = documents.into_iter().map(Some).collect();
+    (0..wanted).filter_map(|index| documents[index * count / wanted].take()).collect()
 }
 
 fn paragraphs(text: &str) -> Vec<Document> {

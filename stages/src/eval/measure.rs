@@ -1,5 +1,6 @@
 //! Runs the model over items and documents.
 
+use indexmap::IndexSet;
 use luthier_core::{StageContext, StageError, StageResult};
 use luthier_model::{divergence, scalar};
 
@@ -46,7 +47,7 @@ impl<'c, 'e> Progress<'c, 'e> {
     }
 }
 
-/// Answers every prompt.
+/// Answers every prompt; equal prompts once.
 pub fn generate(
     subject: &mut Subject,
     variant: Variant,
@@ -57,9 +58,11 @@ pub fn generate(
 ) -> StageResult<Vec<Answer>> {
     let stop = encoder.tokenizer.eos_ids();
     let model = subject.variant(variant);
-    let mut answers = Vec::with_capacity(prompts.len());
-    for chunk in prompts.chunks(CHUNK) {
-        for generated in model.generate_greedy(chunk, config.max_new_tokens as usize, &stop)? {
+    let different: IndexSet<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let mut answers = Vec::with_capacity(different.len());
+    for start in (0..different.len()).step_by(CHUNK) {
+        let chunk: Vec<&[u32]> = different.iter().copied().skip(start).take(CHUNK).collect();
+        for generated in model.generate_greedy(&chunk, config.max_new_tokens as usize, &stop)? {
             let text = encoder.tokenizer.decode(&generated.tokens, true);
             let cut = config.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
             let ended = cut.is_some() || matches!(generated.stop, luthier_model::Stop::Token(_));
@@ -67,7 +70,9 @@ pub fn generate(
         }
         progress.step(chunk.len(), &format!("{} answers", variant.name()))?;
     }
-    Ok(answers)
+    progress.step(prompts.len() - different.len(), &format!("{} answers", variant.name()))?;
+    let place = |prompt: &Vec<u32>| different.get_index_of(prompt.as_slice()).unwrap_or_default();
+    Ok(prompts.iter().map(|prompt| answers[place(prompt)].clone()).collect())
 }
 
 /// Scores the references of the items, in windows of `window` tokens where they stand alone.

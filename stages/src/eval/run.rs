@@ -178,7 +178,11 @@ fn read(context: &StageContext<'_>, config: &EvalConfig) -> StageResult<Work> {
             }
         }
     }
-    let general = if config.forgetting.enabled { Some(read_general(context.optional_input("general"))?) } else { None };
+    let general = if config.forgetting.enabled {
+        Some(read_general(context.optional_input("general"), &config.forgetting)?)
+    } else {
+        None
+    };
     if general.is_some() {
         longest = longest.max(config.forgetting.window as usize + 1);
     }

@@ -194,7 +194,7 @@ impl Setup {
         self.data(
             DatasetShape::PromptCompletion,
             &[],
-            &[&["say a", "A B C"], &["say b", "B"], &["say nothing", ""], &["say it all", "a b c d e f"]],
+            &[&["say a", "A B C"], &["say b", "B"], &["say nothing", ""], &["say a", "a b c d e f"]],
         )
     }
 
@@ -457,9 +457,17 @@ fn every_field_is_in_the_key() {
 #[test]
 fn a_general_file_takes_the_place_of_the_built_in_text() {
     let mut setup = Setup::new().adapter();
-    let path: Utf8PathBuf = setup.bench.write("general.txt", "One paragraph.\n\nAnother one,\nof two lines.\n");
+    let path: Utf8PathBuf =
+        setup.bench.write("general.txt", "One paragraph.\n\nAnother one,\nof two lines.\n\nshort\n\nA last one here\n");
     setup.bench.input("general", ArtifactKind::File, &path);
-    let scores = setup.scores(&json!({}));
-    assert_eq!(metric(&scores, "general_kl")["items"], json!(2));
-    assert_eq!(scores["general"], json!("general.file"));
+    let count = |scores: &Value| metric(scores, "general_kl")["items"].clone();
+    let scores = setup.scores(&json!({"forgetting": {"min_bytes": 6}}));
+    assert_eq!((count(&scores), &scores["general"]), (json!(3), &json!("general.file")));
+    let scores = setup.scores(&json!({"forgetting": {"min_bytes": 6, "documents": 2}}));
+    assert_eq!(count(&scores), json!(2));
+    assert_eq!(
+        setup.text(&json!({})),
+        "eval::general: `general.file` holds 4 documents, none of at least 100 bytes\n  hint: give longer text, or lower \
+         `forgetting.min_bytes`; documents are separated by blank lines"
+    );
 }

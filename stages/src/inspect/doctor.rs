@@ -52,15 +52,44 @@ fn examine_tokens(path: &Utf8Path) -> StageResult<Vec<Finding>> {
         // Templates may put a line end after the end token, trained or not.
         last.is_some_and(|last| sample.ids[last.saturating_sub(1)..=last].iter().any(|id| eos.contains(id)))
     };
-    let out_of_range = |sample: &luthier_formats::tokens::TokenSample| {
-        sample.ids.iter().any(|id| *id as usize >= set.meta.vocab_size)
-    };
+    let out_of_range =
+        |sample: &luthier_formats::tokens::TokenSample| sample.ids.iter().any(|id| *id as usize >= set.meta.vocab_size);
     Ok(vec![
-        Finding::new("samples without a trained token", count(&|sample| sample.trained() == 0), total, "train nothing", "look at the mask with `luthier data show`, and at the roles of the rows"),
-        Finding::new("samples whose answer has no trained end token", count(&|sample| sample.trained() > 0 && !ends(sample)), total, "never learn to stop", "use the model's own chat template, and raise `max_length` if answers were cut"),
-        Finding::new("samples with every token trained", count(&|sample| sample.ids.len() > 2 && sample.trained() + 1 >= sample.ids.len()), total, "train on the prompt too", "right for plain text; for chats give prompt and answer as messages"),
-        Finding::new("ids outside the vocabulary", count(&out_of_range), total, "have an id the model lacks", "tokenize with the model that is trained"),
-        Finding::new("samples as long as the limit", count(&|sample| sample.ids.len() >= set.meta.max_length), total, "fill `max_length` and may be cut", "raise `max_length`, or drop long rows"),
+        Finding::new(
+            "samples without a trained token",
+            count(&|sample| sample.trained() == 0),
+            total,
+            "train nothing",
+            "look at the mask with `luthier data show`, and at the roles of the rows",
+        ),
+        Finding::new(
+            "samples whose answer has no trained end token",
+            count(&|sample| sample.trained() > 0 && !ends(sample)),
+            total,
+            "never learn to stop",
+            "use the model's own chat template, and raise `max_length` if answers were cut",
+        ),
+        Finding::new(
+            "samples with every token trained",
+            count(&|sample| sample.ids.len() > 2 && sample.trained() + 1 >= sample.ids.len()),
+            total,
+            "train on the prompt too",
+            "right for plain text; for chats give prompt and answer as messages",
+        ),
+        Finding::new(
+            "ids outside the vocabulary",
+            count(&out_of_range),
+            total,
+            "have an id the model lacks",
+            "tokenize with the model that is trained",
+        ),
+        Finding::new(
+            "samples as long as the limit",
+            count(&|sample| sample.ids.len() >= set.meta.max_length),
+            total,
+            "fill `max_length` and may be cut",
+            "raise `max_length`, or drop long rows",
+        ),
     ])
 }
 
@@ -96,8 +125,20 @@ fn examine_rows(path: &Utf8Path) -> StageResult<Vec<Finding>> {
     let copies = total - seen.len();
     Ok(vec![
         Finding::new("empty fields", empty, total, "have an empty field", "drop them with `plugin: builtin:length`"),
-        Finding::new("control or replacement characters", control, total, "have them", "look for a wrong encoding upstream"),
-        Finding::new("white space at the ends", padded, total, "have it", "trim in the `map` of ingest: `{{ row.answer | trim }}`"),
+        Finding::new(
+            "control or replacement characters",
+            control,
+            total,
+            "have them",
+            "look for a wrong encoding upstream",
+        ),
+        Finding::new(
+            "white space at the ends",
+            padded,
+            total,
+            "have it",
+            "trim in the `map` of ingest: `{{ row.answer | trim }}`",
+        ),
         Finding::new("exact copies", copies, total, "repeat an earlier row", "add `- dedup: exact` to the filter"),
     ])
 }

@@ -77,6 +77,9 @@ pub(crate) struct PlanConfig {
     /// Keep only block inputs and recompute the rest.
     #[serde(default)]
     pub checkpointing: bool,
+    /// As of `train`.
+    #[serde(default = "defaults::yes")]
+    pub share_prefix: bool,
     /// Tokens of every sequence, where `data` is not connected; by default 2048 or the model's positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -131,6 +134,7 @@ impl PlanConfig {
             epochs: self.epochs,
             seed: self.seed,
             checkpointing: self.checkpointing,
+            share_prefix: self.share_prefix,
             ..TrainConfig::default()
         }
     }

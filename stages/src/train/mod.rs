@@ -20,6 +20,9 @@ pub(crate) use memory_table::bytes_text;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TrainStage;
 
+/// Bumped whenever equal input may give another adapter.
+const RECIPE: u32 = 1;
+
 /// Keys of `with` that cannot change an output byte.
 const UNKEYED: [&str; 2] = ["checkpoint_every", "checkpoint_seconds"];
 
@@ -29,7 +32,7 @@ impl Stage for TrainStage {
     }
 
     fn recipe_version(&self) -> u32 {
-        1
+        RECIPE
     }
 
     fn about(&self) -> &'static str {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use camino::Utf8PathBuf;
 use luthier_core::{Digest, StageContext, StageError, StageEvent, StageOutcome, StageResult};
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokens::TokenSet;
@@ -14,7 +15,7 @@ use luthier_model::{Decoder, LoadOptions, device_error};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::config::TrainConfig;
+use super::config::{ScheduleName, TrainConfig};
 use super::memory_table::{memory_section, resident_peak};
 use super::progress::{Meter, curves};
 
@@ -25,6 +26,29 @@ struct Validation {
     best: Option<(u64, f64)>,
     /// Validations since the best.
     stale: u64,
+}
+
+impl Validation {
+    /// Without the one after a last step that is not due by `every`: what a longer run would have seen by then.
+    fn regular(&self, every: u64) -> Self {
+        let mut regular = Self::default();
+        for (step, loss) in self.losses.iter().filter(|(step, _)| every > 0 && step % every == 0) {
+            regular.losses.push((*step, *loss));
+            regular.note(*step, *loss);
+        }
+        regular
+    }
+
+    /// Whether it is the best so far.
+    fn note(&mut self, step: u64, loss: f64) -> bool {
+        let better = self.best.is_none_or(|(_, best)| loss < best);
+        if better {
+            (self.best, self.stale) = (Some((step, loss)), 0);
+        } else {
+            self.stale += 1;
+        }
+        better
+    }
 }
 
 pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> StageResult<StageOutcome> {
@@ -61,7 +85,7 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
     if skipped > 0 {
         outcome.warn(format!("{skipped} of {} samples have no trained token and were left out", tokens.bins.len()));
     }
-    let run = run_digest(context, config, &device)?;
+    let run = identity(context, config, &device, &[])?;
     let mut job = Job {
         context,
         config,
@@ -72,10 +96,12 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
         meter: Meter::new(),
         watchdog: Watchdog::default(),
         saved: None,
+        continuation: continuation(context, config, &device)?,
     };
     let resumed = job.resume(&mut trainer)?;
     job.steps(&mut trainer)?;
     job.finish(&mut trainer)?;
+    job.keep_final(&trainer);
 
     let values = if job.best.is_empty() { trainer.values() } else { std::mem::take(&mut job.best) };
     let stamp = AdapterStamp { base: model.digest, quantizer: config.method.base().quantizer_id().to_owned() };
@@ -98,21 +124,46 @@ fn open_device(context: &StageContext<'_>) -> StageResult<Arc<dyn Device>> {
     }
 }
 
-/// Everything that the bytes of a checkpoint depend on.
-fn run_digest(context: &StageContext<'_>, config: &TrainConfig, device: &Arc<dyn Device>) -> StageResult<Digest> {
+/// Everything that the bytes of a checkpoint depend on, without the keys `but` of `with`.
+fn identity(
+    context: &StageContext<'_>,
+    config: &TrainConfig,
+    device: &Arc<dyn Device>,
+    but: &[&str],
+) -> StageResult<Digest> {
     let mut with = serde_json::to_value(config)
         .map_err(|error| StageError::new("train::config", "the configuration cannot be written").caused_by(error))?;
     if let Some(with) = with.as_object_mut() {
-        for name in super::UNKEYED {
-            with.shift_remove(name);
+        for name in but.iter().chain(&super::UNKEYED) {
+            with.shift_remove(*name);
         }
     }
     let digests = |port: &str| context.inputs(port).iter().map(|input| input.digest).collect::<Vec<_>>();
     let identity = json!({
-        "recipe": 1, "with": with, "class": device.numeric_class(),
+        "recipe": super::RECIPE, "with": with, "class": device.numeric_class(),
         "model": digests("model"), "data": digests("data"), "validation": digests("validation"),
     });
     Ok(Digest::of(identity.to_string().as_bytes()))
+}
+
+/// Where a finished run leaves its state for one of more steps. Only where the first steps of the longer run are those of
+/// the shorter: neither the schedule nor the warm-up may depend on how many there are, and early stopping must be off.
+struct Continuation {
+    directory: Utf8PathBuf,
+    run: Digest,
+}
+
+fn continuation(
+    context: &StageContext<'_>,
+    config: &TrainConfig,
+    device: &Arc<dyn Device>,
+) -> StageResult<Option<Continuation>> {
+    let independent = config.schedule == ScheduleName::Constant && (config.warmup == 0.0 || config.warmup >= 1.0);
+    if !independent || config.steps.is_none() || config.early_stopping > 0 {
+        return Ok(None);
+    }
+    let run = identity(context, config, device, &["steps"])?;
+    Ok(Some(Continuation { directory: context.cache().join("train").join(run.hex()), run }))
 }
 
 struct Job<'j, 'c> {
@@ -127,6 +178,7 @@ struct Job<'j, 'c> {
     watchdog: Watchdog,
     /// Step of the last checkpoint on disk.
     saved: Option<u64>,
+    continuation: Option<Continuation>,
 }
 
 impl Job<'_, '_> {
@@ -141,7 +193,12 @@ impl Job<'_, '_> {
             }
             Err(error) => return Err(error),
         };
-        let Some((checkpoint, note)) = loaded else { return Ok(None) };
+        let found = loaded.or_else(|| {
+            let continuation = self.continuation.as_ref()?;
+            let (checkpoint, note) = Checkpoint::load(&continuation.directory, continuation.run).ok()??;
+            (checkpoint.step <= trainer.total()).then_some((checkpoint, note))
+        });
+        let Some((checkpoint, note)) = found else { return Ok(None) };
         trainer.restore(&checkpoint)?;
         self.validation = serde_json::from_value(note).unwrap_or_default();
         self.best = checkpoint.extra;
@@ -156,6 +213,15 @@ impl Job<'_, '_> {
         checkpoint.save(&self.context.checkpoint(), self.run, &note)?;
         self.saved = Some(checkpoint.step);
         Ok(())
+    }
+
+    /// Leaves the last state for a run of more steps. It can be made again, so failing to is only a warning.
+    fn keep_final(&self, trainer: &Trainer<'_>) {
+        let Some(continuation) = &self.continuation else { return };
+        let note = serde_json::to_value(self.validation.regular(self.config.validate_every)).unwrap_or_default();
+        if let Err(error) = trainer.checkpoint().save(&continuation.directory, continuation.run, &note) {
+            self.context.warn(format!("the final state was not kept for a longer run: {error}"), None);
+        }
     }
 
     fn steps(&mut self, trainer: &mut Trainer<'_>) -> StageResult<()> {
@@ -198,14 +264,8 @@ impl Job<'_, '_> {
         let step = trainer.step();
         self.validation.losses.push((step, loss));
         self.context.emit(StageEvent::Point { series: "validation_loss".to_owned(), x: step as f64, y: loss });
-        if self.validation.best.is_none_or(|(_, best)| loss < best) {
-            self.validation.best = Some((step, loss));
-            self.validation.stale = 0;
-            if self.config.early_stopping > 0 {
-                self.best = trainer.values();
-            }
-        } else {
-            self.validation.stale += 1;
+        if self.validation.note(step, loss) && self.config.early_stopping > 0 {
+            self.best = trainer.values();
         }
         Ok(())
     }

@@ -150,6 +150,32 @@ fn an_interrupted_training_goes_on_to_the_same_bytes_and_curves() {
 }
 
 #[test]
+fn more_steps_go_on_from_the_finished_run_where_that_is_exact() {
+    let with = |steps: u64, schedule: &str| {
+        let mut with = with();
+        with["steps"] = json!(steps);
+        with["schedule"] = json!(schedule);
+        with["warmup"] = json!(2);
+        with
+    };
+    let mut bench = bench(9);
+    bench.run(&TrainStage, &with(3, "constant")).expect("trained");
+    let longer = bench.run(&TrainStage, &with(7, "constant")).expect("trained");
+    assert_eq!(longer.outcome.metrics["resumed_from"].value, 3.0);
+    let mut fresh = self::bench(9);
+    let straight = fresh.run(&TrainStage, &with(7, "constant")).expect("trained");
+    assert!(!straight.outcome.metrics.contains_key("resumed_from"));
+    assert_eq!(adapter(&longer), adapter(&straight));
+    assert_eq!(longer.outcome.sections[..3], straight.outcome.sections[..3]);
+    // A shorter run cannot use a longer one's state, and a decaying rate depends on the number of steps.
+    let shorter = bench.run(&TrainStage, &with(5, "constant")).expect("trained");
+    assert!(!shorter.outcome.metrics.contains_key("resumed_from"));
+    bench.run(&TrainStage, &with(3, "linear")).expect("trained");
+    let linear = bench.run(&TrainStage, &with(7, "linear")).expect("trained");
+    assert!(!linear.outcome.metrics.contains_key("resumed_from"));
+}
+
+#[test]
 fn a_foreign_checkpoint_is_refused_and_a_damaged_one_is_left_behind() {
     let bench = bench(9);
     let scratch = scratch(&bench, "foreign");

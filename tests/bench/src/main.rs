@@ -1,1 +1,42 @@
-fn main() {}
+//! Benches. Each prints what it ran on; times mean something beside others of the same run only.
+
+mod kernels;
+
+use std::io::{self, Write};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Benches of Luthier's parts")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Matrix products beside the gemm crate, then every other kernel.
+    Kernels(kernels::Arguments),
+}
+
+fn main() -> io::Result<()> {
+    let arguments = Arguments::parse();
+    let mut out = io::stdout();
+    writeln!(out, "processor: {}", processor())?;
+    match arguments.bench {
+        Bench::Kernels(arguments) => kernels::run(&arguments, &mut out),
+    }
+}
+
+fn processor() -> String {
+    let text = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_once(':').map(|(_, value)| value.trim().to_owned())
+    };
+    let name = field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    match (field("cpu family"), field("model\t")) {
+        (Some(family), Some(model)) => format!("{name} (family {family}, model {model})"),
+        _ => name,
+    }
+}

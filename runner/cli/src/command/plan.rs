@@ -108,7 +108,8 @@ fn memory(pipeline: &Pipeline, global: &Global, printer: Printer) -> Result<u8, 
             return Err(Failure::input("plan::no_model", format!("stage `{}`: the model of `{from}` is not here yet", stage.id))
                 .hint(format!("fetch it with `luthier run {} --until {from}`, or give a directory that holds its config.json, as in `-p model=DIR` where the pipeline has such a parameter", pipeline.file)));
         };
-        let prediction = luthier_stages::plan::predict_memory(&model, stored(stage, "data").as_deref(), &stage.prepared.config)?;
+        let prediction =
+            luthier_stages::plan::predict_memory(&model, stored(stage, "data").as_deref(), &stage.prepared.config)?;
         if printer.json {
             all.push(json!({"stage": stage.id, "prediction": prediction}));
         } else {

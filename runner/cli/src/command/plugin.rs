@@ -95,7 +95,9 @@ fn test(
             let said = match (&verdict.failure, verdict.keep, &verdict.reason) {
                 (Some(failure), ..) => format!("{failure}").red().to_string(),
                 (None, true, _) => "keep".green().to_string(),
-                (None, false, reason) => format!("drop: {}", reason.as_deref().unwrap_or("no reason")).yellow().to_string(),
+                (None, false, reason) => {
+                    format!("drop: {}", reason.as_deref().unwrap_or("no reason")).yellow().to_string()
+                }
             };
             let text: String = verdict.text.chars().take(60).collect();
             printer.result(&format!("{:>5}  {said}  {}", verdict.line, text.replace('\n', "⏎").dimmed()));
@@ -114,7 +116,12 @@ fn test(
         for case in &report.cases {
             match &case.expected {
                 None => printer.note(&format!("{} {cases}:{} {}", "✓".green(), case.line, case.said)),
-                Some(expected) => printer.error_line(&format!("{} {cases}:{} said {}, expected {expected}", "✗".red(), case.line, case.said)),
+                Some(expected) => printer.error_line(&format!(
+                    "{} {cases}:{} said {}, expected {expected}",
+                    "✗".red(),
+                    case.line,
+                    case.said
+                )),
             }
         }
         printer.result(&format!("{} passed, {} failed", report.passed, report.failed));

@@ -46,7 +46,7 @@ pub fn latest(store: &Store, file: Option<&Utf8Path>, stage: &str, printer: Prin
 pub fn output_of<'a>(record: &'a StageRecord, name: Option<&str>) -> Result<&'a Artifact, Failure> {
     let found = match name {
         Some(name) => record.outputs.get(name),
-        None => record.outputs.get(record.stage.as_str()).or_else(|| record.outputs.values().next()),
+        None => default_output(record),
     };
     found.ok_or_else(|| {
         let names: Vec<&str> = record.outputs.keys().map(AsRef::as_ref).collect();
@@ -56,6 +56,14 @@ pub fn output_of<'a>(record: &'a StageRecord, name: Option<&str>) -> Result<&'a 
         )
         .hint(format!("its outputs are {}", names.join(", ")))
     })
+}
+
+/// The output that a stage's bare name means: its only one, or the one named like the stage, its kind or its type.
+fn default_output(record: &StageRecord) -> Option<&Artifact> {
+    let usual = [record.stage.as_str(), record.fingerprint.kind.as_str(), "kept", "out", "output", "default"];
+    let named = usual.iter().find_map(|name| record.outputs.get(*name));
+    let typed = || record.outputs.iter().find(|(name, artifact)| name.as_str() == artifact.kind.as_str());
+    named.or_else(|| typed().map(|(_, artifact)| artifact)).or_else(|| record.outputs.values().next())
 }
 
 /// A path as it stands, or the artifact of `stage` or `stage.output`.

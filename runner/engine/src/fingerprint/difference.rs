@@ -9,11 +9,14 @@ use serde_json::Value;
 use super::path::{element, member};
 use super::{DirtyReason, Fingerprint, InputPrint};
 
+/// Finds where a parameter is written, by its path.
+pub type Locate<'a> = &'a dyn Fn(&str) -> Option<Location>;
+
 /// Names for the reasons that a fingerprint does not hold: where a parameter is written, what a source's path is, who
 /// feeds a port. Empty where only the two fingerprints are known.
 #[derive(Default)]
 pub struct Origin<'a> {
-    pub location: Option<&'a dyn Fn(&str) -> Option<Location>>,
+    pub location: Option<Locate<'a>>,
     pub source_paths: BTreeMap<String, Utf8PathBuf>,
     /// `stage.output` of each artifact of each port, now.
     pub input_names: BTreeMap<String, Vec<String>>,

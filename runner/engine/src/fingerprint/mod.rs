@@ -37,7 +37,7 @@ use luthier_core::{ArtifactKind, Digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use difference::Origin;
+pub use difference::{Locate, Origin};
 pub use reason::DirtyReason;
 pub use source::{digest_source, digest_tree_source};
 

@@ -49,7 +49,7 @@ impl DirtyReason {
     pub fn upstream(&self) -> Option<&str> {
         match self {
             Self::UpstreamRuns { stage } => Some(stage.as_str()),
-            Self::InputChanged { from, .. } => {
+            Self::InputChanged { from, new: Some(_), .. } => {
                 // Matrix members may hold dots (`train@lr=0.1.adapter`), output names never do.
                 Some(from.rsplit_once('.').map_or(from.as_str(), |(stage, _)| stage))
             }

@@ -34,7 +34,8 @@ fn the_key_of_a_known_fingerprint_never_changes() {
 #[test]
 fn every_field_counts() {
     let base = print(json!({"a": 1}));
-    let edits: Vec<(&str, Box<dyn Fn(&mut Fingerprint)>)> = vec![
+    type Edit = Box<dyn Fn(&mut Fingerprint)>;
+    let edits: Vec<(&str, Edit)> = vec![
         ("uses: work → other", Box::new(|print| print.kind = "other".to_owned())),
         ("recipe version 1 → 2", Box::new(|print| print.recipe = 2)),
         ("a 1 → 1.0", Box::new(|print| print.config = json!({"a": 1.0}))),

@@ -25,10 +25,7 @@ pub fn draw(stages: &[ReportStage]) -> Markup {
     for stage in stages {
         let layer = layer_of[stage.id.as_str()];
         let slot = filled.entry(layer).or_default();
-        place.insert(
-            &stage.id,
-            (MARGIN + layer * (BOX_WIDTH + GAP_X), MARGIN + *slot * (BOX_HEIGHT + GAP_Y)),
-        );
+        place.insert(&stage.id, (MARGIN + layer * (BOX_WIDTH + GAP_X), MARGIN + *slot * (BOX_HEIGHT + GAP_Y)));
         *slot += 1;
     }
     let layers = filled.len().max(1);

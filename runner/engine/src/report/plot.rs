@@ -17,9 +17,9 @@ pub fn draw(x_label: &str, y_label: &str, series: &[Series]) -> Markup {
     let Some(first) = points.first() else {
         return html! { p class="quiet" { "no points" } };
     };
-    let bounds = points.iter().fold((first.0, first.0, first.1, first.1), |b, p| {
-        (b.0.min(p.0), b.1.max(p.0), b.2.min(p.1), b.3.max(p.1))
-    });
+    let bounds = points
+        .iter()
+        .fold((first.0, first.0, first.1, first.1), |b, p| (b.0.min(p.0), b.1.max(p.0), b.2.min(p.1), b.3.max(p.1)));
     let x = Axis::new(bounds.0, bounds.1, LEFT, WIDTH - RIGHT);
     let y = Axis::new(bounds.2, bounds.3, HEIGHT - BOTTOM, TOP);
     html! {

@@ -47,7 +47,7 @@ enum State {
 enum Message {
     Waiting(usize),
     Event(usize, StageEvent),
-    Ended(usize, Result<Executed, StageFailure>),
+    Ended(usize, Box<Result<Executed, StageFailure>>),
     Retry(usize),
 }
 
@@ -76,6 +76,10 @@ pub(crate) struct Dispatch<'a> {
     pub results: BTreeMap<usize, Arc<StageRecord>>,
     pub report: BTreeMap<usize, StageResult>,
     states: Vec<State>,
+    /// Places of the states that are `Ready`.
+    ready: BTreeSet<usize>,
+    /// Per stage, how many of the stages it reads have no result yet.
+    missing: Vec<usize>,
     tokens: Tokens,
     running: usize,
     sleeping: usize,
@@ -100,6 +104,8 @@ impl<'a> Dispatch<'a> {
         Self {
             tokens: Tokens::new(options.threads, memory, options.jobs),
             states: planner.pipeline.stages.iter().map(|_| State::Unneeded).collect(),
+            ready: BTreeSet::new(),
+            missing: planner.layout.reads.iter().map(Vec::len).collect(),
             planner,
             options,
             emitter,
@@ -128,15 +134,7 @@ impl<'a> Dispatch<'a> {
             match standing {
                 Standing::Unneeded | Standing::Stale => {}
                 Standing::Reuse(record) => self.reuse(at, record),
-                Standing::Ready { fingerprint, key, why } => {
-                    self.states[at] = State::Ready(Box::new(Ready {
-                        fingerprint: *fingerprint,
-                        key,
-                        why,
-                        attempt: 1,
-                        passed_over: 0,
-                    }));
-                }
+                Standing::Ready { fingerprint, key, why } => self.make_ready(at, *fingerprint, key, why),
                 Standing::Waiting { .. } => self.states[at] = State::Pending,
                 Standing::Blocked { by } => self.block(at, by),
             }
@@ -157,6 +155,19 @@ impl<'a> Dispatch<'a> {
         }
         self.stop_rest();
         Ok(())
+    }
+
+    fn make_ready(&mut self, at: usize, fingerprint: Fingerprint, key: Digest, why: Vec<DirtyReason>) {
+        self.states[at] = State::Ready(Box::new(Ready { fingerprint, key, why, attempt: 1, passed_over: 0 }));
+        self.ready.insert(at);
+    }
+
+    fn keep_result(&mut self, at: usize, record: Arc<StageRecord>) {
+        if self.results.insert(at, record).is_none() {
+            for reader in &self.planner.layout.readers[at] {
+                self.missing[*reader] -= 1;
+            }
+        }
     }
 
     fn hear(&mut self, message: Message) -> Result<(), EngineError> {
@@ -180,10 +191,10 @@ impl<'a> Dispatch<'a> {
                 };
                 self.running -= 1;
                 self.tokens.give_back(grant);
-                match result {
-                    Ok(Executed::Ran(record)) => self.ran(at, record)?,
+                match *result {
+                    Ok(Executed::Ran(record)) => self.ran(at, *record)?,
                     Ok(Executed::Reused(record)) => {
-                        self.reuse(at, Arc::new(record));
+                        self.reuse(at, Arc::from(record));
                         self.wake(at)?;
                     }
                     Err(failure) => self.failed(at, ready, failure),
@@ -198,7 +209,7 @@ impl<'a> Dispatch<'a> {
         if self.stopping {
             return;
         }
-        for at in 0..self.states.len() {
+        for at in self.ready.clone() {
             let State::Ready(ready) = &mut self.states[at] else { continue };
             // A stage that sleeps before its next try.
             if ready.passed_over == u32::MAX {
@@ -218,6 +229,7 @@ impl<'a> Dispatch<'a> {
 
     fn start(&mut self, at: usize, grant: Grant) {
         let State::Ready(ready) = std::mem::replace(&mut self.states[at], State::Ended) else { return };
+        self.ready.remove(&at);
         let planned = &self.planner.pipeline.stages[at];
         let job = Job {
             id: planned.id.clone(),
@@ -264,7 +276,7 @@ impl<'a> Dispatch<'a> {
                 Err(StageFailure::new(ErrorClass::Stage, "run::runner", format!("the runner failed: {error}"))
                     .hint("this is a defect of luthier; please report it"))
             });
-            let _ = sender.send(Message::Ended(at, result));
+            let _ = sender.send(Message::Ended(at, Box::new(result)));
         });
     }
 
@@ -291,7 +303,7 @@ impl<'a> Dispatch<'a> {
                 StageResult { key: Some(record.key), seconds: record.seconds, ..self.result(at, RunStatus::Reused) };
             self.report.insert(at, result);
         }
-        self.results.insert(at, record);
+        self.keep_result(at, record);
     }
 
     fn ran(&mut self, at: usize, record: StageRecord) -> Result<(), EngineError> {
@@ -306,7 +318,7 @@ impl<'a> Dispatch<'a> {
         self.emitter.flush();
         self.planner.healed(at);
         let differences = self.lock.map(|lock| lock.compare(&self.id(at), &record)).unwrap_or_default();
-        self.results.insert(at, Arc::new(record));
+        self.keep_result(at, Arc::new(record));
         if differences.is_empty() {
             return self.wake(at);
         }
@@ -322,8 +334,7 @@ impl<'a> Dispatch<'a> {
         let mut pending = vec![at];
         while let Some(done) = pending.pop() {
             for reader in self.planner.layout.readers[done].clone() {
-                let waits = matches!(self.states[reader], State::Pending)
-                    && self.planner.layout.reads[reader].iter().all(|up| self.results.contains_key(up));
+                let waits = matches!(self.states[reader], State::Pending) && self.missing[reader] == 0;
                 if !waits {
                     continue;
                 }
@@ -338,15 +349,7 @@ impl<'a> Dispatch<'a> {
                         self.reuse(reader, record);
                         pending.push(reader);
                     }
-                    Settled::Run { fingerprint, key, why } => {
-                        self.states[reader] = State::Ready(Box::new(Ready {
-                            fingerprint: *fingerprint,
-                            key,
-                            why,
-                            attempt: 1,
-                            passed_over: 0,
-                        }));
-                    }
+                    Settled::Run { fingerprint, key, why } => self.make_ready(reader, *fingerprint, key, why),
                 }
                 drop(shared);
             }
@@ -356,8 +359,9 @@ impl<'a> Dispatch<'a> {
 
     fn failed(&mut self, at: usize, mut ready: Box<Ready>, failure: StageFailure) {
         let interrupted = failure.class == ErrorClass::Interrupted;
+        let retries = self.planner.pipeline.stages[at].retries.unwrap_or(self.options.retries);
         let will_retry = failure.class == ErrorClass::Stage
-            && ready.attempt <= self.options.retries
+            && ready.attempt <= retries
             && !self.cancel.is_cancelled()
             && !self.stopping;
         self.emitter.emit(RunEvent::StageFailed {
@@ -373,6 +377,7 @@ impl<'a> Dispatch<'a> {
             ready.attempt += 1;
             ready.passed_over = u32::MAX;
             self.states[at] = State::Ready(ready);
+            self.ready.insert(at);
             self.sleeping += 1;
             let sender = self.sender.clone();
             tokio::spawn(async move {
@@ -425,6 +430,7 @@ impl<'a> Dispatch<'a> {
             self.states[at] = State::Ended;
             self.report.insert(at, result);
         }
+        self.ready.clear();
     }
 }
 

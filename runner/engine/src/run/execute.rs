@@ -43,9 +43,9 @@ pub(crate) struct Job {
 
 /// What came of it.
 pub(crate) enum Executed {
-    Ran(StageRecord),
+    Ran(Box<StageRecord>),
     /// Another process made the result while this one waited.
-    Reused(StageRecord),
+    Reused(Box<StageRecord>),
 }
 
 /// The version of [`StageRequest`].
@@ -69,7 +69,7 @@ pub(crate) fn execute(job: &Job, sink: &dyn EventSink, waiting: &mut dyn FnMut()
     if claim.waited
         && let Some(record) = made_meanwhile(job)?
     {
-        return Ok(Executed::Reused(record));
+        return Ok(Executed::Reused(Box::new(record)));
     }
     let scratch = job.store.workspace().scratch_dir().join(job.key.hex());
     prepare(job, &scratch)?;
@@ -87,7 +87,7 @@ pub(crate) fn execute(job: &Job, sink: &dyn EventSink, waiting: &mut dyn FnMut()
         Ok(record) => {
             tidy(&scratch, false);
             drop(claim);
-            Ok(Executed::Ran(record))
+            Ok(Executed::Ran(Box::new(record)))
         }
         Err(failure) => {
             tidy(&scratch, true);

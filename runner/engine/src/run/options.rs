@@ -45,7 +45,7 @@ pub struct RunOptions {
     pub until: Vec<StageId>,
     /// Run these even if they are up to date. A group name stands for all members of a matrix, here and above.
     pub force: Vec<StageId>,
-    /// Further tries after a stage failed.
+    /// Further tries after a stage failed, where the stage itself does not say.
     pub retries: u32,
     pub lock: LockMode,
     pub offline: bool,

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
-use luthier_core::{Artifact, ArtifactName, Digest, Location, Prepared, ResolvedSource, SourceKind, StageId};
+use luthier_core::{Artifact, ArtifactName, Digest, Prepared, ResolvedSource, SourceKind, StageId};
 
 use super::select::{Layout, Selection};
 use super::{Action, RunOptions, RunPlan};
 use crate::error::{EngineError, SourceProblem};
-use crate::fingerprint::{self, DirtyReason, Fingerprint, InputPrint, Origin, digest_source};
+use crate::fingerprint::{self, DirtyReason, Fingerprint, InputPrint, Locate, Origin, digest_source};
 use crate::pipeline::Pipeline;
 use crate::store::{Health, StageRecord, Store};
 
@@ -97,7 +97,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn origin<'b>(&self, at: usize, locate: &'b dyn Fn(&str) -> Option<Location>) -> Origin<'b> {
+    fn origin<'b>(&self, at: usize, locate: Locate<'b>) -> Origin<'b> {
         let planned = &self.pipeline.stages[at];
         Origin {
             location: Some(locate),

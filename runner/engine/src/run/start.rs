@@ -101,8 +101,9 @@ pub fn run(
             .enable_time()
             .build()
             .map_err(|source| EngineError::System { what: "threads cannot be started".to_owned(), source })?;
-        let mut dispatch = Dispatch::new(planner, options, &mut emitter, cancel, live, locked);
-        runtime.block_on(dispatch.drive(standings))?;
+        let mut dispatch = Dispatch::new(planner, options, &mut emitter, cancel.clone(), live, locked);
+        // Stages still at work when the runner itself fails are told to stop; dropping the runtime waits for them.
+        runtime.block_on(dispatch.drive(standings)).inspect_err(|_| cancel.cancel())?;
         differences = std::mem::take(&mut dispatch.differences);
         stages = std::mem::take(&mut dispatch.report).into_values().collect::<Vec<_>>();
         records = std::mem::take(&mut dispatch.results);

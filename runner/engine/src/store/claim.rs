@@ -174,6 +174,18 @@ impl Store {
         Ok(LiveRun { path, file })
     }
 
+    /// Removes the claims that killed processes left. Called with the store locked.
+    pub(super) fn sweep_claims(&self) -> Result<(), StoreError> {
+        let fail = |error| self.error("the store cannot be cleaned", error);
+        for name in self.files("claims")? {
+            let path = self.root().join("claims").join(name);
+            if let Some(_held) = self.try_lock(&path).map_err(fail)? {
+                self.disk().remove_file(&path).map_err(fail)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The keys that running processes use; what dead ones left is removed. Called with the store locked.
     pub(super) fn live_keys(&self) -> Result<Vec<Digest>, StoreError> {
         let fail = |error| self.error("the running processes cannot be listed", error);

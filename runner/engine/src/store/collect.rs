@@ -63,6 +63,14 @@ pub struct DiskUsage {
     pub runs: u64,
 }
 
+/// What roots reach.
+#[derive(Debug, Default)]
+struct Marked {
+    /// With their executable bit.
+    objects: BTreeSet<(Digest, bool)>,
+    trees: BTreeSet<Digest>,
+}
+
 /// What must stay.
 #[derive(Debug, Default)]
 struct Roots {
@@ -90,14 +98,15 @@ impl Store {
         }
         let _alone = self.exclusive(PATIENCE)?;
         let roots = self.roots(options)?;
-        let (objects, trees) = self.mark(&roots)?;
-        self.sweep_trees(&trees, &mut report)?;
-        self.sweep_objects(&objects, &mut report)?;
+        let marked = self.mark(&roots)?;
+        self.sweep_trees(&marked.trees, &mut report)?;
+        self.sweep_objects(&marked.objects, &mut report)?;
         self.sweep_records(&roots, &mut report)?;
         self.sweep_rest(&roots, &mut report)?;
         report.freed_bytes = report.removed.iter().map(|removed| removed.bytes).sum();
         report.removed.sort();
         if !options.dry_run {
+            self.sweep_claims()?;
             self.memo().save();
         }
         Ok(report)
@@ -136,25 +145,24 @@ impl Store {
         Ok(roots)
     }
 
-    /// Objects (with their executable bit) and trees that roots reach.
-    fn mark(&self, roots: &Roots) -> Result<(BTreeSet<(Digest, bool)>, BTreeSet<Digest>), StoreError> {
+    fn mark(&self, roots: &Roots) -> Result<Marked, StoreError> {
         let mut artifacts = roots.artifacts.clone();
         for key in &roots.keys {
             if let Some(record) = self.record(key)? {
                 artifacts.extend(record.outputs.values().map(|artifact| (artifact.digest, artifact.tree)));
             }
         }
-        let (mut objects, mut trees) = (BTreeSet::new(), BTreeSet::new());
+        let mut marked = Marked::default();
         for (digest, tree) in artifacts {
             if tree {
-                trees.insert(digest);
+                marked.trees.insert(digest);
                 let entries = self.tree_entries(&digest)?.unwrap_or_default();
-                objects.extend(entries.iter().map(|entry| (entry.digest, entry.executable)));
+                marked.objects.extend(entries.iter().map(|entry| (entry.digest, entry.executable)));
             } else {
-                objects.insert((digest, false));
+                marked.objects.insert((digest, false));
             }
         }
-        Ok((objects, trees))
+        Ok(marked)
     }
 
     fn sweep_trees(&self, kept: &BTreeSet<Digest>, report: &mut GcReport) -> Result<(), StoreError> {

@@ -130,6 +130,19 @@ impl Batch {
         common_prefix(self.starts.windows(2).map(sequence), first_trained)
     }
 
+    /// The kept rows of a sequence: those of the shared prefix, and those of its own.
+    #[must_use]
+    pub fn kept_rows(&self, sequence: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
+        let (start, end) = (self.starts[sequence] as usize, self.starts[sequence + 1] as usize);
+        match &self.sharing {
+            None => (start..start, start..end),
+            Some(sharing) => {
+                let first = sharing.kept_of_whole[start + sharing.prefix] as usize;
+                (0..sharing.prefix, first..first + end - start - sharing.prefix)
+            }
+        }
+    }
+
     /// Rows that exist.
     #[must_use]
     pub fn tokens(&self) -> usize {
@@ -231,6 +244,7 @@ mod tests {
         assert_eq!(batch.positions, [0, 1, 2, 3, 4, 5, 4, 5]);
         assert_eq!(batch.starts, [0, 6, 12]);
         assert_eq!((batch.rows.as_slice(), batch.targets.as_slice()), (&[4, 6][..], &[6, 7][..]));
+        assert_eq!((batch.kept_rows(0), batch.kept_rows(1)), ((0..4, 4..6), (0..4, 6..8)));
         assert_eq!(sharing.kept_of_whole, [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 6, 7]);
         assert_eq!(sharing.kept_once[6..10], [NO_ROW; 4]);
         assert_eq!(sharing.whole_of_kept, [0, 1, 2, 3, 4, 5, 10, 11]);

@@ -7,8 +7,10 @@ use super::LanguageModel;
 use crate::decoder::{Capacity, Decoder, Pass, Workspace};
 use crate::error::device_error;
 
-/// Sequences that are generated together.
-const BATCH: usize = 32;
+/// Sequences that are generated together, at most.
+const BATCH: usize = 64;
+/// Positions, prompts and room for new tokens together, that are cached at once, unless one sequence alone needs more.
+const CACHED: usize = 8192;
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,9 +89,12 @@ impl LanguageModel {
         stop: &[u32],
     ) -> StageResult<Vec<Generated>> {
         let mut all = Vec::with_capacity(prompts.len());
-        for chunk in prompts.chunks(BATCH) {
-            let chunk: Vec<&[u32]> = chunk.iter().map(AsRef::as_ref).collect();
-            all.extend(self.inside(|this| this.generate_chunk(&chunk, limit, stop))?);
+        let prompts: Vec<&[u32]> = prompts.iter().map(AsRef::as_ref).collect();
+        let mut rest = prompts.as_slice();
+        while !rest.is_empty() {
+            let (chunk, others) = rest.split_at(fitting(rest, limit));
+            all.extend(self.inside(|this| this.generate_chunk(chunk, limit, stop))?);
+            rest = others;
         }
         Ok(all)
     }
@@ -106,8 +111,14 @@ impl LanguageModel {
             self.batch.push(prompts[*index], &vec![false; prompts[*index].len()]);
         }
         self.batch.check(self.decoder.config.vocab_size, self.decoder.positions)?;
+        self.batch.share_prefix();
         let tokens = self.batch.tokens();
-        self.reserve(Capacity { tokens: tokens.max(used.len()), trained: BATCH, sequences: used.len(), whole: 0 })?;
+        self.reserve(Capacity {
+            tokens: tokens.max(used.len()),
+            trained: BATCH,
+            sequences: used.len(),
+            whole: if self.batch.sharing.is_some() { self.batch.whole_tokens() } else { 0 },
+        })?;
         let Self { decoder, adapter, workspace: Some(workspace), batch } = self else { unreachable!("reserved") };
         let adapter = adapter.as_ref();
         let device = decoder.device.clone();
@@ -117,13 +128,18 @@ impl LanguageModel {
         let uploaded = workspace.upload(device.as_ref(), batch);
         let width = cache.width;
         workspace.forward(decoder, adapter, None, uploaded, &mut |layer, saved| {
-            for (row, bounds) in batch.starts.windows(2).enumerate() {
-                let range = bounds[0] as usize * width..bounds[1] as usize * width;
+            let mut store = |row: usize, position: usize, kept: std::ops::Range<usize>| {
+                let range = kept.start * width..kept.end * width;
                 let pair = [saved.key.freeze().slice(range.clone()), saved.value.freeze().slice(range)];
-                cache.store(device.as_ref(), layer, row, 0, pair);
+                cache.store(device.as_ref(), layer, row, position, pair);
+            };
+            for row in 0..batch.sequences() {
+                let (shared, own) = batch.kept_rows(row);
+                store(row, 0, shared.clone());
+                store(row, shared.len(), own);
             }
         });
-        let last: Vec<u32> = batch.starts[1..].iter().map(|end| end - 1).collect();
+        let last: Vec<u32> = (0..batch.sequences()).map(|row| batch.kept_rows(row).1.end as u32 - 1).collect();
         let mut chosen = choose(workspace, decoder, tokens, &last);
         let mut running: Vec<Running> = used
             .iter()
@@ -153,6 +169,16 @@ impl LanguageModel {
             }
         }
     }
+}
+
+/// How many of the first of `prompts` are generated together: at least one.
+fn fitting(prompts: &[&[u32]], limit: usize) -> usize {
+    let mut cached = 0;
+    let fits = prompts.iter().take(BATCH).take_while(|prompt| {
+        cached += prompt.len() + limit;
+        cached <= CACHED
+    });
+    fits.count().max(1)
 }
 
 /// Moves sequences down so that they fill the first rows of the cache.

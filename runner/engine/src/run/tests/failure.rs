@@ -157,7 +157,7 @@ fn the_journal_tells_the_run() {
     let (summary, events) = bench.run_events(&bench.options());
     let workspace = bench.workspace();
     assert_eq!(journal::load(&workspace, None).expect("the last run"), summary);
-    assert_eq!(journal::list(&workspace, 5).expect("runs"), [summary.clone()]);
+    assert_eq!(journal::list(&workspace, 5).expect("runs"), std::slice::from_ref(&summary));
     let kept = journal::events(&workspace, &summary.run).expect("events");
     let said: Vec<RunEvent> = events
         .into_iter()

@@ -6,3 +6,4 @@ mod locked;
 mod reasons;
 mod scale;
 mod selection;
+mod sources;
