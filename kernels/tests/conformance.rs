@@ -9,7 +9,7 @@ fn bits(outputs: &[Vec<f32>]) -> Vec<Vec<u32>> {
 }
 
 fn pool(threads: usize) -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads")
 }
 
 #[test]

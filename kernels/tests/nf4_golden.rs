@@ -1,5 +1,7 @@
 //! NF4 against files that bitsandbytes made (tests/golden/nf4, CPU rounding).
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytemuck::pod_read_unaligned;
 use luthier_kernels::nf4::{CODE, Flavour, Nf4Scales, dequantize, dynamic_map, quantize_absmax, quantize_flavour};
 use luthier_kernels::{AbsMax, Backend, Nf4View};

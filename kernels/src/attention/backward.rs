@@ -144,7 +144,7 @@ impl Task<'_> {
                 let columns = keys.columns;
                 self.scores(q, &keys, here, start, first, shape.scale, p);
                 self.scores(dout, &values, here, start, first, 1.0, ds);
-                for row in 0..here {
+                for (row, delta) in deltas.iter().enumerate().take(here) {
                     let seen = first + row + 1;
                     let visible =
                         seen.saturating_sub(window).saturating_sub(start).min(columns)..(seen - start).min(columns);
@@ -153,7 +153,7 @@ impl Task<'_> {
                     let (p, ds) = (&mut p[range.clone()], &mut ds[range]);
                     mask(p, f32::NEG_INFINITY, &visible);
                     mask(ds, 0.0, &visible);
-                    slopes(backend, p, ds, lse, deltas[row], shape.scale);
+                    slopes(backend, p, ds, lse, *delta, shape.scale);
                 }
                 let on_diagonal = start == first;
                 // SAFETY: the caller vouches for the rows of the three gradients.

@@ -11,6 +11,9 @@ use super::ledger::Component;
 use super::{Device, DeviceExt};
 use crate::nf4;
 
+/// Reads a range of rows as `f32` into a slice of that many rows.
+pub type ReadRows<'a, E> = dyn FnMut(Range<usize>, &mut [f32]) -> Result<(), E> + 'a;
+
 /// A frozen matrix `[rows, cols]`, row-major, in the type it is stored in.
 #[derive(Debug)]
 pub struct Matrix {
@@ -93,7 +96,7 @@ impl Matrix {
         component: Component,
         [rows, cols]: [usize; 2],
         storage: Storage,
-        read: &mut dyn FnMut(Range<usize>, &mut [f32]) -> Result<(), E>,
+        read: &mut ReadRows<'_, E>,
         fail: fn(DeviceError) -> E,
     ) -> Result<Self, E> {
         let data = match storage {
@@ -158,7 +161,7 @@ fn load_chunks<T: Pod, E>(
     device: &dyn Device,
     component: Component,
     [rows, cols]: [usize; 2],
-    read: &mut dyn FnMut(Range<usize>, &mut [f32]) -> Result<(), E>,
+    read: &mut ReadRows<'_, E>,
     fail: fn(DeviceError) -> E,
     convert: impl Fn(f32) -> T,
 ) -> Result<Buffer<T>, E> {

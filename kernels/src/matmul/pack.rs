@@ -102,7 +102,7 @@ impl<'a> Nf4Source<'a> {
         for (i, lane) in lanes.iter_mut().enumerate().take(count) {
             *lane = self.element(index + i);
         }
-        simd.from_array(lanes)
+        simd.of_array(lanes)
     }
 }
 

@@ -9,7 +9,7 @@ const EXP_HIGH: f32 = 88.722_83;
 /// Adding this rounds to an integer, to the nearest, ties to even, and leaves it in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
 /// ln 2, split so that `n · LN2_HIGH` is exact for |n| < 2^9.
-const LN2_HIGH: f32 = 0.693_359_375;
+const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
 /// `e^x`, within 1.5 ulp; 0 below -86.5; NaN stays NaN.

@@ -78,7 +78,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     }
 
     #[inline(always)]
-    fn from_array(self, lanes: [f32; LANES]) -> Self::F {
+    fn of_array(self, lanes: [f32; LANES]) -> Self::F {
         // SAFETY: `lanes` holds sixteen values.
         unsafe { self.load(lanes.as_ptr()) }
     }

@@ -92,7 +92,9 @@ impl WordIds {
     fn fill(&mut self, words: &Words, text: &str) {
         self.ids.clear();
         self.joined.clear();
-        (self.chars.clear(), self.starts.clear(), self.hashes.clear());
+        self.chars.clear();
+        self.starts.clear();
+        self.hashes.clear();
         let mut known: Table<&str, u32> = Table::default();
         let (mut characters, mut hash) = (0u32, 0u64);
         self.hashes.push(hash);

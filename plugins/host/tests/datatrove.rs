@@ -1,6 +1,8 @@
 //! The built-in heuristics against datatrove's verdicts on documents near the limits of its rules
 //! (`tests/golden/filters`).
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use camino::Utf8Path;
 use luthier_plugins::{Builtin, OnTrap, Plugin, TextBatch, TextColumn};
 use serde_json::{Value, json};

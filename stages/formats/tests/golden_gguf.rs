@@ -1,5 +1,7 @@
 //! Blocks and files that ggml, gguf-py and llama.cpp made (`tests/golden/gguf`).
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_formats::gguf::GgufFile;
 use luthier_formats::model_files::{ModelFiles, SafetensorsSet};

@@ -1,5 +1,7 @@
 //! The tiny model read from each of its forms, and models that do not add up.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use camino::Utf8PathBuf;
 use luthier_formats::model_files::{Architecture, ModelConfig, ModelFiles, read_model_config, write_json};
 use luthier_formats::quant::TensorType;

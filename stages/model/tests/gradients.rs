@@ -2,6 +2,8 @@
 //!
 //! The reference model is written with candle's elementary operations only: its fused ones have no backward.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod common;
 

@@ -1,5 +1,7 @@
 //! What must be equal: to the bit where the order of operations is the same, closely where only the mathematics is.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Scoring and generation: consistent with each other, and independent of what else is in the batch.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod common;
 

@@ -74,8 +74,7 @@ fn compare_values(name: &str, tensor_type: TensorType, before: &[f32], after: &[
                     part.0 += difference * difference;
                     part.1 += f64::from(*before) * f64::from(*before);
                     part.2 = part.2.max(difference.abs());
-                    // Not greater is not the same as within: NaN is neither.
-                    if !(difference.abs() <= f64::from(bound)) && part.3.is_none() {
+                    if (difference.is_nan() || difference.abs() > f64::from(bound)) && part.3.is_none() {
                         part.3 = Some(index * task + at * block + within);
                     }
                 }

@@ -42,7 +42,7 @@ pub(super) fn prepare_builtin(
 
 /// A step, ready for rows.
 pub(super) enum Step {
-    Plugin(PluginStep),
+    Plugin(Box<PluginStep>),
     Exact(ExactStep),
     MinHash(MinHashStep),
 }
@@ -331,7 +331,7 @@ fn open_plugin(
         error.message = format!("step `{name}`: {}", error.message);
         error
     })?);
-    Ok(Step::Plugin(PluginStep {
+    Ok(Step::Plugin(Box::new(PluginStep {
         name: name.to_owned(),
         judged,
         manifest,
@@ -342,7 +342,7 @@ fn open_plugin(
         },
         max_traps: step.max_traps.unwrap_or(100),
         limits,
-    }))
+    })))
 }
 
 fn open_dedup(

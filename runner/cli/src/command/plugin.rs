@@ -93,7 +93,7 @@ fn test(
         }
         for verdict in &verdicts {
             let said = match (&verdict.failure, verdict.keep, &verdict.reason) {
-                (Some(failure), ..) => format!("{failure}").red().to_string(),
+                (Some(failure), ..) => failure.to_string().red().to_string(),
                 (None, true, _) => "keep".green().to_string(),
                 (None, false, reason) => {
                     format!("drop: {}", reason.as_deref().unwrap_or("no reason")).yellow().to_string()

@@ -36,7 +36,7 @@ fn rehash(global: &Global, printer: Printer) -> Result<u8, Failure> {
         }
         printer.result(&format!(
             "{} hashed, {}: {}",
-            format::plural(report.objects as usize, "object", "objects"),
+            format::plural(report.objects, "object", "objects"),
             format::bytes(report.bytes),
             if report.damaged.is_empty() && report.missing.is_empty() { "all as recorded" } else { "see above" }
         ));

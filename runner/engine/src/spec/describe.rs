@@ -55,7 +55,7 @@ fn parameters(path: &str, schema: &Value, depth: usize, rows: &mut Vec<[String; 
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         let mut kind = type_of(property);
         match property.get("default") {
-            Some(default) if !default.is_null() && !default.as_object().is_some_and(|object| !object.is_empty()) => {
+            Some(default) if !default.is_null() && default.as_object().is_none_or(|object| object.is_empty()) => {
                 kind.push_str(&format!(" = {}", inline(default)))
             }
             _ if required.contains(&name.as_str()) => kind.push_str(", required"),

@@ -137,5 +137,5 @@ fn split_marks(text: &str, mark: &str) -> Option<Rendered> {
         }
     }
     // An even number of marks leaves an odd number of pieces.
-    (text.matches(mark).count() % 2 == 0).then_some(Rendered { text: out, generated })
+    text.matches(mark).count().is_multiple_of(2).then_some(Rendered { text: out, generated })
 }

@@ -123,8 +123,7 @@ pub fn quantize(
         return Err(CodecError::Importance { expected: columns, found: importance.len() });
     }
     let limit = largest(kind);
-    // NaN compares false, so it is found too.
-    if let Some(index) = values.par_iter().position_first(|value| !(value.abs() <= limit)) {
+    if let Some(index) = values.par_iter().position_first(|value| value.is_nan() || value.abs() > limit) {
         return Err(CodecError::NotFinite { kind, index, value: values[index] });
     }
     let mut out = vec![0; values.len() / block * kind.block_bytes()];

@@ -8,7 +8,7 @@ fn sample_set() -> TokenSet {
         .map(|row| {
             let length = 2 + (row % 7) as usize;
             let ids = (0..length as u32).map(|at| (row + at) % 100).collect();
-            TokenSample { id: format!("row{row}"), ids, mask: (0..length).map(|at| at > 1 || at == 1).collect() }
+            TokenSample { id: format!("row{row}"), ids, mask: (0..length).map(|at| at >= 1).collect() }
         })
         .collect();
     let bins: Vec<Vec<u32>> = (0..2500).map(|bin| vec![bin, 4999 - bin]).collect();

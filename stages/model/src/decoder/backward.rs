@@ -205,7 +205,7 @@ impl Pass<'_> {
             (dattended, dquery) = (dquery, dattended);
             (spare, dkey) = (dkey, spare);
         }
-        drop((dattended, spare));
+        let _ = (dattended, spare);
         let projections = [Projection::Query, Projection::Key, Projection::Value];
         let norm = block.input_norm.all();
         if projections.iter().any(|one| self.slot(layer, *one).is_some()) {

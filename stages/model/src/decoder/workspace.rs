@@ -10,6 +10,9 @@ use super::{Batch, Decoder};
 use crate::adapter::AdapterSet;
 use crate::error::device_error;
 
+/// Attends in one block: the pass, the layer, and the pieces it reads and writes.
+pub(crate) type Attend<'a> = dyn FnMut(&Pass<'_>, usize, &mut Pieces<SliceMut<'_, f32>>) + 'a;
+
 /// Indices of a micro-batch on the device.
 pub(crate) struct Indices {
     pub ids: Buffer<u32>,
@@ -154,7 +157,7 @@ impl Workspace {
         adapters: Option<&AdapterSet>,
         ids: &[u32],
         positions: &[u32],
-        attend: &mut dyn FnMut(&Pass<'_>, usize, &mut Pieces<SliceMut<'_, f32>>),
+        attend: &mut Attend<'_>,
     ) {
         let Self { indices, residuals, saved, arena, .. } = self;
         let device = decoder.device.as_ref();
