@@ -23,10 +23,7 @@ pub fn pipeline_file(named: Option<&Utf8Path>) -> Result<Utf8PathBuf, Failure> {
             .hint("write one with `luthier init`, or name one: `luthier run PATH.yaml`")),
         several => Err(Failure::input(
             "cli::which_pipeline",
-            format!(
-                "several pipeline files found: {}",
-                several.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ")
-            ),
+            format!("several pipeline files found: {}", luthier_core::quoted(several)),
         )
         .hint(format!("name one, as in `luthier run {}`", several[0]))),
     }

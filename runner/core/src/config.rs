@@ -1,11 +1,15 @@
 //! Parsing a stage's `with` block: all errors at once, each with a path that the runner maps back to the YAML span.
 
+use std::any::TypeId;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::suggest::nearest;
+use crate::suggest::{nearest, quoted};
 
 /// One thing wrong with a `with` block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +38,19 @@ impl ConfigIssue {
 
 /// The JSON Schema of a configuration type, without references, for editors and for the checks below.
 #[must_use]
-pub fn config_schema<T: JsonSchema>() -> Value {
+pub fn config_schema<T: JsonSchema + 'static>() -> Value {
+    shared_schema::<T>().as_ref().clone()
+}
+
+/// Schemas by type: a pipeline of a thousand stages has a handful of kinds.
+static SCHEMAS: Mutex<BTreeMap<TypeId, Arc<Value>>> = Mutex::new(BTreeMap::new());
+
+fn shared_schema<T: JsonSchema + 'static>() -> Arc<Value> {
+    let mut schemas = SCHEMAS.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(schemas.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(generate::<T>())))
+}
+
+fn generate<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
@@ -49,11 +65,11 @@ pub fn config_schema<T: JsonSchema>() -> Value {
 ///
 /// # Errors
 /// The list of issues, never empty.
-pub fn parse_config<T: DeserializeOwned + JsonSchema>(with: &Value) -> Result<T, Vec<ConfigIssue>> {
+pub fn parse_config<T: DeserializeOwned + JsonSchema + 'static>(with: &Value) -> Result<T, Vec<ConfigIssue>> {
     let empty = Value::Object(Map::new());
     let with = if with.is_null() { &empty } else { with };
     let mut issues = Vec::new();
-    check("", with, &config_schema::<T>(), &mut issues);
+    check("", with, &shared_schema::<T>(), &mut issues);
     if !issues.is_empty() {
         return Err(issues);
     }
@@ -68,10 +84,6 @@ pub fn parse_config<T: DeserializeOwned + JsonSchema>(with: &Value) -> Result<T,
 
 fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
-}
-
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn check(path: &str, value: &Value, schema: &Value, issues: &mut Vec<ConfigIssue>) {
@@ -200,7 +212,7 @@ fn check_type(path: &str, value: &Value, schema: &Map<String, Value>, issues: &m
 }
 
 fn not_one_of(path: &str, found: &str, allowed: &[&str]) -> ConfigIssue {
-    let issue = ConfigIssue::new(path, format!("`{found}` is not one of {}", list(allowed.iter().copied())));
+    let issue = ConfigIssue::new(path, format!("`{found}` is not one of {}", quoted(allowed.iter().copied())));
     match nearest(found, allowed.iter().copied()) {
         Some(near) => issue.help(format!("did you mean `{near}`?")),
         None => issue,
@@ -248,7 +260,7 @@ fn check_object(path: &str, object: &Map<String, Value>, schema: &Map<String, Va
             let known = if properties.is_empty() {
                 "no keys are known here".to_owned()
             } else {
-                format!("known keys: {}", list(properties.keys().map(String::as_str)))
+                format!("known keys: {}", quoted(properties.keys().map(String::as_str)))
             };
             let help = match nearest(key, properties.keys().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),

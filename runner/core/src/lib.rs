@@ -27,4 +27,4 @@ pub use event::{EventSink, NullSink, Progress, StageEvent};
 pub use id::{ArtifactName, IdError, StageId, StageKind};
 pub use outcome::{MetricValue, Section, Series, StageOutcome};
 pub use stage::{InputPort, OutputDecl, PrepareEnv, Prepared, Registry, Resources, SourceKind, SourceRef, Stage};
-pub use suggest::nearest;
+pub use suggest::{nearest, quoted};

@@ -1,4 +1,16 @@
-//! "Did you mean": the nearest known name by edit distance.
+//! How messages name what exists: the list of names, and "did you mean" by edit distance.
+
+use std::fmt::Display;
+
+/// Names in backticks, separated by commas.
+#[must_use]
+pub fn quoted<I>(names: I) -> String
+where
+    I: IntoIterator,
+    I::Item: Display,
+{
+    names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
 
 /// The candidate nearest to `word`, if it is near enough to be a likely typing error.
 ///

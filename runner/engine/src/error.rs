@@ -1,7 +1,7 @@
 //! Errors of the runner itself; a failing stage is not one of them, it is part of the run's summary.
 
 use camino::Utf8PathBuf;
-use luthier_core::{ErrorClass, Location, StageId};
+use luthier_core::{ErrorClass, Location, StageId, quoted};
 use serde::Serialize;
 
 use crate::lock::{LockDifference, LockError};
@@ -117,8 +117,4 @@ impl EngineError {
             }
         }
     }
-}
-
-fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

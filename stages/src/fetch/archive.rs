@@ -3,7 +3,7 @@
 use std::io::{BufReader, Read, Write};
 
 use camino::Utf8Path;
-use luthier_core::{StageContext, StageError, StageResult, nearest};
+use luthier_core::{StageContext, StageError, StageResult, nearest, quoted};
 
 use super::tar::TarReader;
 
@@ -108,9 +108,6 @@ fn no_member(archive: &Utf8Path, name: &str, names: &[String]) -> StageError {
     let same_base = files.iter().find(|file| file.rsplit('/').next() == Some(base)).copied();
     match same_base.or_else(|| nearest(name, files.iter().copied())) {
         Some(near) => error.hint(format!("did you mean `#{near}`?")),
-        None => {
-            let some: Vec<String> = files.iter().take(8).map(|file| format!("`{file}`")).collect();
-            error.hint(format!("its {} members begin with [{}]", files.len(), some.join(", ")))
-        }
+        None => error.hint(format!("its {} members begin with [{}]", files.len(), quoted(files.iter().take(8)))),
     }
 }

@@ -1,6 +1,6 @@
 //! Rows to samples: the text columns of a dataset shape, its id, and the columns carried along.
 
-use luthier_core::nearest;
+use luthier_core::{nearest, quoted};
 use luthier_formats::chat_template::to_jinja;
 use luthier_formats::dataset::{DatasetShape, row_id};
 use minijinja::Environment;
@@ -193,7 +193,7 @@ fn map_error(name: &str, error: &minijinja::Error, row: &Row) -> String {
 }
 
 fn columns(row: &Row) -> String {
-    row.keys().take(20).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    quoted(row.keys().take(20))
 }
 
 fn field<'a>(row: &'a Row, name: &str) -> Result<&'a Value, String> {

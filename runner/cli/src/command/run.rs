@@ -45,15 +45,15 @@ pub fn run(args: &RunArgs, global: &Global, printer: Printer) -> Result<u8, Fail
         }
         Err(error) => return Err(error.into()),
     };
-    let report = super::report::write_for(&workspace, &store, &summary, None);
+    // A run that did nothing must stay fast; `luthier report` still writes its page when asked.
+    let news = summary.count(RunStatus::Ran) + summary.count(RunStatus::Failed) > 0;
+    let report = news.then(|| super::report::write_for(&workspace, &store, &summary, None));
     if !printer.json {
         printer.note(&closing(&summary, began.elapsed().as_secs_f64()));
         match report {
-            Ok(path) if summary.count(RunStatus::Ran) + summary.count(RunStatus::Failed) > 0 => {
-                printer.note(&format!("report: {path}"));
-            }
-            Ok(_) => {}
-            Err(failure) => failure.print(printer),
+            Some(Ok(path)) => printer.note(&format!("report: {path}")),
+            Some(Err(failure)) => failure.print(printer),
+            None => {}
         }
     }
     Ok(summary.error_class().map_or(exit::DONE, exit::code))

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use luthier_core::{ArtifactKind, ArtifactName, InputPort, OutputDecl, nearest};
+use luthier_core::{ArtifactKind, ArtifactName, InputPort, OutputDecl, nearest, quoted};
 
 use super::draft::{Draft, Drafts, Link};
 use super::select::{Pattern, id_values, short_list};
-use crate::spec::{Diagnostic, Node, NodeValue, Span, bad_name, quoted};
+use crate::spec::{Diagnostic, Node, NodeValue, Span, bad_name};
 
 /// Searches among all names are made for so many errors and no more, so that a broken file of ten thousand stages is
 /// still answered at once.

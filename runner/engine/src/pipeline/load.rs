@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{PrepareEnv, Registry, Stage, StageId, nearest};
+use luthier_core::{PrepareEnv, Registry, Stage, StageId, nearest, quoted};
 
 use super::connect;
 use super::draft::{Draft, Drafts, Group};
@@ -16,7 +16,7 @@ use super::settings::{self, Settings};
 use super::sources;
 use crate::spec::{
     self, Diagnostic, Diagnostics, Interpolation, Node, NodeValue, ParamValue, PipelineSpec, ReadEnv, Scope,
-    SourceText, Span, StageSpec, quoted,
+    SourceText, Span, StageSpec,
 };
 
 /// Larger files are not pipelines.

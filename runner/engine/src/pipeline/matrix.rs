@@ -1,8 +1,8 @@
 //! A stage per combination of the values of `matrix:`.
 
-use luthier_core::StageId;
+use luthier_core::{StageId, quoted};
 
-use crate::spec::{Diagnostic, Node, NodeValue, StageSpec, bad_name, is_name, quoted};
+use crate::spec::{Diagnostic, Node, NodeValue, StageSpec, bad_name, is_name};
 
 /// More members than this are a mistake.
 const MAX_MEMBERS: usize = 10_000;

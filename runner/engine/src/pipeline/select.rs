@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use luthier_core::{StageId, nearest};
+use luthier_core::{StageId, nearest, quoted};
 
 use super::planned::Pipeline;
-use crate::spec::{Node, Span, parse_value, quoted};
+use crate::spec::{Node, Span, parse_value};
 
 /// No stage fits a name.
 #[derive(Debug, Clone, PartialEq, Eq)]

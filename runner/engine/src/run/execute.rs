@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{
     Artifact, ArtifactName, CancelToken, Digest, ErrorClass, EventSink, InputArtifact, Prepared, Stage, StageError,
-    StageId, StageOutcome, StageRequest,
+    StageId, StageOutcome, StageRequest, quoted,
 };
 
 use super::planner::{Sources, changed_source};
@@ -215,11 +215,9 @@ fn keep(
         StageFailure::from(StoreError::sort(job.store.workspace().root(), "the outputs cannot be listed", error))
     })?;
     let declared: BTreeSet<String> = job.prepared.outputs.iter().map(|output| output.name.to_string()).collect();
-    let quoted =
-        |names: &mut dyn Iterator<Item = &String>| names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let kind = job.stage.kind();
     if !declared.is_subset(&written) {
-        let missing = quoted(&mut declared.difference(&written));
+        let missing = quoted(declared.difference(&written));
         return Err(StageFailure::new(
             ErrorClass::Stage,
             "run::output_missing",
@@ -228,7 +226,7 @@ fn keep(
         .hint(missing_hint(kind)));
     }
     if !written.is_subset(&declared) {
-        let extra = quoted(&mut written.difference(&declared));
+        let extra = quoted(written.difference(&declared));
         return Err(StageFailure::new(
             ErrorClass::Stage,
             "run::output_undeclared",

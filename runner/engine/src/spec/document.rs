@@ -1,6 +1,6 @@
 //! What a pipeline file says, checked for shape and not yet for sense: names, kinds and references come later.
 
-use luthier_core::{StageId, nearest};
+use luthier_core::{StageId, nearest, quoted};
 
 use super::diagnostic::Diagnostic;
 use super::node::{Entry, Node, NodeValue};
@@ -284,9 +284,4 @@ fn first_line(entry: &Entry) -> Span {
 
 fn first_byte(span: Span) -> Span {
     Span::new(span.start, span.start)
-}
-
-/// `` `a`, `b` ``.
-pub(crate) fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

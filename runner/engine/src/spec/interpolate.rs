@@ -7,10 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use luthier_core::nearest;
+use luthier_core::{nearest, quoted};
 
 use super::diagnostic::Diagnostic;
-use super::document::quoted;
 use super::node::{Entry, Node, NodeValue};
 use super::source::{SourceText, Span};
 

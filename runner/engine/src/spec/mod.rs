@@ -19,7 +19,7 @@ mod yaml;
 pub use describe::describe_kind;
 pub(crate) use describe::kinds;
 pub use diagnostic::{Diagnostic, Diagnostics, Label};
-pub(crate) use document::{Block, StageSpec, bad_name, is_name, quoted, unknown_key};
+pub(crate) use document::{Block, StageSpec, bad_name, is_name, unknown_key};
 pub use document::{FORMAT_VERSION, PipelineSpec, read};
 pub(crate) use interpolate::{Interpolation, ParamValue, ReadEnv, Scope};
 pub use node::{Entry, Node, NodeValue};

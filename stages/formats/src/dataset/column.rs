@@ -7,7 +7,7 @@ use arrow::datatypes::{
     DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type,
     UInt64Type,
 };
-use luthier_core::{Digest, StageError, StageResult, nearest};
+use luthier_core::{Digest, StageError, StageResult, nearest, quoted};
 
 /// One value of a plain column.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +45,7 @@ pub fn string_column<'a>(batch: &'a RecordBatch, name: &str) -> StageResult<&'a 
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         let error = StageError::input(
             "dataset::missing_column",
-            format!("the dataset has no column `{name}`; its columns are [{}]", list(&names)),
+            format!("the dataset has no column `{name}`; its columns are [{}]", quoted(&names)),
         );
         match nearest(name, names.iter().copied()) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
@@ -115,8 +115,4 @@ pub fn row_id<'a>(values: impl IntoIterator<Item = (&'a str, &'a str)>) -> Strin
     let mut id = Digest::of(&bytes).hex();
     id.truncate(32);
     id
-}
-
-pub(super) fn list(names: &[&str]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

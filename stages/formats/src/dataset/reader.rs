@@ -7,11 +7,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{StageError, StageResult};
+use luthier_core::{StageError, StageResult, quoted};
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 
-use super::column::list;
 use super::{DatasetShape, SHAPE_KEY};
 
 /// An open dataset: its shards were found and their headers checked.
@@ -128,7 +127,7 @@ fn find_shards(path: &Utf8Path) -> StageResult<Vec<Utf8PathBuf>> {
         let found: Vec<&str> = names.iter().take(8).map(String::as_str).collect();
         return Err(StageError::input(
             "dataset::no_shards",
-            format!("`{path}` holds no .parquet file, so it is no dataset; it holds [{}]", list(&found)),
+            format!("`{path}` holds no .parquet file, so it is no dataset; it holds [{}]", quoted(&found)),
         )
         .hint("turn files into a dataset with an `ingest` stage"));
     }

@@ -10,14 +10,13 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{StageError, StageResult};
+use luthier_core::{StageError, StageResult, quoted};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 
-use super::column::list;
 use super::{DatasetShape, SHAPE_KEY, VERSION_KEY};
 
 /// The most rows of a row group.
@@ -62,8 +61,8 @@ impl DatasetWriter {
                 "dataset::schema",
                 format!(
                     "a `{shape}` dataset needs the text columns [{}]; the columns are [{}]",
-                    list(&missing),
-                    list(&found)
+                    quoted(&missing),
+                    quoted(&found)
                 ),
             ));
         }

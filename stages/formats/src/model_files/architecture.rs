@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use luthier_core::{StageError, nearest};
+use luthier_core::{StageError, nearest, quoted};
 use serde::{Deserialize, Serialize};
 
 /// A model family. All are decoder-only with RMS norm, rotary positions and a gated SiLU feed-forward.
@@ -79,7 +79,7 @@ fn unknown(
 ) -> StageError {
     let mut known: Vec<&str> = TABLE.iter().map(column).collect();
     known.dedup();
-    let list = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let list = quoted(&known);
     let error =
         StageError::input("model::unknown_architecture", format!("`{key}` is `{name}`, expected one of {list}"));
     match nearest(name, known) {

@@ -5,7 +5,7 @@
 
 use camino::Utf8Path;
 use indexmap::IndexMap;
-use luthier_core::{StageError, StageResult};
+use luthier_core::{StageError, StageResult, quoted};
 use serde_json::Value;
 
 use super::ModelFiles;
@@ -199,13 +199,12 @@ impl<'a> DirectoryTokenizer<'a> {
         if let Some(known) = pre::name_of(&self.json) {
             return Ok(known.to_owned());
         }
-        let names: Vec<String> = pre::KNOWN.iter().map(|name| format!("`{name}`")).collect();
         Err(StageError::input(
             "tokenizer::unknown_pre",
             format!(
                 "`{}/tokenizer.json` cuts text by rules that none of the known names stands for ({})",
                 self.directory,
-                names.join(", ")
+                quoted(pre::KNOWN)
             ),
         )
         .hint("if llama.cpp knows these rules by a name, set `pre: NAME`; a wrong one silently gives other tokens"))

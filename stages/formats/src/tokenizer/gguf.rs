@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use luthier_core::{StageError, StageResult};
+use luthier_core::{StageError, StageResult, quoted};
 use serde_json::{Map, Value, json};
 
 use super::pre::{self, PreTokenizer};
@@ -141,13 +141,12 @@ impl Parts<'_> {
     fn byte_level(&self) -> StageResult<Value> {
         let name = self.file.metadata("tokenizer.ggml.pre").and_then(MetaValue::as_str).unwrap_or("default");
         let Some(PreTokenizer { tree, normalizer, ignore_merges, add_bos }) = pre::find(name) else {
-            let known: Vec<String> = pre::KNOWN.iter().map(|name| format!("`{name}`")).collect();
             return Err(StageError::input(
                 "tokenizer::unknown_pre",
                 format!(
                     "`{}` names the pre-tokenizer `{name}`, which is not known; known are [{}]",
                     self.file.path(),
-                    known.join(", ")
+                    quoted(pre::KNOWN)
                 ),
             )
             .hint("use the model's Hugging Face directory, whose tokenizer.json is read as it is"));

@@ -1,6 +1,6 @@
 //! Which modules get an adapter: `all-linear`, names, or one regular expression, as PEFT reads `target_modules`.
 
-use luthier_core::{StageError, StageResult, nearest};
+use luthier_core::{StageError, StageResult, nearest, quoted};
 use luthier_formats::model_files::ModelConfig;
 use regex::Regex;
 
@@ -75,7 +75,7 @@ impl Targets {
 
 fn nothing_matches(target: &str, config: &ModelConfig) -> StageError {
     let names = Projection::ALL.map(Projection::name);
-    let listed = names.map(|name| format!("`{name}`")).join(", ");
+    let listed = quoted(names);
     let error = StageError::input(
         "train::target_matches_nothing",
         format!(

@@ -1,6 +1,6 @@
 //! Stops a run that went wrong while its last good checkpoint is still good.
 
-use luthier_core::{StageError, StageResult};
+use luthier_core::{StageError, StageResult, quoted};
 
 use super::StepReport;
 
@@ -64,9 +64,8 @@ impl Watchdog {
 }
 
 fn shorten(samples: &[String]) -> String {
-    let shown: Vec<String> = samples.iter().take(8).map(|id| format!("`{id}`")).collect();
     let more = samples.len().saturating_sub(8);
-    let list = shown.join(", ");
+    let list = quoted(samples.iter().take(8));
     if more > 0 { format!("[{list} and {more} more]") } else { format!("[{list}]") }
 }
 
