@@ -1,11 +1,13 @@
 //! Finding a model's tokenizer.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use camino::Utf8Path;
 use luthier_core::{Digest, StageError, StageResult};
 use serde_json::Value;
 
+use super::fast::FastBpe;
 use super::{Tokenizer, gguf};
 use crate::chat_template::{read_json, special_tokens};
 use crate::gguf::GgufFile;
@@ -81,7 +83,8 @@ fn build(
             .caused_by(error)
     })?;
     let digest = digest(&json, &eos);
-    Ok(Tokenizer { inner, json, vocab_size: size, bos, eos, special, digest })
+    let fast = FastBpe::build(&tree).map(Arc::new);
+    Ok(Tokenizer { inner, fast, json, vocab_size: size, bos, eos, special, digest })
 }
 
 fn digest(json: &str, eos: &[u32]) -> Digest {

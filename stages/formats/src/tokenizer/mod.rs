@@ -2,20 +2,28 @@
 //!
 //! A GGUF vocabulary is turned into the tree of a `tokenizer.json`, so both run on one engine, and a model that came as GGUF
 //! can be written out with a tokenizer that other programs read. Byte offsets always cover every byte of the text.
+//!
+//! The common kinds run on [`fast`], the others on the `tokenizers` library; ids and offsets are the same.
 
+mod fast;
 mod gguf;
 mod load;
 pub(crate) mod pre;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use luthier_core::{Digest, StageError, StageResult};
+
+use fast::FastBpe;
 
 /// A tokenizer with what a model says about its special tokens.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// For the kinds that it knows.
+    fast: Option<Arc<FastBpe>>,
     /// The tree as JSON; what `tokenizer.json` of a model directory should hold.
     json: String,
     vocab_size: usize,
@@ -48,6 +56,9 @@ impl Tokenizer {
     /// # Errors
     /// The pre-tokenizer gives up on a pathological text.
     pub fn encode(&self, text: &str, add_special: bool) -> StageResult<Vec<u32>> {
+        if !add_special && let Some(ids) = self.fast.as_ref().and_then(|fast| fast.encode(text)) {
+            return Ok(ids);
+        }
         self.inner.encode_fast(text, add_special).map(|encoding| encoding.get_ids().to_vec()).map_err(encode_error)
     }
 
@@ -56,6 +67,9 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> StageResult<Encoded> {
+        if !add_special && let Some(encoded) = self.fast.as_ref().and_then(|fast| fast.encode_with_offsets(text)) {
+            return Ok(encoded);
+        }
         let encoding = self.inner.encode(text, add_special).map_err(encode_error)?;
         let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
         Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets })
