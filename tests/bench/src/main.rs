@@ -1,6 +1,7 @@
 //! Benches. Each prints what it ran on; times mean something beside others of the same run only.
 
 mod kernels;
+mod tokenizer;
 
 use std::io::{self, Write};
 
@@ -17,6 +18,8 @@ struct Arguments {
 enum Bench {
     /// Matrix products beside the gemm crate, then every other kernel.
     Kernels(kernels::Arguments),
+    /// Text to token ids.
+    Tokenizer(tokenizer::Arguments),
 }
 
 fn main() -> io::Result<()> {
@@ -25,6 +28,7 @@ fn main() -> io::Result<()> {
     writeln!(out, "processor: {}", processor())?;
     match arguments.bench {
         Bench::Kernels(arguments) => kernels::run(&arguments, &mut out),
+        Bench::Tokenizer(arguments) => tokenizer::run(&arguments, &mut out),
     }
 }
 
