@@ -20,6 +20,8 @@ pub struct Printer {
     pub verbosity: Verbosity,
     pub json: bool,
     choice: ColorChoice,
+    /// For standard output.
+    results: ColorChoice,
     /// Standard error is a terminal, so a live display makes sense.
     pub live: bool,
 }
@@ -37,14 +39,24 @@ impl Printer {
             ColorWhen::Never => ColorChoice::Never,
             ColorWhen::Auto => AutoStream::choice(&std::io::stderr()),
         };
+        let results = match global.color {
+            ColorWhen::Auto => AutoStream::choice(&std::io::stdout()),
+            ColorWhen::Always | ColorWhen::Never => choice,
+        };
         let live = std::io::stderr().is_terminal() && verbosity == Verbosity::Normal && !global.json;
-        Self { verbosity, json: global.json, choice, live }
+        Self { verbosity, json: global.json, choice, results, live }
     }
 
     /// Whether standard error shows colour.
     #[must_use]
     pub fn color(&self) -> bool {
         matches!(self.choice, ColorChoice::Always | ColorChoice::AlwaysAnsi)
+    }
+
+    /// Whether results are shown in colour.
+    #[must_use]
+    pub fn result_color(&self) -> bool {
+        !self.json && self.results != ColorChoice::Never
     }
 
     /// The columns of the terminal, or 100.
@@ -55,7 +67,7 @@ impl Printer {
 
     /// A result: the thing that was asked for. A closed pipe ends the program quietly.
     pub fn result(&self, text: &str) {
-        let choice = if self.json { ColorChoice::Never } else { AutoStream::choice(&std::io::stdout()) };
+        let choice = if self.json { ColorChoice::Never } else { self.results };
         let mut out = AutoStream::new(std::io::stdout(), choice);
         if writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()).is_err() {
             std::process::exit(0);

@@ -12,7 +12,7 @@ use luthier_formats::tokenizer::Tokenizer;
 use luthier_formats::tokens::{TokenSample, TokenSet};
 use serde_json::{Map, Value, json};
 
-pub use doctor::{Finding, examine};
+pub use doctor::{Example, Finding, Severity, examine};
 
 /// What `data show` prints.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,16 @@ pub struct Shown {
     pub rows: Vec<Value>,
     /// The same for people.
     pub text: String,
+    /// Samples token by token, where the model that made them is known.
+    pub samples: Vec<ShownSample>,
+}
+
+/// A sample as its tokens' texts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShownSample {
+    pub title: String,
+    /// Text and whether it is trained. Tokens that share a character are one piece.
+    pub pieces: Vec<(String, bool)>,
 }
 
 /// Whether a directory holds a token set.
@@ -64,18 +74,20 @@ fn show_rows(path: &Utf8Path, count: usize) -> StageResult<Shown> {
         }
     }
     let title = format!("{} rows, shape {}", reader.rows(), reader.shape().as_str());
-    Ok(Shown { title, rows, text })
+    Ok(Shown { title, rows, text, samples: Vec::new() })
 }
 
 fn show_tokens(path: &Utf8Path, model: Option<&Utf8Path>, count: usize) -> StageResult<Shown> {
     let set = TokenSet::open(path)?;
     let tokenizer = model.map(Tokenizer::from_model).transpose()?;
-    let mut rows = Vec::new();
+    let (mut rows, mut samples) = (Vec::new(), Vec::new());
     let mut text = String::new();
     for sample in set.samples.iter().take(count) {
         let trained = sample.trained();
         let marked = tokenizer.as_ref().map(|tokenizer| mark(sample, tokenizer));
-        let _ = writeln!(text, "── {}: {} tokens, {trained} trained", sample.id, sample.ids.len());
+        let title = format!("── {}: {} tokens, {trained} trained", sample.id, sample.ids.len());
+        let _ = writeln!(text, "{title}");
+        samples.extend(tokenizer.as_ref().map(|tokenizer| ShownSample { title, pieces: pieces(sample, tokenizer) }));
         match &marked {
             Some(marked) => {
                 let _ = writeln!(text, "{marked}");
@@ -90,7 +102,7 @@ fn show_tokens(path: &Utf8Path, model: Option<&Utf8Path>, count: usize) -> Stage
         "{} samples in {} bins, {} tokens, {} trained, longest {}",
         set.meta.samples, set.meta.bins, set.meta.tokens, set.meta.trained_tokens, set.meta.longest
     );
-    Ok(Shown { title, rows, text })
+    Ok(Shown { title, rows, text, samples })
 }
 
 /// The sample as text, trained stretches in `[[…]]`.
@@ -105,4 +117,19 @@ fn mark(sample: &TokenSample, tokenizer: &Tokenizer) -> String {
         start += length;
     }
     text
+}
+
+/// The text of each token; those that end within a character are joined with what follows.
+fn pieces(sample: &TokenSample, tokenizer: &Tokenizer) -> Vec<(String, bool)> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for at in 0..sample.ids.len() {
+        let text = tokenizer.decode(&sample.ids[start..=at], false);
+        // Four bytes are the longest character, so a replacement character after that is in the data.
+        if !text.ends_with('\u{fffd}') || at - start >= 3 || at + 1 == sample.ids.len() {
+            pieces.push((text, sample.mask[at]));
+            start = at + 1;
+        }
+    }
+    pieces
 }

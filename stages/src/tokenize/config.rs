@@ -18,9 +18,16 @@ pub struct TokenizeConfig {
     /// completion as they are; anything else is a path to a Jinja file.
     #[serde(default = "default_template")]
     pub template: String,
-    /// What is trained: every turn of the assistant, only its last, or every token.
+    /// What is trained: every turn of the trained roles, only the last, or every token.
     #[serde(default)]
     pub train_on: TrainOn,
+    /// Whose turns `train_on` speaks of. A message with `train: false` or `weight: 0` is never trained.
+    #[serde(default = "default_roles", skip_serializing_if = "are_default_roles")]
+    #[schemars(length(min = 1))]
+    pub roles_to_train: Vec<String>,
+    /// After which trained turns the token that ends the turn is trained too.
+    #[serde(default, skip_serializing_if = "TrainOnEot::is_default")]
+    pub train_on_eot: TrainOnEot,
     /// What happens to samples over `max_length`.
     #[serde(default)]
     pub on_long: OnLong,
@@ -48,15 +55,42 @@ fn default_template() -> String {
     "auto".to_owned()
 }
 
+fn default_roles() -> Vec<String> {
+    vec!["assistant".to_owned()]
+}
+
+fn are_default_roles(roles: &[String]) -> bool {
+    roles == default_roles()
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TrainOn {
+    /// Every turn of `roles_to_train`.
     #[default]
     Assistant,
-    /// The last turn of the assistant.
+    /// The last turn of `roles_to_train`.
     Last,
     /// Every token, prompts included.
     All,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainOnEot {
+    /// After each: the model learns to stop.
+    #[default]
+    Turn,
+    /// After the last only.
+    Last,
+    /// After none, for formats whose end something else decides.
+    None,
+}
+
+impl TrainOnEot {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

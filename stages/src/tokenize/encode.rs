@@ -9,8 +9,8 @@ use luthier_formats::tokenizer::Tokenizer;
 use luthier_formats::tokens::TokenSample;
 use serde_json::{Value, json};
 
-use super::config::{OnLong, TokenizeConfig, TrainOn};
-use super::turns::{self, Turns};
+use super::config::{OnLong, TokenizeConfig, TrainOn, TrainOnEot};
+use super::turns::{self, Turns, Wanted};
 
 /// A row of any shape, borrowed from its batch.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,14 @@ pub struct RowText<'a> {
     /// The columns of the shape.
     pub texts: [&'a str; 2],
     pub tools: Option<&'a str>,
+}
+
+/// A rendered row as tokens, and the mask that grows over it.
+struct Marks<'a> {
+    ids: &'a [u32],
+    offsets: &'a [Range<usize>],
+    text: &'a str,
+    mask: &'a mut [bool],
 }
 
 /// What one row became.
@@ -150,15 +158,22 @@ impl Encoder<'_> {
             date: self.config.date,
             variables: self.config.variables.clone(),
         };
-        let Turns { text, trained, lost } = turns::render(template, messages, &options, self.config.train_on)?;
+        let wanted = Wanted { train_on: self.config.train_on, roles: &self.config.roles_to_train };
+        let Turns { text, trained, lost } = turns::render(template, messages, &options, wanted)?;
         // The template writes BOS itself, as in transformers; the tokenizer must not add another.
         let encoded = self.tokenizer.encode_with_offsets(&text, false)?;
         let mut notes = Notes { lost_turns: lost as u64, ..Notes::default() };
         notes.special_in_text = u64::from(self.has_special(messages));
         let mut ids = encoded.ids;
         let mut mask = vec![false; ids.len()];
-        for range in &trained {
-            self.train_range(range, &ids, &encoded.offsets, &text, &mut mask, &mut notes);
+        for (turn, range) in trained.iter().enumerate() {
+            let with_end = match self.config.train_on_eot {
+                TrainOnEot::Turn => true,
+                TrainOnEot::Last => turn + 1 == trained.len(),
+                TrainOnEot::None => false,
+            };
+            let marks = Marks { ids: &ids, offsets: &encoded.offsets, text: &text, mask: &mut mask };
+            self.train_range(range, with_end, marks, &mut notes);
         }
         if self.undouble_bos(&mut ids, &mut notes) {
             mask.remove(0);
@@ -169,15 +184,8 @@ impl Encoder<'_> {
     /// Trains the tokens that lie wholly in the range. A token that reaches in from before it belongs to the prompt: at
     /// inference it would not exist. Behind the token that ends the turn nothing is trained, since nothing there is ever
     /// generated.
-    fn train_range(
-        &self,
-        range: &Range<usize>,
-        ids: &[u32],
-        offsets: &[Range<usize>],
-        text: &str,
-        mask: &mut [bool],
-        notes: &mut Notes,
-    ) {
+    fn train_range(&self, range: &Range<usize>, with_end: bool, marks: Marks<'_>, notes: &mut Notes) {
+        let Marks { ids, offsets, text, mask } = marks;
         let inside = |at: &usize| offsets[*at].start >= range.start && offsets[*at].end <= range.end;
         let first = offsets.partition_point(|offset| offset.start < range.start);
         let mut tokens: Vec<usize> =
@@ -194,9 +202,9 @@ impl Encoder<'_> {
         let last_end = tokens.iter().rposition(|at| self.is_end(ids[*at]));
         match last_end {
             Some(last) if tokens[last + 1..].iter().all(|at| text[offsets[*at].clone()].trim().is_empty()) => {
-                tokens.truncate(last + 1);
+                tokens.truncate(last + usize::from(with_end));
             }
-            _ if self.config.train_on != TrainOn::All => notes.endless += 1,
+            _ if with_end && self.config.train_on != TrainOn::All => notes.endless += 1,
             _ => {}
         }
         for at in tokens {

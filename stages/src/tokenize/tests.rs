@@ -109,6 +109,33 @@ fn only_the_wanted_turns_are_trained() {
 }
 
 #[test]
+fn roles_and_end_tokens_are_selectable() {
+    let text = chat(&[("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]);
+    let marked = |with: Value| run(DatasetShape::Chat, &[&[&text]], &with).expect("tokens").marked(0);
+    let user = |content: &str| format!("<|im_start|>user\n{content}\n<|im_start|>assistant\n");
+    let system = "<|im_start|>system\nS<|im_end|>\n";
+    assert_eq!(
+        marked(json!({"roles_to_train": ["user"]})),
+        format!("{system}{}b<|im_end|>\n{}d<|im_end|>\n", user("⟦a<|im_end|>⟧"), user("⟦c<|im_end|>⟧"))
+    );
+    assert_eq!(
+        marked(json!({"roles_to_train": ["user", "assistant"], "train_on": "last"})),
+        format!("{system}{}b<|im_end|>\n{}⟦d<|im_end|>⟧\n", user("a<|im_end|>"), user("c<|im_end|>"))
+    );
+    let both =
+        |first: &str, last: &str| format!("{system}{}{first}\n{}{last}\n", user("a<|im_end|>"), user("c<|im_end|>"));
+    assert_eq!(marked(json!({"train_on_eot": "last"})), both("⟦b⟧<|im_end|>", "⟦d<|im_end|>⟧"));
+    assert_eq!(marked(json!({"train_on_eot": "none"})), both("⟦b⟧<|im_end|>", "⟦d⟧<|im_end|>"));
+    let tagged = "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let with = json!({"template": "t.jinja", "roles_to_train": ["user", "assistant"]});
+    let ran = run_with(&golden("tiny/smollm"), DatasetShape::Chat, &[&[&text]], &with, &[("t.jinja", tagged)]);
+    assert_eq!(
+        ran.expect("tokens").marked(0),
+        "[system]S[user]⟦a⟧[assistant]⟦b<|im_end|>⟧[user]⟦c⟧[assistant]⟦d<|im_end|>⟧"
+    );
+}
+
+#[test]
 fn text_that_looks_like_a_header_is_not_taken_for_one() {
     let text = chat(&[("user", "<|im_start|>assistant\nno<|im_end|>"), ("assistant", "yes <|im_start|>user\nx")]);
     let ran = run(DatasetShape::Chat, &[&[&text]], &json!({})).expect("tokens");
@@ -287,6 +314,8 @@ fn every_setting_enters_the_key() {
         json!({"template": "none"}),
         json!({"template": "x.jinja"}),
         json!({"train_on": "all"}),
+        json!({"roles_to_train": ["user"]}),
+        json!({"train_on_eot": "none"}),
         json!({"on_long": "fail"}),
         json!({"on_error": "skip"}),
         json!({"packing": true}),

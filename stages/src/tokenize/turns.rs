@@ -15,6 +15,14 @@ use serde_json::Value;
 
 use super::config::TrainOn;
 
+/// What counts as a turn to be trained.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub train_on: TrainOn,
+    /// Roles whose turns are trained; `assistant` includes `model`, as Gemma's templates call it.
+    pub roles: &'a [String],
+}
+
 /// A rendered conversation and the byte ranges that are trained.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Turns {
@@ -32,56 +40,79 @@ pub fn render(
     template: &ChatTemplate,
     messages: &[Value],
     options: &RenderOptions,
-    train_on: TrainOn,
+    wanted: Wanted<'_>,
 ) -> StageResult<Turns> {
     let all = Value::Array(messages.to_vec());
     let whole = template.render_with(&all, options)?;
-    if train_on == TrainOn::All {
+    if wanted.train_on == TrainOn::All {
         let end = whole.text.len();
         return Ok(Turns { text: whole.text, trained: std::iter::once(0..end).collect(), lost: 0 });
     }
-    let wanted = wanted_turns(messages, train_on);
-    if template.has_generation_tags() {
-        let spoken: Vec<usize> = assistant_turns(messages).collect();
-        let mut turns = Turns { text: whole.text, trained: Vec::new(), lost: 0 };
-        if whole.generated.len() == spoken.len() {
-            let kept = spoken.iter().zip(whole.generated).filter(|(turn, _)| wanted.contains(turn));
-            turns.trained = kept.map(|(_, range)| range).collect();
-        } else {
-            // The blocks do not go one to one with the turns, so only all or the last of them can be meant.
-            turns.trained = match train_on {
-                TrainOn::Last => whole.generated.into_iter().last().into_iter().collect(),
-                _ => whole.generated,
-            };
-        }
-        return Ok(turns);
+    let turns = wanted_turns(messages, wanted);
+    let mut found = Turns { text: whole.text, trained: Vec::new(), lost: 0 };
+    let tagged = template.has_generation_tags();
+    if tagged {
+        found.trained = tagged_ranges(messages, wanted, &turns, whole.generated);
     }
-    let mut turns = Turns { text: whole.text, trained: Vec::new(), lost: 0 };
-    for turn in wanted {
-        let range = by_prefix(template, messages, options, turn, &turns.text)
-            .or_else(|| by_marks(template, messages, options, turn, &turns.text));
-        match range {
-            Some(range) => turns.trained.push(range),
-            None => turns.lost += 1,
+    // The tags speak of the assistant only.
+    for turn in turns.into_iter().filter(|turn| !tagged || !is_assistant(&messages[*turn])) {
+        // Only the assistant's turns begin where a generation prompt ends.
+        let by_prefix = || {
+            is_assistant(&messages[turn]).then(|| by_prefix(template, messages, options, turn, &found.text)).flatten()
+        };
+        match by_prefix().or_else(|| by_marks(template, messages, options, turn, &found.text)) {
+            Some(range) => found.trained.push(range),
+            None => found.lost += 1,
         }
     }
-    Ok(turns)
+    found.trained.sort_by_key(|range| range.start);
+    Ok(found)
 }
 
-fn assistant_turns(messages: &[Value]) -> impl Iterator<Item = usize> + '_ {
-    let roles = messages.iter().map(|message| message.get("role").and_then(Value::as_str));
-    roles.enumerate().filter(|(_, role)| matches!(role, Some("assistant" | "model"))).map(|(turn, _)| turn)
+fn tagged_ranges(
+    messages: &[Value],
+    wanted: Wanted<'_>,
+    turns: &[usize],
+    generated: Vec<Range<usize>>,
+) -> Vec<Range<usize>> {
+    let spoken: Vec<usize> = (0..messages.len()).filter(|turn| is_assistant(&messages[*turn])).collect();
+    if generated.len() == spoken.len() {
+        let kept = spoken.iter().zip(generated).filter(|(turn, _)| turns.contains(turn));
+        return kept.map(|(_, range)| range).collect();
+    }
+    if !wanted.roles.iter().any(|role| role == "assistant" || role == "model") {
+        return Vec::new();
+    }
+    // The blocks do not go one to one with the turns, so only all or the last of them can be meant.
+    match wanted.train_on {
+        TrainOn::Last => generated.into_iter().last().into_iter().collect(),
+        _ => generated,
+    }
 }
 
-/// The assistant's turns that are trained; `train: false` or `weight: 0` in a message takes it out.
-fn wanted_turns(messages: &[Value], train_on: TrainOn) -> Vec<usize> {
+fn role(message: &Value) -> Option<&str> {
+    message.get("role").and_then(Value::as_str)
+}
+
+fn is_assistant(message: &Value) -> bool {
+    matches!(role(message), Some("assistant" | "model"))
+}
+
+/// The turns that are trained; `train: false` or `weight: 0` in a message takes it out.
+fn wanted_turns(messages: &[Value], wanted: Wanted<'_>) -> Vec<usize> {
     let off = |turn: usize| {
         let message = &messages[turn];
         message.get("train").and_then(Value::as_bool) == Some(false)
             || message.get("weight").and_then(Value::as_f64) == Some(0.0)
     };
-    let mut turns: Vec<usize> = assistant_turns(messages).collect();
-    if train_on == TrainOn::Last {
+    let named = |turn: &usize| {
+        wanted
+            .roles
+            .iter()
+            .any(|name| role(&messages[*turn]) == Some(name) || (name == "assistant" && is_assistant(&messages[*turn])))
+    };
+    let mut turns: Vec<usize> = (0..messages.len()).filter(named).collect();
+    if wanted.train_on == TrainOn::Last {
         turns.drain(..turns.len().saturating_sub(1));
     }
     turns.retain(|turn| !off(*turn));
