@@ -9,6 +9,7 @@ mod fetch;
 mod filter;
 mod ingest;
 pub mod inspect;
+pub mod measure;
 mod merge;
 mod one_or_many;
 pub mod plan;

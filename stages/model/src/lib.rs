@@ -6,6 +6,7 @@ mod decoder;
 mod error;
 mod infer;
 pub mod memory;
+pub mod profile;
 mod projection;
 pub mod train;
 

@@ -45,11 +45,3 @@ pub(super) fn memory_section(plan: &MemoryPlan, ledger: &Ledger, resident: Optio
         rows,
     }
 }
-
-/// The most memory this process ever had resident, where the system says so.
-pub(super) fn resident_peak() -> Option<usize> {
-    let status = fs_err::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(1024 * kibibytes)
-}

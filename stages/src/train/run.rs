@@ -10,13 +10,14 @@ use luthier_formats::tokens::TokenSet;
 use luthier_model::adapter::{AdapterStamp, write_adapter};
 use luthier_model::device::{CpuDevice, Device};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
+use luthier_model::profile::resident_peak;
 use luthier_model::train::{Checkpoint, Trainer, Watchdog};
 use luthier_model::{Decoder, LoadOptions, device_error};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::config::{ScheduleName, TrainConfig};
-use super::memory_table::{memory_section, resident_peak};
+use super::memory_table::memory_section;
 use super::progress::{Meter, curves};
 
 /// What validation has seen so far; kept in checkpoints.

@@ -2,6 +2,7 @@
 
 mod kernels;
 mod tokenizer;
+mod train;
 
 use std::io::{self, Write};
 
@@ -20,15 +21,19 @@ enum Bench {
     Kernels(kernels::Arguments),
     /// Text to token ids.
     Tokenizer(tokenizer::Arguments),
+    /// Training steps of a model: time by operation, share of the gemm crate's rate, memory.
+    Train(train::Arguments),
 }
 
 fn main() -> io::Result<()> {
     let arguments = Arguments::parse();
     let mut out = io::stdout();
-    writeln!(out, "processor: {}", processor())?;
+    // On standard error, so that a measurement can be read as JSON.
+    writeln!(io::stderr(), "processor: {}", processor())?;
     match arguments.bench {
         Bench::Kernels(arguments) => kernels::run(&arguments, &mut out),
         Bench::Tokenizer(arguments) => tokenizer::run(&arguments, &mut out),
+        Bench::Train(arguments) => train::run(&arguments, &mut out),
     }
 }
 

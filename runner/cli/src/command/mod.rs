@@ -1,5 +1,6 @@
 //! One module per command. Each returns its exit code, or the failure that ends it.
 
+mod bench;
 mod data;
 mod diff;
 mod doctor;
@@ -55,6 +56,7 @@ pub fn dispatch(cli: &Cli, printer: Printer) -> Result<u8, Failure> {
         Command::Chat(args) => model::chat(args, global, printer),
         Command::Sample(args) => model::sample(args, global, printer),
         Command::Logits(args) => model::logits(args, global, printer),
+        Command::Bench(args) => bench::run(args, global, printer),
         Command::Doctor => Ok(doctor::run(printer)),
         Command::Completions(args) => {
             let mut script = Vec::new();

@@ -1,0 +1,133 @@
+//! Training steps beside the `gemm` crate's rate in the same run; and the tokens to time another program with.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use camino::Utf8PathBuf;
+use luthier_stages::measure::{self, TrainBench};
+use serde_json::json;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A GGUF file or a Hugging Face model directory.
+    model: Utf8PathBuf,
+    /// Base as stored (`lora`) or in NF4 (`qlora`).
+    #[arg(long, default_value = "lora")]
+    method: String,
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    #[arg(long, default_value_t = 512)]
+    length: usize,
+    /// Tokens at the start of each random sequence without a loss.
+    #[arg(long, default_value_t = 0)]
+    prompt: usize,
+    /// A tokens artifact instead of random tokens.
+    #[arg(long)]
+    data: Option<Utf8PathBuf>,
+    #[arg(long)]
+    checkpointing: bool,
+    #[arg(long)]
+    share_prefix: bool,
+    #[arg(long, default_value_t = 5)]
+    steps: u64,
+    /// All processors if not given.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Only write the random tokens into this directory, as a tokens artifact.
+    #[arg(long)]
+    write_tokens: Option<Utf8PathBuf>,
+}
+
+pub fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> io::Result<()> {
+    let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = if arguments.threads == 0 { available } else { arguments.threads };
+    let bench = TrainBench {
+        model: arguments.model.clone(),
+        data: arguments.data.clone(),
+        length: arguments.length,
+        prompt: arguments.prompt,
+        steps: arguments.steps,
+        threads,
+        with: json!({
+            "method": arguments.method, "rank": arguments.rank, "batch": arguments.batch,
+            "checkpointing": arguments.checkpointing, "share_prefix": arguments.share_prefix,
+        }),
+    };
+    if let Some(directory) = &arguments.write_tokens {
+        return measure::write_tokens(&bench, arguments.batch, directory).map_err(io::Error::other);
+    }
+    let before = gemm_rate(threads)?;
+    let profile = bench.run().map_err(io::Error::other)?;
+    let rate = before.max(gemm_rate(threads)?);
+    if arguments.json {
+        let mut json = serde_json::to_value(&profile)?;
+        json["gemm_crate_flops_per_second"] = json!(rate);
+        return writeln!(out, "{json}");
+    }
+    let share = |flops: f64| 100.0 * flops / rate;
+    writeln!(out, "gemm crate, product of 2048: {:.1} GFLOP/s", rate / 1e9)?;
+    writeln!(out, "our product of 2048: {:.1} % of it", share(profile.peak_flops_per_second))?;
+    writeln!(
+        out,
+        "a step by model FLOPs: {:.1} % of it (median), {:.1} % (best)",
+        share(profile.flops_per_second),
+        share(profile.flops_per_step.total() / profile.best_seconds)
+    )?;
+    for section in measure::sections(&profile) {
+        if let luthier_core::Section::Table { title, columns, rows } = section {
+            writeln!(out, "\n{title}")?;
+            for row in std::iter::once(&columns).chain(&rows) {
+                let cells: Vec<String> = row.iter().map(|cell| format!("{cell:<32}")).collect();
+                writeln!(out, "  {}", cells.join("").trim_end())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The `gemm` crate's rate for a square product of 2048, the fastest of a few.
+fn gemm_rate(threads: usize) -> io::Result<f64> {
+    const WIDTH: usize = 2048;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(io::Error::other)?;
+    let parallel = if threads == 1 { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(threads) };
+    let x: Vec<f32> = (0..WIDTH * WIDTH).map(|index| (index % 17) as f32 * 0.1 - 0.8).collect();
+    let mut c = vec![0f32; WIDTH * WIDTH];
+    let width = WIDTH as isize;
+    Ok(pool.install(|| {
+        let mut best = f64::INFINITY;
+        for _ in 0..5 {
+            let start = Instant::now();
+            // SAFETY: all three are square matrices of `WIDTH`.
+            unsafe {
+                gemm::gemm(
+                    WIDTH,
+                    WIDTH,
+                    WIDTH,
+                    c.as_mut_ptr(),
+                    1,
+                    width,
+                    false,
+                    x.as_ptr(),
+                    1,
+                    width,
+                    x.as_ptr(),
+                    width,
+                    1,
+                    0.0f32,
+                    1.0f32,
+                    false,
+                    false,
+                    false,
+                    parallel,
+                );
+            }
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        2.0 * (WIDTH as f64).powi(3) / best
+    }))
+}
