@@ -5,6 +5,7 @@ use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::{is_space, trim};
 use crate::lines::split_lines;
+use crate::shared::{offer, with_words};
 use crate::words::{Words, sentences};
 use crate::{chars, share};
 
@@ -46,6 +47,7 @@ const POLICY: [&str; 6] =
 pub struct C4Quality {
     config: C4QualityConfig,
     words: Words,
+    kept_words: Words,
 }
 
 /// Takes out `[…digits…]`, `[edit]` and `[citation needed]`.
@@ -88,55 +90,79 @@ impl Filter for C4Quality {
     };
 
     fn open(config: C4QualityConfig) -> Result<Self, String> {
-        Ok(Self { config, words: Words::default() })
+        Ok(Self { config, words: Words::default(), kept_words: Words::default() })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
+        with_words(row.text(), |words| self.verdict(row.text(), words, scores))
+    }
+}
+
+impl C4Quality {
+    fn verdict(&mut self, text: &str, words: &Words, scores: &mut Scores<'_>) -> Verdict {
         let config = &self.config;
-        let (mut lines, mut found) = (0, 0);
+        let longest = usize::try_from(config.max_word_length).unwrap_or(usize::MAX);
+        let (mut lines, mut kept_lines, mut found) = (0, 0, 0);
         let mut kept = String::new();
-        let mut kept_lines = 0;
-        for line in split_lines(row.text()) {
+        self.kept_words.clear();
+        let mut ahead = words.spans();
+        for line in split_lines(text) {
             lines += 1;
             let line = trim(line);
-            let words = || line.split(is_space).filter(|word| !word.is_empty());
-            let most = usize::try_from(config.max_word_length).unwrap_or(usize::MAX);
-            if words().any(|word| word.len() > most && chars(word) > most) {
+            let start = line.as_ptr() as usize - text.as_ptr() as usize;
+            let (count, too_long) = pieces(line, longest);
+            if too_long {
                 continue;
             }
-            let count = words().count();
             let cleaned;
-            let line = if config.remove_citations && line.contains('[') {
+            let left = if config.remove_citations && line.contains('[') {
                 cleaned = without_citations(line);
                 cleaned.as_str()
             } else {
                 line
             };
-            if config.terminal_punctuation && (!line.ends_with(['.', '?', '!', '"', '\'']) || line.ends_with("...")) {
+            if config.terminal_punctuation && (!left.ends_with(['.', '?', '!', '"', '\'']) || left.ends_with("...")) {
                 continue;
             }
             if i64::try_from(count).unwrap_or(i64::MAX) < config.min_line_words {
                 continue;
             }
-            let lower = line.to_lowercase();
-            if config.lorem_ipsum && lower.contains("lorem ipsum") {
+            let phrases = Phrases::of(left);
+            if config.lorem_ipsum && phrases.contain("lorem ipsum") {
                 return Verdict::Drop("lorem_ipsum");
             }
-            if config.javascript && lower.contains("javascript") {
+            if config.javascript && phrases.contain("javascript") {
                 continue;
             }
-            if config.curly_bracket && line.contains('{') {
+            if config.curly_bracket && left.contains('{') {
                 return Verdict::Drop("curly_bracket");
             }
-            if config.policy && POLICY.iter().any(|phrase| lower.contains(phrase)) {
+            if config.policy && POLICY.iter().any(|phrase| phrases.contain(phrase)) {
                 continue;
             }
-            self.words.cut(line);
-            found += sentences(self.words.iter(line));
             if kept_lines > 0 {
                 kept.push('\n');
             }
-            kept.push_str(line);
+            let offset = kept.len() as u32;
+            if left.len() == line.len() {
+                // The words of a line are those of the text that lie in it: no word crosses white space.
+                let skipped = ahead.partition_point(|(_, end)| (*end as usize) <= start);
+                let inside = ahead[skipped..].partition_point(|(_, end)| (*end as usize) <= start + line.len());
+                let spans = &ahead[skipped..skipped + inside];
+                ahead = &ahead[skipped + inside..];
+                found += sentences(spans.iter().map(|(from, to)| &text[*from as usize..*to as usize]));
+                let shift = offset.wrapping_sub(start as u32);
+                for (from, to) in spans {
+                    self.kept_words.append(from.wrapping_add(shift), to.wrapping_add(shift));
+                }
+            } else {
+                self.words.cut(left);
+                found += sentences(self.words.iter(left));
+                for (from, to) in self.words.spans() {
+                    self.kept_words.append(from + offset, to + offset);
+                }
+            }
+            kept.push_str(left);
             kept_lines += 1;
         }
         scores.set("sentences", found as f32);
@@ -144,17 +170,78 @@ impl Filter for C4Quality {
         if i64::try_from(found).unwrap_or(i64::MAX) < config.min_sentences {
             return Verdict::Drop("too_few_sentences");
         }
-        let kept = trim(&kept);
-        if kept == row.text() { Verdict::Keep } else { Verdict::Edit(kept.to_owned()) }
+        let trimmed = trim(&kept);
+        if trimmed == text {
+            return Verdict::Keep;
+        }
+        let shift = (trimmed.as_ptr() as usize - kept.as_ptr() as usize) as u32;
+        let edited = trimmed.to_owned();
+        offer(&edited, |words| {
+            words.clear();
+            self.kept_words.spans().iter().for_each(|(from, to)| words.append(from - shift, to - shift));
+        });
+        Verdict::Edit(edited)
+    }
+}
+
+/// How many pieces white space cuts a line into, and whether one has more than `longest` characters.
+fn pieces(line: &str, longest: usize) -> (usize, bool) {
+    let too_long = |piece: &str| piece.len() > longest && chars(piece) > longest;
+    if !line.is_ascii() || line.len() > longest {
+        let pieces = || line.split(is_space).filter(|piece| !piece.is_empty());
+        return (pieces().count(), pieces().any(too_long));
+    }
+    let mut count = 0;
+    let mut space = true;
+    for byte in line.bytes() {
+        let is_space = matches!(byte, b'\t'..=b'\r' | 0x1c..=0x1f | b' ');
+        count += usize::from(space && !is_space);
+        space = is_space;
+    }
+    (count, false)
+}
+
+/// A line in which phrases of lower-case ASCII are looked for, whatever the case of its letters.
+enum Phrases<'a> {
+    Ascii(&'a [u8]),
+    Lower(String),
+}
+
+impl<'a> Phrases<'a> {
+    fn of(line: &'a str) -> Self {
+        if line.is_ascii() { Self::Ascii(line.as_bytes()) } else { Self::Lower(line.to_lowercase()) }
+    }
+
+    fn contain(&self, phrase: &str) -> bool {
+        match self {
+            Self::Ascii(line) => {
+                let Some((first, rest)) = phrase.as_bytes().split_first() else { return true };
+                let Some(last) = line.len().checked_sub(rest.len()) else { return false };
+                (0..last).any(|at| {
+                    line[at] | 0x20 == *first && line[at + 1..at + 1 + rest.len()].eq_ignore_ascii_case(rest)
+                })
+            }
+            Self::Lower(line) => line.contains(phrase),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::without_citations;
+    use super::{Phrases, pieces, without_citations};
 
     #[test]
     fn citations_go() {
         assert_eq!(without_citations("a[1] b[] c[edit] d[citation needed] e[x] f[12"), "a b c d e[x] f[12");
+    }
+
+    #[test]
+    fn pieces_and_phrases_are_found_without_copies() {
+        assert_eq!(pieces(" a\tbc\u{1f}d ", 1000), (3, false));
+        assert_eq!(pieces("abcd ef", 3), (2, true));
+        assert_eq!(pieces("äöü ef", 3), (2, false));
+        for (line, found) in [("Use Cookies", true), ("USES COOKIES", false), ("use cookie", false), ("é use CooKies", true)] {
+            assert_eq!(Phrases::of(line).contain("use cookies"), found, "{line}");
+        }
     }
 }

@@ -3,7 +3,8 @@
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::{is_terminal, trim};
-use crate::lines::duplicates;
+use crate::lines::{line_feeds, repeated};
+use crate::shared::with_words;
 use crate::words::Words;
 use crate::{chars, share};
 
@@ -32,7 +33,6 @@ pub struct FinewebQualityConfig {
 /// Drops lists, menus and other texts that are not lines of prose.
 pub struct FinewebQuality {
     config: FinewebQualityConfig,
-    words: Words,
 }
 
 impl Filter for FinewebQuality {
@@ -55,27 +55,26 @@ impl Filter for FinewebQuality {
     };
 
     fn open(config: FinewebQualityConfig) -> Result<Self, String> {
-        Ok(Self { config, words: Words::default() })
+        Ok(Self { config })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let (text, config) = (row.text(), &self.config);
-        let lines = || text.split('\n').filter(|line| !trim(line).is_empty());
+        let breaks = line_feeds(text);
         let (mut count, mut ended, mut short) = (0, 0, 0);
-        for line in lines() {
+        let lines = text.split('\n').filter(|line| !trim(line).is_empty()).inspect(|line| {
             count += 1;
             ended += usize::from(line.ends_with(is_terminal));
             let is_short = line.len() <= config.short_line || chars(line) <= config.short_line;
             short += usize::from(is_short);
-        }
+        });
+        let copies = repeated(lines, breaks + 1);
         if count == 0 {
             return Verdict::Drop("empty");
         }
         let punctuated = share(ended, count);
-        let breaks = text.bytes().filter(|byte| *byte == b'\n').count();
-        let repeated = share(duplicates(lines()).1, chars(text) - breaks);
-        self.words.cut(text);
-        let per_word = share(breaks, self.words.len());
+        let repeated = share(copies.characters, chars(text) - breaks);
+        let per_word = share(breaks, with_words(text, Words::len));
         scores.set("punctuated-lines", punctuated as f32);
         scores.set("short-lines", share(short, count) as f32);
         scores.set("repeated-chars", repeated as f32);

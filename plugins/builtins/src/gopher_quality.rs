@@ -4,7 +4,7 @@ use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::is_symbol;
 use crate::lines::split_lines;
-use crate::words::Words;
+use crate::shared::with_words;
 use crate::{chars, share};
 
 #[derive(Config)]
@@ -43,7 +43,6 @@ const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "
 /// Drops texts whose words and lines are unlike prose.
 pub struct GopherQuality {
     config: GopherQualityConfig,
-    words: Words,
 }
 
 /// What the words of a text are like.
@@ -79,6 +78,19 @@ impl Census {
     }
 }
 
+/// `...`, without overlap, and `…`.
+fn ellipses_in(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let (mut count, mut at) = (0, 0);
+    while let Some(found) = bytes[at..].iter().position(|byte| matches!(byte, b'.' | 0xe2)) {
+        at += found;
+        let length = if bytes[at..].starts_with(b"...") || bytes[at..].starts_with("…".as_bytes()) { 3 } else { 1 };
+        count += usize::from(length == 3);
+        at += length;
+    }
+    count
+}
+
 impl Filter for GopherQuality {
     type Config = GopherQualityConfig;
 
@@ -112,15 +124,14 @@ impl Filter for GopherQuality {
     };
 
     fn open(config: GopherQualityConfig) -> Result<Self, String> {
-        Ok(Self { config, words: Words::default() })
+        Ok(Self { config })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let text = row.text();
         let config = &self.config;
-        self.words.cut(text);
         let mut census = Census::default();
-        self.words.iter(text).for_each(|word| census.add(word));
+        with_words(text, |words| words.iter(text).for_each(|word| census.add(word)));
         let (mut lines, mut bullets, mut ellipses) = (0, 0, 0);
         for line in split_lines(text) {
             lines += 1;
@@ -141,8 +152,8 @@ impl Filter for GopherQuality {
         // `bound` is off at 0, as a falsy bound is in the original.
         let over = |value: f64, bound: f64| bound != 0.0 && value > bound;
         let under = |value: f64, bound: f64| bound != 0.0 && value < bound;
-        let hashes = text.bytes().filter(|byte| *byte == b'#').count();
-        let dots = text.matches("...").count() + text.matches('…').count();
+        let hashes = text.bytes().map(|byte| usize::from(byte == b'#')).sum();
+        let dots = ellipses_in(text);
         let checks: [(bool, &'static str); 10] = [
             (config.min_words != 0 && census.real < config.min_words, "gopher_short_doc"),
             (config.max_words != 0 && census.real > config.max_words, "gopher_long_doc"),
@@ -156,5 +167,17 @@ impl Filter for GopherQuality {
             (config.min_stop_words != 0 && stop_words < config.min_stop_words, "gopher_enough_stop_words"),
         ];
         checks.iter().find(|(fails, _)| *fails).map_or(Verdict::Keep, |(_, reason)| Verdict::Drop(reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ellipses_in;
+
+    #[test]
+    fn ellipses_are_counted_without_overlap() {
+        for (text, count) in [("a... b…", 2), ("......", 2), (".....", 1), ("‥ ..", 0), ("….…", 2), ("", 0)] {
+            assert_eq!(ellipses_in(text), count, "{text}");
+        }
     }
 }

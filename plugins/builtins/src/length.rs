@@ -3,6 +3,7 @@
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::chars;
+use crate::shared::with_words;
 use crate::words::Words;
 
 #[derive(Config)]
@@ -22,7 +23,6 @@ pub struct LengthConfig {
 /// Drops texts that are too short or too long.
 pub struct Length {
     config: LengthConfig,
-    words: Words,
 }
 
 impl Filter for Length {
@@ -44,14 +44,13 @@ impl Filter for Length {
         if crossed(config.min_chars, config.max_chars) || crossed(config.min_words, config.max_words) {
             return Err("a minimum is larger than its maximum, so every row would be dropped".to_owned());
         }
-        Ok(Self { config, words: Words::default() })
+        Ok(Self { config })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let config = &self.config;
         let characters = chars(row.text());
-        self.words.cut(row.text());
-        let words = self.words.len();
+        let words = with_words(row.text(), Words::len);
         scores.set("chars", characters as f32);
         scores.set("words", words as f32);
         if characters < config.min_chars {

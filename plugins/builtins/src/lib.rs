@@ -15,6 +15,8 @@ mod gopher_repetition;
 mod hash;
 mod length;
 mod lines;
+mod repetition;
+mod shared;
 pub mod special;
 mod url_ratio;
 pub mod words;
@@ -25,6 +27,7 @@ pub use fineweb_quality::FinewebQuality;
 pub use gopher_quality::GopherQuality;
 pub use gopher_repetition::GopherRepetition;
 pub use length::Length;
+pub use shared::Document;
 pub use url_ratio::UrlRatio;
 
 /// Calls a macro with `name => Type` for every built-in filter.

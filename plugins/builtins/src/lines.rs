@@ -1,26 +1,49 @@
 //! Lines, and what is repeated among pieces of text.
 
-use crate::hash::Set;
+use crate::hash::hash;
+
+/// The first bytes of line breaks.
+const BREAKS: [bool; 256] = {
+    let mut breaks = [false; 256];
+    let first = [b'\n', b'\r', 0x0b, 0x0c, 0x1c, 0x1d, 0x1e, 0xc2, 0xe2];
+    let mut at = 0;
+    while at < first.len() {
+        breaks[first[at] as usize] = true;
+        at += 1;
+    }
+    breaks
+};
+
+/// Bytes of the line break that starts here, 0 if none does.
+fn break_length(bytes: &[u8]) -> usize {
+    match bytes {
+        [b'\r', b'\n', ..] => 2,
+        [b'\n' | b'\r' | 0x0b | 0x0c | 0x1c..=0x1e, ..] => 1,
+        // U+0085, U+2028 and U+2029.
+        [0xc2, 0x85, ..] => 2,
+        [0xe2, 0x80, 0xa8 | 0xa9, ..] => 3,
+        _ => 0,
+    }
+}
 
 /// The lines of a text as Python's `splitlines` has them: ended by any line break of Unicode or ASCII.
 pub fn split_lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text).filter(|text| !text.is_empty());
     std::iter::from_fn(move || {
         let text = rest?;
-        let ends = |c: char| {
-            matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
-        };
-        let Some(at) = text.find(ends) else {
-            rest = None;
-            return Some(text);
-        };
-        let (line, after) = text.split_at(at);
-        let length = match after.as_bytes() {
-            [b'\r', b'\n', ..] => 2,
-            _ => after.chars().next().map_or(1, char::len_utf8),
-        };
-        rest = Some(&after[length..]).filter(|rest| !rest.is_empty());
-        Some(line)
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while let Some(found) = bytes[at..].iter().position(|byte| BREAKS[usize::from(*byte)]) {
+            at += found;
+            let length = break_length(&bytes[at..]);
+            if length > 0 {
+                rest = Some(&text[at + length..]).filter(|rest| !rest.is_empty());
+                return Some(&text[..at]);
+            }
+            at += 1;
+        }
+        rest = None;
+        Some(text)
     })
 }
 
@@ -45,17 +68,46 @@ pub fn split_runs(text: &str, least: usize) -> impl Iterator<Item = &str> {
     })
 }
 
-/// How many of the pieces came before, and how many characters those have.
-pub fn duplicates<'a>(pieces: impl Iterator<Item = &'a str>) -> (usize, usize) {
-    let mut seen = Set::default();
-    let (mut count, mut characters) = (0, 0);
+/// Pieces of a text that came before in it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Repeated {
+    pub pieces: usize,
+    /// Second and later copies.
+    pub copies: usize,
+    /// Characters of those.
+    pub characters: usize,
+}
+
+/// What is repeated among at most `most` pieces.
+pub fn repeated<'a>(pieces: impl Iterator<Item = &'a str>, most: usize) -> Repeated {
+    let mask = (most * 2).next_power_of_two() - 1;
+    let mut slots: Vec<(u64, &str)> = vec![(0, ""); mask + 1];
+    let mut found = Repeated::default();
     for piece in pieces {
-        if !seen.insert(piece) {
-            count += 1;
-            characters += crate::chars(piece);
+        found.pieces += 1;
+        // 0 marks an empty slot.
+        let hash = hash(piece.as_bytes()) | 1;
+        let mut at = (hash >> 20) as usize & mask;
+        loop {
+            let slot = &mut slots[at];
+            if slot.0 == 0 {
+                *slot = (hash, piece);
+                break;
+            }
+            if slot.0 == hash && slot.1 == piece {
+                found.copies += 1;
+                found.characters += crate::chars(piece);
+                break;
+            }
+            at = (at + 1) & mask;
         }
     }
-    (count, characters)
+    found
+}
+
+/// Line feeds in a text.
+pub fn line_feeds(text: &str) -> usize {
+    text.bytes().map(|byte| usize::from(byte == b'\n')).sum()
 }
 
 #[cfg(test)]
@@ -68,6 +120,7 @@ mod tests {
         assert_eq!(lines("a\r\nb\rc\n\nd\u{2028}e\n"), ["a", "b", "c", "", "d", "e"]);
         assert!(lines("").is_empty());
         assert_eq!(lines("\n"), [""]);
+        assert_eq!(lines("é\u{85}ö\u{2026}\u{2029}\u{b}x\u{1f}"), ["é", "ö…", "", "x\u{1f}"]);
     }
 
     #[test]
@@ -80,6 +133,8 @@ mod tests {
 
     #[test]
     fn counts_second_copies() {
-        assert_eq!(duplicates(["éa", "b", "éa", "éa"].into_iter()), (2, 4));
+        let found = repeated(["éa", "b", "éa", "éa"].into_iter(), 4);
+        assert_eq!(found, Repeated { pieces: 4, copies: 2, characters: 4 });
+        assert_eq!(repeated([].into_iter(), 1), Repeated::default());
     }
 }

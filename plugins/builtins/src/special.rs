@@ -65,7 +65,8 @@ const SINGLE: &[&str] = &[
 const LONGEST: usize = 24;
 
 /// Whether a run of ASCII letters can be special at all; most words cannot.
-fn plain_suspect(word: &[u8]) -> bool {
+#[must_use]
+pub fn plain_suspect(word: &[u8]) -> bool {
     match word {
         [.., b't' | b'd' | b's' | b'm' | b'a'] => word.len() <= 8,
         [.., b'v' | b'l' | b'r', b'e'] | [.., b'l', b'l'] | [.., b'i', b'n'] | [.., b'f', b'f'] => word.len() <= 10,

@@ -14,7 +14,32 @@ pub struct Words {
     spans: Vec<(u32, u32)>,
     /// Suffixes of the piece at hand, last first.
     after: Vec<(u32, u32)>,
+    memo: Memo,
 }
+
+const LETTER: u8 = 1;
+const MARK: u8 = 2;
+const SPACE: u8 = 4;
+/// The first byte of a character that may be white space.
+const WIDE: u8 = 8;
+
+/// Classes of bytes. White space outside ASCII starts with one of four bytes.
+const CLASSES: [u8; 256] = {
+    let mut classes = [MARK; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let one = byte as u8;
+        if one.is_ascii_alphabetic() {
+            classes[byte] = LETTER;
+        } else if matches!(one, b'\t'..=b'\r' | 0x1c..=0x1f | b' ') {
+            classes[byte] = SPACE;
+        } else if matches!(one, 0xc2 | 0xe1..=0xe3) {
+            classes[byte] = WIDE;
+        }
+        byte += 1;
+    }
+    classes
+};
 
 impl Words {
     /// Cuts `text`, at most 4 GiB of it; buffers are reused.
@@ -24,35 +49,57 @@ impl Words {
             Some(start) => start,
             None => text,
         };
+        self.spans.reserve(text.len() / 5);
         let bytes = text.as_bytes();
         let mut at = 0;
         while at < bytes.len() {
-            // ASCII letters and spaces, which most text is made of, are told apart by the byte.
             let start = at;
-            let mut letters = true;
-            while let Some(byte) = bytes.get(at).copied() {
-                if byte.is_ascii_alphabetic() {
-                    at += 1;
-                } else if byte.is_ascii() {
-                    if is_space(char::from(byte)) {
+            let mut seen = 0;
+            let mut space = 1;
+            while let Some(byte) = bytes.get(at) {
+                let class = CLASSES[usize::from(*byte)];
+                if class & (SPACE | WIDE) != 0 {
+                    if class == SPACE {
                         break;
                     }
-                    letters = false;
-                    at += 1;
-                } else {
                     let Some(c) = text[at..].chars().next() else { break };
                     if is_space(c) {
+                        space = c.len_utf8();
                         break;
                     }
-                    letters = false;
-                    at += c.len_utf8();
                 }
+                seen |= class;
+                at += 1;
             }
             if at > start {
-                if letters { self.letters(text, start, at) } else { self.piece(text, start, at) }
+                if seen == LETTER && !special::plain_suspect(&bytes[start..at]) {
+                    self.push(start, at);
+                } else {
+                    self.remembered(text, start, at);
+                }
             }
-            at += text[at..].chars().next().map_or(1, char::len_utf8);
+            at += space;
         }
+    }
+
+    /// A piece, from the memo if it is there.
+    fn remembered(&mut self, text: &str, start: usize, end: usize) {
+        let Some(key) = Memo::key(text.as_bytes(), start, end) else {
+            self.piece(text, start, end);
+            return;
+        };
+        if let Some(entry) = self.memo.find(key, end - start) {
+            let mut from = start as u32;
+            for length in &entry.ends[..usize::from(entry.count)] {
+                let to = start as u32 + u32::from(*length);
+                self.spans.push((from, to));
+                from = to;
+            }
+            return;
+        }
+        let first = self.spans.len();
+        self.piece(text, start, end);
+        self.memo.put(key, start as u32, &self.spans[first..]);
     }
 
     #[must_use]
@@ -65,6 +112,22 @@ impl Words {
         self.spans.is_empty()
     }
 
+    /// Forgets all words.
+    pub fn clear(&mut self) {
+        self.spans.clear();
+    }
+
+    /// Byte ranges of the words, in order.
+    #[must_use]
+    pub fn spans(&self) -> &[(u32, u32)] {
+        &self.spans
+    }
+
+    /// Appends a word that is known to be one, at these bytes after all words before.
+    pub fn append(&mut self, start: u32, end: u32) {
+        self.spans.push((start, end));
+    }
+
     /// The words of the text that was cut.
     pub fn iter<'a>(&'a self, text: &'a str) -> impl ExactSizeIterator<Item = &'a str> + Clone {
         self.spans.iter().map(|(start, end)| &text[*start as usize..*end as usize])
@@ -73,12 +136,6 @@ impl Words {
     fn push(&mut self, start: usize, end: usize) {
         if start < end {
             self.spans.push((start as u32, end as u32));
-        }
-    }
-
-    fn letters(&mut self, text: &str, start: usize, end: usize) {
-        if !self.special(text, start, end) {
-            self.push(start, end);
         }
     }
 
@@ -168,6 +225,63 @@ impl Words {
             at += length;
         }
         self.push(offset + start, offset + inner.len());
+    }
+}
+
+/// What short pieces were cut into before: the same words and marks come again and again.
+#[derive(Debug, Default, Clone)]
+struct Memo {
+    entries: Vec<Entry>,
+}
+
+/// The words of a piece tile it, so their ends say all.
+#[derive(Debug, Default, Clone, Copy)]
+struct Entry {
+    key: u128,
+    count: u8,
+    ends: [u8; 7],
+}
+
+impl Memo {
+    const BITS: u32 = 11;
+
+    /// The bytes of a piece of at most 16.
+    fn key(bytes: &[u8], start: usize, end: usize) -> Option<u128> {
+        let length = end - start;
+        if length > 16 {
+            return None;
+        }
+        if let Some(Ok(whole)) = bytes.get(start..start + 16).map(<[u8; 16]>::try_from) {
+            return Some(u128::from_le_bytes(whole) & (u128::MAX >> (128 - 8 * length)));
+        }
+        let mut whole = [0; 16];
+        whole[..length].copy_from_slice(&bytes[start..end]);
+        Some(u128::from_le_bytes(whole))
+    }
+
+    fn slot(key: u128) -> usize {
+        let mixed = (key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ ((key >> 64) as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        ((mixed ^ mixed >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - Self::BITS)) as usize
+    }
+
+    fn find(&self, key: u128, length: usize) -> Option<Entry> {
+        let entry = self.entries.get(Self::slot(key))?;
+        let same = entry.key == key && entry.count > 0 && usize::from(entry.ends[usize::from(entry.count) - 1]) == length;
+        same.then_some(*entry)
+    }
+
+    fn put(&mut self, key: u128, start: u32, words: &[(u32, u32)]) {
+        if words.is_empty() || words.len() > 7 {
+            return;
+        }
+        if self.entries.is_empty() {
+            self.entries.resize(1 << Self::BITS, Entry::default());
+        }
+        let mut entry = Entry { key, count: words.len() as u8, ends: [0; 7] };
+        for (slot, (_, end)) in entry.ends.iter_mut().zip(words) {
+            *slot = (end - start) as u8;
+        }
+        self.entries[Self::slot(key)] = entry;
     }
 }
 
@@ -448,6 +562,11 @@ pub fn sentences<'a>(words: impl Iterator<Item = &'a str>) -> usize {
     let mut inside = false;
     let mut ended = false;
     for word in words {
+        if word.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) {
+            count += usize::from(ended);
+            (ended, inside) = (false, true);
+            continue;
+        }
         let mut chars = word.chars();
         let ends = matches!((chars.next(), chars.next()), (Some(c), None) if crate::character::is_terminal(c));
         let punctuation = word.chars().all(crate::character::is_punctuation);

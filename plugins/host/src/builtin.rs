@@ -22,9 +22,26 @@ pub struct Builtin {
     open: fn(&Value) -> Result<Box<dyn NativeFilter>, Vec<Issue>>,
 }
 
-/// Judges batches without a boundary.
+/// Judges rows without a boundary.
 pub(crate) trait NativeFilter: Send {
-    fn judge(&mut self, batch: &TextBatch<'_>) -> Result<Verdicts, (usize, String)>;
+    /// Scores per row.
+    fn scores(&self) -> usize;
+
+    /// Judges row `row`; `reads` are the further columns, in the order of the manifest.
+    fn judge_row(&mut self, row: usize, text: &str, reads: &[&str], verdicts: &mut Verdicts) -> Result<(), String>;
+
+    /// Judges every row; an error names the row.
+    fn judge(&mut self, batch: &TextBatch<'_>) -> Result<Verdicts, (usize, String)> {
+        let mut verdicts = Verdicts::keep_all(batch.rows(), self.scores());
+        let mut reads = vec![""; batch.reads.len()];
+        for row in 0..batch.rows() {
+            for (slot, column) in reads.iter_mut().zip(&batch.reads) {
+                *slot = column.get(row);
+            }
+            self.judge_row(row, batch.texts.get(row), &reads, &mut verdicts).map_err(|why| (row, why))?;
+        }
+        Ok(verdicts)
+    }
 }
 
 macro_rules! table {
@@ -127,6 +144,8 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/length.rs",
     "src/lib.rs",
     "src/lines.rs",
+    "src/repetition.rs",
+    "src/shared.rs",
     "src/special.rs",
     "src/url_ratio.rs",
     "src/words.rs",
@@ -191,29 +210,26 @@ fn open<F: Filter + Send>(config: &Value) -> Result<Box<dyn NativeFilter>, Vec<I
 struct Native<F>(F);
 
 impl<F: Filter + Send> NativeFilter for Native<F> {
-    fn judge(&mut self, batch: &TextBatch<'_>) -> Result<Verdicts, (usize, String)> {
+    fn scores(&self) -> usize {
+        F::ABOUT.scores.len()
+    }
+
+    fn judge_row(&mut self, row: usize, text: &str, reads: &[&str], verdicts: &mut Verdicts) -> Result<(), String> {
         let about = F::ABOUT;
-        let rows = batch.rows();
-        let mut verdicts = Verdicts::keep_all(rows, about.scores.len());
-        let mut columns = vec![""; batch.reads.len()];
-        for row in 0..rows {
-            for (slot, column) in columns.iter_mut().zip(&batch.reads) {
-                *slot = column.get(row);
+        let rows = verdicts.drop.len();
+        let seen = Row::new(row, text, about.reads, reads);
+        let mut scores = Scores::new(about.scores, &mut verdicts.scores, rows, row);
+        match self.0.judge(&seen, &mut scores) {
+            Verdict::Keep => {}
+            Verdict::Drop(reason) => {
+                let at = about.reasons.iter().position(|known| *known == reason);
+                let at = at.ok_or_else(|| format!("dropped for an undeclared `{reason}`"))?;
+                verdicts.drop[row] = 1 + at as u8;
             }
-            let seen = Row::new(row, batch.texts.get(row), about.reads, &columns);
-            let mut scores = Scores::new(about.scores, &mut verdicts.scores, rows, row);
-            match self.0.judge(&seen, &mut scores) {
-                Verdict::Keep => {}
-                Verdict::Drop(reason) => {
-                    let at = about.reasons.iter().position(|known| *known == reason);
-                    let at = at.ok_or_else(|| (row, format!("dropped for an undeclared `{reason}`")))?;
-                    verdicts.drop[row] = 1 + at as u8;
-                }
-                Verdict::Edit(text) => verdicts.edits.push((row, text)),
-                Verdict::Refuse(why) => return Err((row, why)),
-            }
+            Verdict::Edit(text) => verdicts.edits.push((row, text)),
+            Verdict::Refuse(why) => return Err(why),
         }
-        Ok(verdicts)
+        Ok(())
     }
 }
 

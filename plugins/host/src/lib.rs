@@ -5,6 +5,7 @@ pub mod author;
 mod batch;
 mod bindings;
 mod builtin;
+mod chain;
 mod compiled_cache;
 mod component;
 mod crate_build;
@@ -20,6 +21,7 @@ mod verdict;
 
 pub use batch::{TextBatch, TextColumn};
 pub use builtin::Builtin;
+pub use chain::{Chain, ChainInput};
 pub use compiled_cache::CompiledCache;
 pub use component::PluginComponent;
 pub use crate_build::{BuildOptions, build_crate};

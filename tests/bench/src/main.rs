@@ -1,5 +1,6 @@
 //! Benches. Each prints what it ran on; times mean something beside others of the same run only.
 
+mod filters;
 mod kernels;
 mod tokenizer;
 mod train;
@@ -23,6 +24,8 @@ enum Bench {
     Tokenizer(tokenizer::Arguments),
     /// Training steps of a model: time by operation, share of the gemm crate's rate, memory.
     Train(train::Arguments),
+    /// Built-in filters, beside datatrove where a Python has it.
+    Filters(filters::Arguments),
 }
 
 fn main() -> io::Result<()> {
@@ -34,6 +37,7 @@ fn main() -> io::Result<()> {
         Bench::Kernels(arguments) => kernels::run(&arguments, &mut out),
         Bench::Tokenizer(arguments) => tokenizer::run(&arguments, &mut out),
         Bench::Train(arguments) => train::run(&arguments, &mut out),
+        Bench::Filters(arguments) => filters::run(&arguments, &mut out),
     }
 }
 
