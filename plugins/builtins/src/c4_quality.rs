@@ -40,9 +40,6 @@ pub struct C4QualityConfig {
     policy: bool,
 }
 
-const POLICY: [&str; 6] =
-    ["terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"];
-
 /// Keeps the lines that are sentences, and the texts that have enough of them.
 pub struct C4Quality {
     config: C4QualityConfig,
@@ -102,6 +99,11 @@ impl C4Quality {
     fn verdict(&mut self, text: &str, words: &Words, scores: &mut Scores<'_>) -> Verdict {
         let config = &self.config;
         let longest = usize::try_from(config.max_word_length).unwrap_or(usize::MAX);
+        let least = usize::try_from(config.min_line_words).unwrap_or(0);
+        // Most texts have none of these, and then no line has.
+        let brackets = config.remove_citations && text.contains('[');
+        let braces = config.curly_bracket && text.contains('{');
+        let look = brackets || Phrases::of(text).any();
         let (mut lines, mut kept_lines, mut found) = (0, 0, 0);
         let mut kept = String::new();
         self.kept_words.clear();
@@ -110,12 +112,11 @@ impl C4Quality {
             lines += 1;
             let line = trim(line);
             let start = line.as_ptr() as usize - text.as_ptr() as usize;
-            let (count, too_long) = pieces(line, longest);
-            if too_long {
+            if has_long_piece(line, longest) {
                 continue;
             }
             let cleaned;
-            let left = if config.remove_citations && line.contains('[') {
+            let left = if brackets && line.contains('[') {
                 cleaned = without_citations(line);
                 cleaned.as_str()
             } else {
@@ -124,20 +125,20 @@ impl C4Quality {
             if config.terminal_punctuation && (!left.ends_with(['.', '?', '!', '"', '\'']) || left.ends_with("...")) {
                 continue;
             }
-            if i64::try_from(count).unwrap_or(i64::MAX) < config.min_line_words {
+            if !has_pieces(line, least) {
                 continue;
             }
-            let phrases = Phrases::of(left);
-            if config.lorem_ipsum && phrases.contain("lorem ipsum") {
+            let phrases = if look { Phrases::of(left) } else { Phrases::default() };
+            if config.lorem_ipsum && phrases.lorem {
                 return Verdict::Drop("lorem_ipsum");
             }
-            if config.javascript && phrases.contain("javascript") {
+            if config.javascript && phrases.javascript {
                 continue;
             }
-            if config.curly_bracket && left.contains('{') {
+            if braces && left.contains('{') {
                 return Verdict::Drop("curly_bracket");
             }
-            if config.policy && POLICY.iter().any(|phrase| phrases.contain(phrase)) {
+            if config.policy && phrases.policy {
                 continue;
             }
             if kept_lines > 0 {
@@ -184,51 +185,88 @@ impl C4Quality {
     }
 }
 
-/// How many pieces white space cuts a line into, and whether one has more than `longest` characters.
-fn pieces(line: &str, longest: usize) -> (usize, bool) {
+/// Whether white space cuts a line into at least `least` pieces.
+fn has_pieces(line: &str, least: usize) -> bool {
+    least == 0 || line.split(is_space).filter(|piece| !piece.is_empty()).nth(least - 1).is_some()
+}
+
+/// Whether a piece between white space has more than `longest` characters.
+fn has_long_piece(line: &str, longest: usize) -> bool {
     let too_long = |piece: &str| piece.len() > longest && chars(piece) > longest;
-    if !line.is_ascii() || line.len() > longest {
-        let pieces = || line.split(is_space).filter(|piece| !piece.is_empty());
-        return (pieces().count(), pieces().any(too_long));
-    }
-    let mut count = 0;
-    let mut space = true;
-    for byte in line.bytes() {
-        let is_space = matches!(byte, b'\t'..=b'\r' | 0x1c..=0x1f | b' ');
-        count += usize::from(space && !is_space);
-        space = is_space;
-    }
-    (count, false)
+    line.len() > longest && line.split(is_space).any(too_long)
 }
 
-/// A line in which phrases of lower-case ASCII are looked for, whatever the case of its letters.
-enum Phrases<'a> {
-    Ascii(&'a [u8]),
-    Lower(String),
+/// A phrase of lower-case ASCII, and where in it the letter is that is looked for first.
+type Phrase = (&'static str, usize);
+
+const LOREM: Phrase = ("lorem ipsum", 7);
+const JAVASCRIPT: Phrase = ("javascript", 0);
+const POLICY: [Phrase; 6] = [
+    ("terms of use", 7),
+    ("privacy policy", 3),
+    ("cookie policy", 3),
+    ("uses cookies", 8),
+    ("use of cookies", 10),
+    ("use cookies", 7),
+];
+
+/// The letters that are looked for, in either case: `p`, `j`, `f`, `v` and `k`.
+const RARE: [bool; 256] = {
+    let mut rare = [false; 256];
+    let letters = b"pjfvkPJFVK";
+    let mut at = 0;
+    while at < letters.len() {
+        rare[letters[at] as usize] = true;
+        at += 1;
+    }
+    rare
+};
+
+/// Which phrases a text contains, whatever the case of its letters.
+#[derive(Clone, Copy, Default)]
+struct Phrases {
+    lorem: bool,
+    javascript: bool,
+    policy: bool,
 }
 
-impl<'a> Phrases<'a> {
-    fn of(line: &'a str) -> Self {
-        if line.is_ascii() { Self::Ascii(line.as_bytes()) } else { Self::Lower(line.to_lowercase()) }
-    }
-
-    fn contain(&self, phrase: &str) -> bool {
-        match self {
-            Self::Ascii(line) => {
-                let Some((first, rest)) = phrase.as_bytes().split_first() else { return true };
-                let Some(last) = line.len().checked_sub(rest.len()) else { return false };
-                (0..last).any(|at| {
-                    line[at] | 0x20 == *first && line[at + 1..at + 1 + rest.len()].eq_ignore_ascii_case(rest)
-                })
-            }
-            Self::Lower(line) => line.contains(phrase),
+impl Phrases {
+    fn of(text: &str) -> Self {
+        // These become ASCII letters in lower case.
+        if !text.is_ascii() && text.contains(['\u{212a}', '\u{130}']) {
+            return Self::of_lower(text.to_lowercase().as_bytes());
         }
+        Self::of_lower(text.as_bytes())
+    }
+
+    fn of_lower(text: &[u8]) -> Self {
+        let mut found = Self::default();
+        let mut at = 0;
+        while let Some(next) = text[at..].iter().position(|byte| RARE[usize::from(*byte)]) {
+            at += next;
+            let is_here = |(phrase, offset): Phrase| {
+                let start = at.checked_sub(offset);
+                let there = start.and_then(|start| text.get(start..start + phrase.len()));
+                there.is_some_and(|there| there.eq_ignore_ascii_case(phrase.as_bytes()))
+            };
+            match text[at] | 0x20 {
+                b'p' => found.lorem |= is_here(LOREM),
+                b'j' => found.javascript |= is_here(JAVASCRIPT),
+                _ => found.policy |= POLICY.into_iter().any(is_here),
+            }
+            at += 1;
+        }
+        found
+    }
+
+    fn any(self) -> bool {
+        self.lorem || self.javascript || self.policy
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Phrases, pieces, without_citations};
+    use super::{POLICY, Phrases, has_long_piece, has_pieces, without_citations};
 
     #[test]
     fn citations_go() {
@@ -236,12 +274,23 @@ mod tests {
     }
 
     #[test]
-    fn pieces_and_phrases_are_found_without_copies() {
-        assert_eq!(pieces(" a\tbc\u{1f}d ", 1000), (3, false));
-        assert_eq!(pieces("abcd ef", 3), (2, true));
-        assert_eq!(pieces("äöü ef", 3), (2, false));
-        for (line, found) in [("Use Cookies", true), ("USES COOKIES", false), ("use cookie", false), ("é use CooKies", true)] {
-            assert_eq!(Phrases::of(line).contain("use cookies"), found, "{line}");
+    fn pieces_are_counted() {
+        assert!(has_pieces(" a\tbc\u{1f}d ", 3) && !has_pieces(" a\tbc\u{1f}d ", 4) && has_pieces("", 0));
+        assert!(has_long_piece("abcd ef", 3) && !has_long_piece("äöü ef", 3));
+    }
+
+    #[test]
+    fn phrases_are_found_in_any_case() {
+        let found = |text: &str| {
+            let Phrases { lorem, javascript, policy } = Phrases::of(text);
+            (lorem, javascript, policy)
+        };
+        for (phrase, _) in POLICY {
+            assert_eq!(found(&format!("x{}", phrase.to_uppercase())), (false, false, true), "{phrase}");
+            assert_eq!(found(&phrase[..phrase.len() - 1]), (false, false, false), "{phrase}");
         }
+        assert_eq!(found("Lorem Ipsum JavaScripts"), (true, true, false));
+        assert_eq!(found("é use coo\u{212a}ies"), (false, false, true));
+        assert_eq!(found("the lore of java script, terms of us"), (false, false, false));
     }
 }

@@ -42,6 +42,13 @@ pub fn is_icon(c: char) -> bool {
     !c.is_ascii() && contains(ICONS, c)
 }
 
+/// Whether all bytes are ASCII letters.
+#[must_use]
+pub fn is_letters(bytes: &[u8]) -> bool {
+    // Without a way out in the middle the processor need not guess where a word ends.
+    bytes.iter().fold(true, |all, byte| all & (byte | 0x20).wrapping_sub(b'a').lt(&26))
+}
+
 /// Lower case, or of a script without case.
 #[must_use]
 pub fn is_lower(c: char) -> bool {

@@ -2,7 +2,7 @@
 
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
-use crate::character::is_symbol;
+use crate::character::{is_letters, is_symbol};
 use crate::lines::split_lines;
 use crate::shared::with_words;
 use crate::{chars, share};
@@ -38,7 +38,27 @@ pub struct GopherQualityConfig {
     min_stop_words: usize,
 }
 
-const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "with"];
+/// The stop words, as little-endian numbers of their bytes.
+const STOP_WORDS: [u32; 8] = [
+    number(b"the"),
+    number(b"be"),
+    number(b"to"),
+    number(b"of"),
+    number(b"and"),
+    number(b"that"),
+    number(b"have"),
+    number(b"with"),
+];
+
+const fn number(word: &[u8]) -> u32 {
+    let mut number = 0;
+    let mut at = word.len();
+    while at > 0 {
+        at -= 1;
+        number = number << 8 | word[at] as u32;
+    }
+    number
+}
 
 /// Drops texts whose words and lines are unlike prose.
 pub struct GopherQuality {
@@ -58,22 +78,23 @@ struct Census {
 
 impl Census {
     fn add(&mut self, word: &str) {
+        let bytes = word.as_bytes();
         self.words += 1;
-        if word.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        if is_letters(bytes) {
             self.real += 1;
-            self.real_chars += word.len();
+            self.real_chars += bytes.len();
             self.alphabetic += 1;
+            if bytes.len() <= 4
+                && let Some(at) = STOP_WORDS.iter().position(|stop| *stop == number(bytes))
+            {
+                self.stop_words[at] = true;
+            }
         } else {
             if word.chars().any(|c| !is_symbol(c)) {
                 self.real += 1;
                 self.real_chars += chars(word);
             }
             self.alphabetic += usize::from(word.chars().any(char::is_alphabetic));
-        }
-        if word.len() <= 4
-            && let Some(at) = STOP_WORDS.iter().position(|stop| *stop == word)
-        {
-            self.stop_words[at] = true;
         }
     }
 }

@@ -84,7 +84,7 @@ impl GopherRepetition {
         }
 
         with_words(text, |words| self.runs.fill(words, text));
-        self.runs.top(2..=config.max_top.len() + 1, |n, total| {
+        self.runs.top(config.max_top.len() + 1, |n, total| {
             let value = share(total, length);
             if n == 2 {
                 scores.set("top-2-words", value as f32);

@@ -15,23 +15,32 @@ const SEED: usize = 16;
 /// The words of one text as numbers: equal words have equal numbers.
 #[derive(Debug, Default)]
 pub struct WordRuns {
-    ids: Vec<u32>,
+    /// Each word, and the end of the text.
+    words: Vec<Word>,
     known: Vec<Known>,
     /// Hash and number plus one of the words so far, an open table.
     table: Vec<(u32, u32)>,
-    /// Characters before each word, and after the last.
-    chars: Vec<u32>,
-    /// Bytes of the words before each word, and after the last.
-    starts: Vec<u32>,
     /// The words without anything between them, and [`SEED`] zeros.
     joined: Vec<u8>,
-    /// Polynomial hashes of `joined` up to each word.
-    hashes: Vec<u64>,
     /// Of the base of the polynomial.
     powers: Vec<u64>,
     /// Where a run may start that comes twice.
     places: Vec<u32>,
     runs: Runs,
+    seeds: Vec<u32>,
+    /// The slot of each place that was looked up, in order.
+    found: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    id: u32,
+    /// Characters of the words before it.
+    chars: u32,
+    /// Bytes of the words before it.
+    start: u32,
+    /// Polynomial hash of those bytes.
+    hash: u64,
 }
 
 /// A word that came.
@@ -46,29 +55,41 @@ struct Known {
     power: u64,
 }
 
-/// Runs seen so far: an open table of where each came first and how often it came.
+/// Runs seen so far, an open table: a number that stands for the run, where it came first and how often.
 #[derive(Debug, Default)]
 struct Runs {
-    slots: Vec<(u32, u32)>,
-    /// The slot of each place that was looked up, in order.
-    found: Vec<u32>,
+    slots: Vec<Run>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Run {
+    key: u64,
+    first: u32,
+    count: u32,
 }
 
 impl Runs {
     fn clear(&mut self, places: usize) {
         self.slots.clear();
-        self.slots.resize((places * 2).next_power_of_two().max(16), (0, 0));
-        self.found.clear();
+        self.slots.resize((places * 2).next_power_of_two().max(16), Run::default());
     }
 
-    /// The slot of a run, empty (count 0) if it comes for the first time.
-    fn find(&mut self, hash: u64, same: impl Fn(usize) -> bool) -> usize {
+    /// Counts a run at `at`: its slot.
+    fn count(&mut self, hash: u64, key: u64, at: u32, same: impl Fn(u32) -> bool) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = (hash ^ hash >> 29) as usize & mask;
-        while self.slots[at].1 != 0 && !same(self.slots[at].0 as usize) {
-            at = (at + 1) & mask;
+        let mut place = (hash >> 16) as usize & mask;
+        loop {
+            let slot = &mut self.slots[place];
+            if slot.count == 0 {
+                *slot = Run { key, first: at, count: 1 };
+                return place;
+            }
+            if slot.key == key && same(slot.first) {
+                slot.count += 1;
+                return place;
+            }
+            place = (place + 1) & mask;
         }
-        at
     }
 }
 
@@ -77,12 +98,9 @@ impl WordRuns {
     pub fn fill(&mut self, words: &Words, text: &str) {
         let bytes = text.as_bytes();
         let count = words.len();
-        self.ids.clear();
+        self.words.clear();
+        self.words.reserve(count + 1);
         self.known.clear();
-        self.chars.clear();
-        self.starts.clear();
-        self.hashes.clear();
-        self.places.clear();
         self.joined.clear();
         self.joined.resize(bytes.len() + SEED, 0);
         self.table.clear();
@@ -90,19 +108,15 @@ impl WordRuns {
         if self.powers.is_empty() {
             self.powers.push(1);
         }
-        let (mut characters, mut length, mut polynomial) = (0u32, 0usize, 0u64);
-        self.hashes.push(polynomial);
+        let (mut chars, mut length, mut hash) = (0u32, 0usize, 0u64);
         for (start, end) in words.spans() {
             let (from, to) = (*start as usize, *end as usize);
             let id = self.number(bytes, from, to);
+            self.words.push(Word { id, chars, start: length as u32, hash });
             let word = &mut self.known[id as usize];
             word.count += 1;
-            self.ids.push(id);
-            self.chars.push(characters);
-            self.starts.push(length as u32);
-            characters += word.chars;
-            polynomial = polynomial.wrapping_mul(word.power).wrapping_add(word.value);
-            self.hashes.push(polynomial);
+            chars += word.chars;
+            hash = hash.wrapping_mul(word.power).wrapping_add(word.value);
             // Copies of a fixed length are two moves; what is too much is written over by the next word.
             match bytes.get(from..from + SEED) {
                 Some(block) if to - from <= SEED => self.joined[length..length + SEED].copy_from_slice(block),
@@ -110,10 +124,13 @@ impl WordRuns {
             }
             length += to - from;
         }
-        self.chars.push(characters);
-        self.starts.push(length as u32);
+        self.words.push(Word { id: 0, chars, start: length as u32, hash });
         self.joined.truncate(length);
         self.joined.resize(length + SEED, 0);
+    }
+
+    fn len(&self) -> usize {
+        self.words.len() - 1
     }
 
     fn number(&mut self, bytes: &[u8], from: usize, to: usize) -> u32 {
@@ -152,70 +169,64 @@ impl WordRuns {
         self.powers[exponent]
     }
 
-    /// For runs of 2, 3, … words in turn, up to `bounds.len() + 1`: the characters of the most frequent one, joined by
-    /// spaces, times how often it comes; of equally frequent ones the first counts. 0 if there is no run. Ends with the
-    /// first for which `go_on` is false.
-    pub fn top(&mut self, lengths: std::ops::RangeInclusive<usize>, mut go_on: impl FnMut(usize, usize) -> bool) {
-        let repeats = |id: u32| self.known[id as usize].count > 1;
-        let mut places: Vec<u32> = std::mem::take(&mut self.places);
-        places.clear();
-        places.extend(
-            self.ids.windows(2).enumerate().filter(|(_, pair)| repeats(pair[0]) && repeats(pair[1])).map(|(at, _)| at as u32),
-        );
-        for n in lengths {
-            let total = self.most_frequent(n, &mut places);
+    /// For runs of 2, 3, … words in turn: the characters of the most frequent one, joined by spaces, times how often it
+    /// comes; of equally frequent ones the first counts. 0 if there is no run. Ends with the first for which `go_on` is
+    /// false.
+    pub fn top(&mut self, most: usize, mut go_on: impl FnMut(usize, usize) -> bool) {
+        let words = &self.words[..self.len()];
+        let repeats = |word: &Word| self.known[word.id as usize].count > 1;
+        let pairs = words.windows(2).enumerate().filter(|(_, pair)| repeats(&pair[0]) && repeats(&pair[1]));
+        // What a run of `n` words is: its runs of `n - 1` words at the first and at the second word.
+        let mut keyed: Vec<(u32, u64)> = pairs.map(|(at, pair)| (at as u32, join(pair[0].id, pair[1].id))).collect();
+        for n in 2..=most {
+            let total = self.most_frequent(n, &mut keyed);
             if !go_on(n, total) {
                 break;
             }
         }
-        self.places = places;
     }
 
-    /// Looks for the most frequent run of `n` words at `places`, and leaves there the places of runs of `n + 1` words
-    /// that may come twice.
-    fn most_frequent(&mut self, n: usize, places: &mut Vec<u32>) -> usize {
-        let ids = &self.ids;
-        if ids.len() < n {
+    /// Looks for the most frequent run of `n` words among `keyed`, and leaves there the runs of `n + 1` words that may
+    /// come twice.
+    fn most_frequent(&mut self, n: usize, keyed: &mut Vec<(u32, u64)>) -> usize {
+        let count = self.len();
+        if count < n {
             return 0;
         }
-        self.runs.clear(places.len());
+        self.runs.clear(keyed.len());
+        self.found.clear();
         // If nothing comes twice, all are equally frequent, and the first is at the start.
         let (mut best, mut first) = (1, 0);
-        for at in places.iter() {
-            let run = &ids[*at as usize..*at as usize + n];
-            let hash = run.iter().fold(0, |hash: u64, id| mix(hash ^ u64::from(*id) ^ FACTOR, FACTOR));
-            let slot = self.runs.find(hash, |before| ids[before..before + n] == *run);
-            self.runs.found.push(slot as u32);
-            let slot = &mut self.runs.slots[slot];
-            if slot.1 == 0 {
-                slot.0 = *at;
-            }
-            slot.1 += 1;
-            if slot.1 > 1 && (slot.1 > best || slot.1 == best && slot.0 < first) {
-                (first, best) = *slot;
+        for (at, key) in keyed.iter() {
+            let slot = self.runs.count(mix(*key ^ FACTOR, FACTOR), *key, *at, |_| true);
+            self.found.push(slot as u32);
+            let run = self.runs.slots[slot];
+            if run.count > 1 && (run.count > best || run.count == best && run.first < first) {
+                (first, best) = (run.first, run.count);
             }
         }
-        let letters = self.chars[first as usize + n] - self.chars[first as usize];
-        // A longer run comes twice only if the runs at its first and its second word do.
-        let twice = |at: usize| self.runs.slots[self.runs.found[at] as usize].1 > 1;
+        let chars = self.words[first as usize + n].chars - self.words[first as usize].chars;
         let mut left = 0;
-        for at in 0..places.len() {
-            let next = at + 1;
-            let longer = next < places.len() && places[next] == places[at] + 1 && twice(at) && twice(next);
-            if longer && (places[at] as usize) + n < ids.len() {
-                places[left] = places[at];
+        for next in 1..keyed.len() {
+            let (at, after) = (keyed[next - 1].0, keyed[next].0);
+            if after != at + 1 || at as usize + n >= count {
+                continue;
+            }
+            let [one, two] = [next - 1, next].map(|at| self.runs.slots[self.found[at] as usize]);
+            if one.count > 1 && two.count > 1 {
+                keyed[left] = (at, join(one.first, two.first));
                 left += 1;
             }
         }
-        places.truncate(left);
-        best as usize * (letters as usize + n - 1)
+        keyed.truncate(left);
+        best as usize * (chars as usize + n - 1)
     }
 
     /// For runs of 5, 6, … words in turn: the characters of runs that came before, read from left to right without
     /// overlap. The runs are compared as texts without spaces, so `a bc` and `ab c` are the same. Ends with the first for
     /// which `go_on` is false.
     pub fn repeated(&mut self, lengths: std::ops::RangeInclusive<usize>, mut go_on: impl FnMut(usize, usize) -> bool) {
-        self.seeds(*lengths.start());
+        self.seed(*lengths.start());
         let places = std::mem::take(&mut self.places);
         for n in lengths {
             let total = self.copies(n, &places);
@@ -226,31 +237,34 @@ impl WordRuns {
         self.places = places;
     }
 
-    /// Finds the places whose next [`SEED`] bytes come twice, or whose run of `n` words is shorter than that.
-    fn seeds(&mut self, n: usize) {
-        let count = (self.ids.len() + 1).saturating_sub(n);
-        self.runs.clear(count);
+    /// Finds the places whose next [`SEED`] bytes come twice, or whose run of `n` words is shorter than that. A place too
+    /// many does no harm, so hashes stand for the bytes.
+    fn seed(&mut self, n: usize) {
+        const TWICE: u32 = 1;
+        let count = (self.words.len()).saturating_sub(n);
+        let mask = (count * 2).next_power_of_two() - 1;
+        self.seeds.clear();
+        self.seeds.resize(mask + 1, 0);
+        self.found.clear();
         self.places.clear();
-        let seed = |at: usize| {
-            let start = self.starts[at] as usize;
+        for word in &self.words[..count] {
+            let start = word.start as usize;
             let mut seed = [0; SEED];
             seed.copy_from_slice(&self.joined[start..start + SEED]);
-            u128::from_le_bytes(seed)
-        };
-        for at in 0..count {
-            let own = seed(at);
-            let hash = mix(own as u64 ^ FACTOR, (own >> 64) as u64 ^ 0xd6e8_feb8_6659_fd93);
-            let slot = self.runs.find(hash, |before| seed(before) == own);
-            self.runs.found.push(slot as u32);
-            let slot = &mut self.runs.slots[slot];
-            if slot.1 == 0 {
-                slot.0 = at as u32;
+            let seed = u128::from_le_bytes(seed);
+            let hash = mix(seed as u64 ^ FACTOR, (seed >> 64) as u64 ^ 0xd6e8_feb8_6659_fd93);
+            // 0 marks an empty slot, the lowest bit what came twice.
+            let tag = (hash >> 32) as u32 & !TWICE | 2;
+            let mut slot = hash as usize & mask;
+            while self.seeds[slot] != 0 && self.seeds[slot] & !TWICE != tag {
+                slot = (slot + 1) & mask;
             }
-            slot.1 += 1;
+            self.seeds[slot] = if self.seeds[slot] == 0 { tag } else { tag | TWICE };
+            self.found.push(slot as u32);
         }
-        for at in 0..count {
-            let twice = self.runs.slots[self.runs.found[at] as usize].1 > 1;
-            if twice || ((self.starts[at + n] - self.starts[at]) as usize) < SEED {
+        for (at, slot) in self.found.iter().enumerate() {
+            let short = ((self.words[at + n].start - self.words[at].start) as usize) < SEED;
+            if short || self.seeds[*slot as usize] & TWICE != 0 {
                 self.places.push(at as u32);
             }
         }
@@ -264,29 +278,26 @@ impl WordRuns {
             if at < next {
                 continue;
             }
-            if at + n > self.ids.len() {
-                break;
-            }
-            let range = |at: usize| self.starts[at] as usize..self.starts[at + n] as usize;
-            let run = range(at);
-            let length = run.len();
-            while self.powers.len() <= length {
-                let last = self.powers[self.powers.len() - 1];
-                self.powers.push(last.wrapping_mul(FACTOR));
-            }
-            let hash = self.hashes[at + n].wrapping_sub(self.hashes[at].wrapping_mul(self.powers[length]));
+            let Some(end) = self.words.get(at + n) else { break };
+            let (end, start) = (*end, self.words[at]);
+            let power = self.power((end.start - start.start) as usize);
+            let hash = end.hash.wrapping_sub(start.hash.wrapping_mul(power));
+            let words = &self.words;
             let joined = &self.joined;
-            let slot = self.runs.find(hash, |before| joined[range(before)] == joined[run.clone()]);
-            let slot = &mut self.runs.slots[slot];
-            if slot.1 == 0 {
-                *slot = (*place, 1);
-            } else {
-                total += (self.chars[at + n] - self.chars[at]) as usize;
+            let text = |at: usize| &joined[words[at].start as usize..words[at + n].start as usize];
+            let same = |before: u32| text(before as usize) == text(at);
+            let slot = self.runs.count(mix(hash, FACTOR), hash, *place, same);
+            if self.runs.slots[slot].count > 1 {
+                total += (end.chars - start.chars) as usize;
                 next = at + n;
             }
         }
         total
     }
+}
+
+fn join(a: u32, b: u32) -> u64 {
+    u64::from(a) << 32 | u64::from(b)
 }
 
 #[cfg(test)]
@@ -330,7 +341,8 @@ mod tests {
             (state >> 33) as usize % below
         };
         // Few words, some of which are others joined, make ambiguous runs; long ones make long seeds.
-        let pool = ["a", "b", "ab", "ba", "é", "aa", ".", "international", "counterrevolutionaries", "the", "éa", "bab"];
+        let pool =
+            ["a", "b", "ab", "ba", "é", "aa", ".", "international", "counterrevolutionaries", "the", "éa", "bab"];
         let mut runs = WordRuns::default();
         for round in 0..600 {
             let variety = 2 + next(pool.len() - 1);
@@ -344,7 +356,7 @@ mod tests {
             }
             runs.fill(&cut, &text);
             let mut found = Vec::new();
-            runs.top(2..=4, |n, total| {
+            runs.top(4, |n, total| {
                 found.push((n, total));
                 true
             });

@@ -69,7 +69,9 @@ pub fn with_words<R>(text: &str, use_words: impl FnOnce(&Words) -> R) -> R {
     let of = Some(place(text));
     // Taken out meanwhile, so that a filter may ask again while it looks at the words.
     let (at, words, open) = SHARED.with_borrow_mut(|shared| {
-        if shared.open && let Some(at) = shared.slots.iter().position(|slot| slot.of == of) {
+        if shared.open
+            && let Some(at) = shared.slots.iter().position(|slot| slot.of == of)
+        {
             return (at, std::mem::take(&mut shared.slots[at].words), true);
         }
         let open = shared.open;

@@ -64,6 +64,9 @@ const SINGLE: &[&str] = &[
 /// The longest contraction, in bytes.
 const LONGEST: usize = 24;
 
+/// The longest word of [`SINGLE`], in bytes.
+const LONGEST_SINGLE: usize = 31;
+
 /// Whether a run of ASCII letters can be special at all; most words cannot.
 #[must_use]
 pub fn plain_suspect(word: &[u8]) -> bool {
@@ -75,29 +78,39 @@ pub fn plain_suspect(word: &[u8]) -> bool {
     }
 }
 
-/// Of each first byte, which lengths the words of [`SINGLE`] have: bit `n` for `n` bytes.
-const LENGTHS: [u32; 256] = {
-    let mut lengths = [0u32; 256];
+/// A sieve over the first byte, the last and the length of the words of [`SINGLE`].
+const SIEVE: [u64; 64] = {
+    let mut sieve = [0; 64];
     let mut at = 0;
     while at < SINGLE.len() {
-        let word = SINGLE[at].as_bytes();
-        lengths[word[0] as usize] |= 1 << word.len();
+        let bit = sieve_bit(SINGLE[at].as_bytes());
+        sieve[bit / 64] |= 1 << (bit % 64);
         at += 1;
     }
-    lengths
+    sieve
 };
+
+const fn sieve_bit(word: &[u8]) -> usize {
+    let (first, last) = (word[0] as usize, word[word.len() - 1] as usize);
+    (first * 173 + last * 29 + word.len() * 911) % 4096
+}
 
 fn is_single(word: &str) -> bool {
     let bytes = word.as_bytes();
-    let possible =
-        bytes.len() < 32 && bytes.first().is_some_and(|byte| LENGTHS[usize::from(*byte)] >> bytes.len() & 1 == 1);
-    possible && SINGLE.binary_search(&word).is_ok()
+    if bytes.is_empty() || bytes.len() > LONGEST_SINGLE {
+        return false;
+    }
+    let bit = sieve_bit(bytes);
+    SIEVE[bit / 64] >> (bit % 64) & 1 == 1 && SINGLE.binary_search(&word).is_ok()
 }
 
 /// How `word` is special, if it is.
 #[must_use]
 pub fn split(word: &str) -> Option<Split> {
     let bytes = word.as_bytes();
+    if bytes.len() > LONGEST_SINGLE {
+        return None;
+    }
     let plain = bytes.iter().all(u8::is_ascii_alphabetic);
     if plain && !plain_suspect(bytes) {
         return None;
@@ -215,8 +228,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_sorted() {
+    fn the_list_is_sorted_and_passes_its_sieve() {
         assert!(SINGLE.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(SINGLE.iter().all(|word| is_single(word)));
+        assert!(!is_single("") && !is_single("'Cusa") && !is_single("Mr"));
     }
 
     #[test]

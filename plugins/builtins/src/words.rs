@@ -243,7 +243,7 @@ struct Entry {
 }
 
 impl Memo {
-    const BITS: u32 = 11;
+    const BITS: u32 = 12;
 
     /// The bytes of a piece of at most 16.
     fn key(bytes: &[u8], start: usize, end: usize) -> Option<u128> {
@@ -260,13 +260,15 @@ impl Memo {
     }
 
     fn slot(key: u128) -> usize {
-        let mixed = (key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ ((key >> 64) as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let mixed =
+            (key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ ((key >> 64) as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
         ((mixed ^ mixed >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - Self::BITS)) as usize
     }
 
     fn find(&self, key: u128, length: usize) -> Option<Entry> {
         let entry = self.entries.get(Self::slot(key))?;
-        let same = entry.key == key && entry.count > 0 && usize::from(entry.ends[usize::from(entry.count) - 1]) == length;
+        let same =
+            entry.key == key && entry.count > 0 && usize::from(entry.ends[usize::from(entry.count) - 1]) == length;
         same.then_some(*entry)
     }
 
@@ -400,9 +402,11 @@ fn suffix(text: &str) -> usize {
     if c == '.' {
         return full_stop(text);
     }
-    for ending in ["'s", "'S", "’s", "’S"] {
-        if text.ends_with(ending) {
-            return ending.len();
+    if matches!(c, 's' | 'S') {
+        let before = &text[..text.len() - 1];
+        let mark = ['\'', '’'].into_iter().find(|mark| before.ends_with(*mark));
+        if let Some(mark) = mark {
+            return 1 + mark.len_utf8();
         }
     }
     let length = c.len_utf8();
@@ -511,7 +515,8 @@ fn is_address(text: &str) -> bool {
     if !text.contains('.') {
         return false;
     }
-    let rest = match text.find("://") {
+    let scheme = text.bytes().position(|byte| byte == b':').filter(|at| text[*at..].starts_with("://"));
+    let rest = match scheme.or_else(|| text.contains(':').then(|| text.find("://")).flatten()) {
         Some(at)
             if at >= 2 && text[..at].chars().all(|c| c.is_alphanumeric() || matches!(c, '+' | '-' | '.' | '_')) =>
         {

@@ -101,7 +101,8 @@ pub fn run(arguments: &Arguments, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{:24} {:9.1} {:9}", builtin.name(), rate(seconds), dropped)?;
     }
 
-    let parts = CHAIN.iter().map(|(name, builtin)| Ok((find(builtin)?, config(name)))).collect::<io::Result<Vec<_>>>()?;
+    let parts =
+        CHAIN.iter().map(|(name, builtin)| Ok((find(builtin)?, config(name)))).collect::<io::Result<Vec<_>>>()?;
     let mut chain = Chain::open(parts.iter().map(|(builtin, config)| (builtin, config))).map_err(failed)?;
     let inputs = CHAIN
         .iter()
