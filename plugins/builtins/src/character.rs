@@ -49,6 +49,19 @@ pub fn is_letters(bytes: &[u8]) -> bool {
     bytes.iter().fold(true, |all, byte| all & (byte | 0x20).wrapping_sub(b'a').lt(&26))
 }
 
+/// The zeros of the decimal digits (Unicode category Nd) outside ASCII, in the scripts that web text has.
+const ZEROS: [u32; 36] = [
+    0x0660, 0x06f0, 0x07c0, 0x0966, 0x09e6, 0x0a66, 0x0ae6, 0x0b66, 0x0be6, 0x0c66, 0x0ce6, 0x0d66, 0x0de6, 0x0e50,
+    0x0ed0, 0x0f20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40, 0x1c50,
+    0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10,
+];
+
+/// A decimal digit of any script.
+#[must_use]
+pub fn is_digit(c: char) -> bool {
+    c.is_ascii_digit() || !c.is_ascii() && ZEROS.iter().any(|zero| u32::from(c).wrapping_sub(*zero) < 10)
+}
+
 /// Lower case, or of a script without case.
 #[must_use]
 pub fn is_lower(c: char) -> bool {

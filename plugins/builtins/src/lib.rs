@@ -2,31 +2,48 @@
 //!
 //! Each is a [`luthier_filter::Filter`] like anybody's plugin. The host links them natively, which is fastest, and can
 //! build any of them to WebAssembly from this very source; a test holds the two to equal verdicts. Nothing here depends on
-//! anything but the SDK, on time, or on the order of hash tables.
+//! time, on the order of hash tables, or on any crate but the SDK and, for `regex` alone, the crate of that name.
 //!
 //! Where an original divides by nothing (a text without lines or words), the share is 0.
 
 mod c4_paragraphs;
 mod c4_quality;
 pub mod character;
+mod curator_quality;
+mod curator_repetition;
+mod data_juicer;
 mod fineweb_quality;
 mod gopher_quality;
 mod gopher_repetition;
 mod hash;
 mod length;
 mod lines;
+mod overlap;
+mod pii;
+mod refusal;
+#[cfg(feature = "regex")]
+mod regex;
 mod repetition;
 mod shared;
 pub mod special;
+mod special_characters;
 mod url_ratio;
 pub mod words;
 
 pub use c4_paragraphs::C4Paragraphs;
 pub use c4_quality::C4Quality;
+pub use curator_quality::CuratorQuality;
+pub use curator_repetition::CuratorRepetition;
+pub use data_juicer::DataJuicer;
 pub use fineweb_quality::FinewebQuality;
 pub use gopher_quality::GopherQuality;
 pub use gopher_repetition::GopherRepetition;
 pub use length::Length;
+pub use overlap::Overlap;
+pub use pii::Pii;
+pub use refusal::Refusal;
+#[cfg(feature = "regex")]
+pub use regex::Regex;
 pub use shared::Document;
 pub use url_ratio::UrlRatio;
 
@@ -37,10 +54,17 @@ macro_rules! for_each_builtin {
         $with! {
             "c4-paragraphs" => C4Paragraphs,
             "c4-quality" => C4Quality,
+            "curator-quality" => CuratorQuality,
+            "curator-repetition" => CuratorRepetition,
+            "data-juicer" => DataJuicer,
             "fineweb-quality" => FinewebQuality,
             "gopher-quality" => GopherQuality,
             "gopher-repetition" => GopherRepetition,
             "length" => Length,
+            "overlap" => Overlap,
+            "pii" => Pii,
+            "refusal" => Refusal,
+            "regex" => Regex,
             "url-ratio" => UrlRatio,
         }
     };

@@ -115,7 +115,9 @@ impl Builtin {
             }
         }
         let guest = root.join(self.name);
-        place(&guest.join("Cargo.toml"), &GUEST_CARGO.replace("@NAME@", self.name))?;
+        let features = if self.name == "regex" { "\"regex\"" } else { "" };
+        let cargo = GUEST_CARGO.replace("@NAME@", self.name).replace("@FEATURES@", features);
+        place(&guest.join("Cargo.toml"), &cargo)?;
         place(&guest.join("src/lib.rs"), &GUEST_LIB.replace("@KIND@", self.kind))?;
         let digests = [sources, Digest::of(self.name.as_bytes())];
         build_crate(&guest, &BuildOptions { cache, offline, sources: &digests, jobs })
@@ -137,6 +139,9 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/c4_paragraphs.rs",
     "src/c4_quality.rs",
     "src/character.rs",
+    "src/curator_quality.rs",
+    "src/curator_repetition.rs",
+    "src/data_juicer.rs",
     "src/fineweb_quality.rs",
     "src/gopher_quality.rs",
     "src/gopher_repetition.rs",
@@ -144,9 +149,19 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/length.rs",
     "src/lib.rs",
     "src/lines.rs",
+    "src/overlap.rs",
+    "src/pii/email.rs",
+    "src/pii/ip.rs",
+    "src/pii/key.rs",
+    "src/pii/mod.rs",
+    "src/pii/phone.rs",
+    "src/pii/tests.rs",
+    "src/refusal.rs",
+    "src/regex.rs",
     "src/repetition.rs",
     "src/shared.rs",
     "src/special.rs",
+    "src/special_characters.rs",
     "src/url_ratio.rs",
     "src/words.rs",
 ];

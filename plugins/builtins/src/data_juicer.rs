@@ -1,0 +1,176 @@
+//! Data-Juicer's common text filters, with the defaults of their classes: those that need no model and no word list.
+
+use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
+
+use crate::lines::split_lines;
+use crate::share;
+use crate::special_characters::is_special;
+
+#[derive(Config)]
+pub struct DataJuicerConfig {
+    /// Least share of letters and digits (`alphanumeric_filter`).
+    #[config(default = 0.25, min = 0.0)]
+    min_alphanumeric: f64,
+    /// Least mean length of a line in characters (`average_line_length_filter`).
+    #[config(default = 10.0, min = 0.0)]
+    min_average_line: f64,
+    /// Characters of a run (`character_repetition_filter`).
+    #[config(default = 10, min = 1)]
+    char_run: usize,
+    /// Largest share of the most frequent runs of characters (`character_repetition_filter`).
+    #[config(default = 0.5, min = 0.0)]
+    max_char_repetition: f64,
+    /// Least length of the longest line in characters (`maximum_line_length_filter`).
+    #[config(default = 10)]
+    min_longest_line: usize,
+    /// Largest share of marks, digits, white space and pictures (`special_characters_filter`).
+    #[config(default = 0.25, min = 0.0)]
+    max_special: f64,
+    /// Fewest characters (`text_length_filter`).
+    #[config(default = 10)]
+    min_chars: usize,
+    /// Most characters (`text_length_filter`).
+    max_chars: Option<usize>,
+    /// Words of a run (`word_repetition_filter`).
+    #[config(default = 10, min = 1)]
+    word_run: usize,
+    /// Largest share of repeated runs of words (`word_repetition_filter`).
+    #[config(default = 0.5, min = 0.0)]
+    max_word_repetition: f64,
+    /// Fewest words (`words_num_filter`).
+    #[config(default = 10)]
+    min_words: usize,
+    /// Most words (`words_num_filter`).
+    max_words: Option<usize>,
+}
+
+/// Drops texts that Data-Juicer's common filters drop.
+pub struct DataJuicer {
+    config: DataJuicerConfig,
+}
+
+/// How often each run of `n` comes, most frequent first.
+fn counts<T: Ord>(items: &[T], n: usize) -> Vec<usize> {
+    let mut runs: Vec<&[T]> = items.windows(n).collect();
+    runs.sort_unstable();
+    let mut counts: Vec<usize> = runs.chunk_by(|a, b| a == b).map(<[_]>::len).collect();
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    counts
+}
+
+/// Of all runs of `n` characters, the share of the most frequent ones: as many different runs as the square root of their
+/// number, those that come twice at most.
+fn char_repetition(text: &[char], n: usize) -> f64 {
+    let counts = counts(text, n);
+    let repeated = counts.iter().filter(|count| **count > 1).count();
+    let top = counts.len().isqrt().min(repeated);
+    share(counts[..top].iter().sum(), counts.iter().sum())
+}
+
+fn word_repetition(words: &[String], n: usize) -> f64 {
+    let counts = counts(words, n);
+    share(counts.iter().filter(|count| **count > 1).sum(), counts.iter().sum())
+}
+
+/// Pieces between spaces, tabs and line feeds, in lower case, without special characters at the ends.
+fn words(text: &str) -> Vec<String> {
+    text.split([' ', '\t', '\n'])
+        .map(|piece| piece.to_lowercase().trim_matches(is_special).to_owned())
+        .filter(|word| !word.is_empty())
+        .collect()
+}
+
+impl Filter for DataJuicer {
+    type Config = DataJuicerConfig;
+
+    const ABOUT: About = About {
+        name: "data-juicer",
+        version: "1",
+        about: "Drops texts by Data-Juicer's filters on characters, lines, words and repetition.",
+        text: "",
+        reads: &[],
+        scores: &[
+            ("alphanumeric", ScoreKind::Real),
+            ("average-line", ScoreKind::Real),
+            ("char-repetition", ScoreKind::Real),
+            ("special", ScoreKind::Real),
+            ("word-repetition", ScoreKind::Real),
+            ("words", ScoreKind::Count),
+        ],
+        reasons: &[
+            "alphanumeric_filter",
+            "average_line_length_filter",
+            "character_repetition_filter",
+            "maximum_line_length_filter",
+            "special_characters_filter",
+            "text_length_filter",
+            "word_repetition_filter",
+            "words_num_filter",
+        ],
+        edits: false,
+    };
+
+    fn open(config: DataJuicerConfig) -> Result<Self, String> {
+        let crossed = |least: usize, most: Option<usize>| most.is_some_and(|most| most < least);
+        if crossed(config.min_chars, config.max_chars) || crossed(config.min_words, config.max_words) {
+            return Err("a minimum is larger than its maximum, so every row would be dropped".to_owned());
+        }
+        Ok(Self { config })
+    }
+
+    fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
+        let (text, config) = (row.text(), &self.config);
+        let letters: Vec<char> = text.chars().collect();
+        let length = letters.len();
+        let alphanumeric = share(letters.iter().filter(|c| c.is_alphanumeric()).count(), length);
+        let special = share(letters.iter().filter(|c| is_special(**c)).count(), length);
+        let (mut lines, mut longest) = (0, 0);
+        for line in split_lines(text) {
+            lines += 1;
+            longest = longest.max(crate::chars(line));
+        }
+        let average = share(length, lines);
+        let char_repetition = char_repetition(&letters, config.char_run);
+        let words = words(text);
+        let word_repetition = word_repetition(&words, config.word_run);
+        for (name, value) in [
+            ("alphanumeric", alphanumeric),
+            ("average-line", average),
+            ("char-repetition", char_repetition),
+            ("special", special),
+            ("word-repetition", word_repetition),
+            ("words", words.len() as f64),
+        ] {
+            scores.set(name, value as f32);
+        }
+        let outside =
+            |value: usize, least: usize, most: Option<usize>| value < least || most.is_some_and(|most| value > most);
+        let checks: [(bool, &'static str); 8] = [
+            (alphanumeric < config.min_alphanumeric, "alphanumeric_filter"),
+            (average < config.min_average_line, "average_line_length_filter"),
+            (char_repetition > config.max_char_repetition, "character_repetition_filter"),
+            (longest < config.min_longest_line, "maximum_line_length_filter"),
+            (special > config.max_special, "special_characters_filter"),
+            (outside(length, config.min_chars, config.max_chars), "text_length_filter"),
+            (word_repetition > config.max_word_repetition, "word_repetition_filter"),
+            (outside(words.len(), config.min_words, config.max_words), "words_num_filter"),
+        ];
+        checks.iter().find(|(fails, _)| *fails).map_or(Verdict::Keep, |(_, reason)| Verdict::Drop(reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetition_counts_runs() {
+        let letters: Vec<char> = "abcabcabc".chars().collect();
+        // Runs of three: abc 3, bca 2, cab 2; the square root of 3 is 1.
+        assert_eq!(char_repetition(&letters, 3), 3.0 / 7.0);
+        assert_eq!(char_repetition(&letters, 10), 0.0);
+        let text = words("One two, ONE two! (one) ... two");
+        assert_eq!(text, ["one", "two", "one", "two", "one", "two"]);
+        assert_eq!(word_repetition(&text, 2), 1.0);
+    }
+}
