@@ -10,14 +10,15 @@ pub fn find(text: &str, private: bool, mut found: impl FnMut(Range<usize>)) {
     let mut at = 0;
     while at < bytes.len() {
         let byte = bytes[at];
-        if byte.is_ascii_digit() && !is_word(before(bytes, at)) {
-            if let Some((length, address)) = version_4(&bytes[at..]) {
-                if (private || is_public_4(address)) && is_address_4(bytes, at, length, address) {
-                    found(at..at + length);
-                }
-                at += length;
-                continue;
+        if byte.is_ascii_digit()
+            && !is_word(before(bytes, at))
+            && let Some((length, address)) = version_4(&bytes[at..])
+        {
+            if (private || is_public_4(address)) && is_address_4(bytes, at, length, address) {
+                found(at..at + length);
             }
+            at += length;
+            continue;
         }
         if byte.is_ascii_hexdigit() && !is_word(before(bytes, at)) && before(bytes, at) != Some(b':') {
             let run = bytes[at..].iter().take_while(|byte| byte.is_ascii_hexdigit() || **byte == b':').count();
