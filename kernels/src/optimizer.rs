@@ -80,7 +80,7 @@ kernel! {
 }
 
 /// `base^exponent` by squaring, in a fixed order.
-fn power(mut base: f64, mut exponent: u64) -> f64 {
+pub(crate) fn power(mut base: f64, mut exponent: u64) -> f64 {
     let mut result = 1.0;
     while exponent > 0 {
         if exponent & 1 == 1 {

@@ -27,6 +27,8 @@ pub enum Space {
 pub struct Allocation {
     address: NonNull<u8>,
     bytes: usize,
+    /// Bytes that the ledger was told of.
+    counted: usize,
     space: Space,
     component: Component,
     ledger: Arc<Ledger>,
@@ -54,13 +56,28 @@ impl Allocation {
         owner: Box<dyn Any + Send + Sync>,
     ) -> Self {
         ledger.add(component, bytes);
-        Self { address, bytes, space, component, ledger, _owner: owner }
+        Self { address, bytes, counted: bytes, space, component, ledger, _owner: owner }
+    }
+
+    /// Takes over host memory that a file backs, which the ledger does not count: the system may write it out and take it
+    /// back at any time.
+    ///
+    /// # Safety
+    /// As of [`Allocation::new`].
+    pub unsafe fn paged(
+        address: NonNull<u8>,
+        bytes: usize,
+        component: Component,
+        ledger: Arc<Ledger>,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Self {
+        Self { address, bytes, counted: 0, space: Space::Host, component, ledger, _owner: owner }
     }
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        self.ledger.remove(self.component, self.bytes);
+        self.ledger.remove(self.component, self.counted);
     }
 }
 
@@ -277,6 +294,12 @@ impl<'a, T> SliceMut<'a, T> {
     #[must_use]
     pub fn borrow(&mut self) -> SliceMut<'_, T> {
         SliceMut { address: self.address, len: self.len, space: self.space, marker: PhantomData }
+    }
+
+    /// Becomes a shared view for as long as it lives.
+    #[must_use]
+    pub fn into_shared(self) -> Slice<'a, T> {
+        Slice { address: self.address, len: self.len, space: self.space, marker: PhantomData }
     }
 
     /// As a shared view.

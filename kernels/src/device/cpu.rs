@@ -11,11 +11,12 @@ use super::buffer::{Allocation, Slice, SliceMut, Space};
 use super::error::{DeviceError, DeviceResult};
 use super::ledger::{Component, Ledger};
 use super::weight::Operand;
-use super::{AttentionSaved, Device, Dropout, Head, KeyValues, NO_ROW, Rotary, Segments};
+use super::{AttentionSaved, Device, DoraRows, Dropout, Head, KeyValues, Moments8, NO_ROW, Noise, Rotary, Segments};
 use crate::attention::{AttentionShape, CacheView};
 use crate::nf4::{AbsMax, Nf4View};
 use crate::optimizer::AdamW;
-use crate::{NUMERIC_CLASS, Weight, attention, cross_entropy, elementwise, embedding, matmul, optimizer};
+use crate::optimizer_8bit::{Moment8, adamw_8bit};
+use crate::{NUMERIC_CLASS, Weight, attention, cross_entropy, dora, elementwise, embedding, matmul, optimizer};
 use crate::{rms_norm, rope, swiglu};
 
 const ALIGNMENT: usize = 64;
@@ -390,6 +391,58 @@ impl Device for CpuDevice {
         v: SliceMut<'_, f32>,
     ) {
         optimizer::adamw(params.host(), grads.host(), m.host(), v.host(), &step);
+    }
+
+    fn adamw_8bit(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, moments: Moments8<'_>) {
+        let ([first, second], [first_scales, second_scales]) = (moments.codes, moments.scales);
+        let first = Moment8 { codes: first.host(), scales: first_scales.host() };
+        let second = Moment8 { codes: second.host(), scales: second_scales.host() };
+        adamw_8bit(params.host(), grads.host(), first, second, &step);
+    }
+
+    fn add_noise(&self, noise: Noise, out: SliceMut<'_, f32>) {
+        out.host().par_chunks_mut(GRAIN).enumerate().for_each(|(chunk, out)| {
+            let start = noise.offset + (chunk * GRAIN) as u64;
+            for (index, out) in out.iter_mut().enumerate() {
+                *out += noise.magnitude * (2.0 * noise.stream.uniform(start + index as u64) - 1.0);
+            }
+        });
+    }
+
+    fn row_squares(&self, w: Operand<'_>, [rows, cols]: [usize; 2], out: SliceMut<'_, f32>) {
+        dora::row_squares(&weight(w), rows, cols, out.host());
+    }
+
+    fn dora_gains(
+        &self,
+        rows: DoraRows<'_>,
+        magnitude: Option<Slice<'_, f32>>,
+        gains: SliceMut<'_, f32>,
+        inverse: SliceMut<'_, f32>,
+    ) {
+        let changed = dora::ChangedRows {
+            squares: rows.squares.host(),
+            cross: rows.cross.host(),
+            gram: rows.gram.host(),
+            b: rows.b.host(),
+            scale: rows.scale,
+        };
+        dora::gains(&changed, magnitude.map(Slice::host), gains.host(), inverse.host());
+    }
+
+    fn scale_columns(&self, x: Slice<'_, f32>, factors: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f32>) {
+        dora::scale_columns(x.host(), factors.host(), accumulate, out.host());
+    }
+
+    fn column_dots(
+        &self,
+        dy: Slice<'_, f32>,
+        x: Slice<'_, f32>,
+        factors: Slice<'_, f32>,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    ) {
+        dora::column_dots(dy.host(), x.host(), factors.host(), accumulate, out.host());
     }
 
     fn norm(&self, x: Slice<'_, f32>) -> f64 {

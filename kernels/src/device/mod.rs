@@ -83,6 +83,32 @@ pub struct Dropout {
     pub offset: u64,
 }
 
+/// Uniform noise, drawn from a stream at each element's position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Noise {
+    /// Each value is in `±magnitude`.
+    pub magnitude: f32,
+    pub stream: Stream,
+    /// Position of the first element.
+    pub offset: u64,
+}
+
+/// Both moments of one tensor in 8 bits; see [`crate::optimizer_8bit`].
+pub struct Moments8<'a> {
+    pub codes: [SliceMut<'a, u8>; 2],
+    pub scales: [SliceMut<'a, f32>; 2],
+}
+
+/// The adapter of a projection as [`Device::dora_gains`] sees it.
+#[derive(Clone, Copy)]
+pub struct DoraRows<'a> {
+    pub squares: Slice<'a, f32>,
+    pub cross: Slice<'a, f32>,
+    pub gram: Slice<'a, f32>,
+    pub b: Slice<'a, f32>,
+    pub scale: f32,
+}
+
 /// A row that [`Device::gather_rows`] fills with zeros.
 pub const NO_ROW: u32 = u32::MAX;
 
@@ -277,6 +303,37 @@ pub trait Device: Send + Sync {
         params: SliceMut<'_, f32>,
         m: SliceMut<'_, f32>,
         v: SliceMut<'_, f32>,
+    );
+
+    /// [`Device::adamw`] on one tensor whose moments are kept in 8 bits.
+    fn adamw_8bit(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, moments: Moments8<'_>);
+
+    /// `out += noise`.
+    fn add_noise(&self, noise: Noise, out: SliceMut<'_, f32>);
+
+    /// `out[i] = Σ w[i, ·]²`; `shape` is `[rows, cols]`.
+    fn row_squares(&self, w: Operand<'_>, shape: [usize; 2], out: SliceMut<'_, f32>);
+
+    /// The gains of [`crate::dora::gains`] and the inverse norms they hold.
+    fn dora_gains(
+        &self,
+        rows: DoraRows<'_>,
+        magnitude: Option<Slice<'_, f32>>,
+        gains: SliceMut<'_, f32>,
+        inverse: SliceMut<'_, f32>,
+    );
+
+    /// `out[t, j] = x[t, j] · factors[j] (+ out)`.
+    fn scale_columns(&self, x: Slice<'_, f32>, factors: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f32>);
+
+    /// `out[j] = factors[j] · Σ_t dy[t, j] · x[t, j] (+ out)`.
+    fn column_dots(
+        &self,
+        dy: Slice<'_, f32>,
+        x: Slice<'_, f32>,
+        factors: Slice<'_, f32>,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
     );
 
     /// `√Σ x²`, accumulated in `f64`.

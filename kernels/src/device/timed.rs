@@ -274,6 +274,43 @@ impl Device for TimedDevice {
         self.timed("adamw", 0, || self.inner.adamw(grads, step, params, m, v))
     }
 
+    fn adamw_8bit(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, moments: Moments8<'_>) {
+        self.timed("adamw_8bit", 0, || self.inner.adamw_8bit(grads, step, params, moments))
+    }
+
+    fn add_noise(&self, noise: Noise, out: SliceMut<'_, f32>) {
+        self.timed("add_noise", 0, || self.inner.add_noise(noise, out))
+    }
+
+    fn row_squares(&self, w: Operand<'_>, shape: [usize; 2], out: SliceMut<'_, f32>) {
+        self.timed("row_squares", 0, || self.inner.row_squares(w, shape, out))
+    }
+
+    fn dora_gains(
+        &self,
+        rows: DoraRows<'_>,
+        magnitude: Option<Slice<'_, f32>>,
+        gains: SliceMut<'_, f32>,
+        inverse: SliceMut<'_, f32>,
+    ) {
+        self.timed("dora_gains", 0, || self.inner.dora_gains(rows, magnitude, gains, inverse))
+    }
+
+    fn scale_columns(&self, x: Slice<'_, f32>, factors: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f32>) {
+        self.timed("scale_columns", 0, || self.inner.scale_columns(x, factors, accumulate, out))
+    }
+
+    fn column_dots(
+        &self,
+        dy: Slice<'_, f32>,
+        x: Slice<'_, f32>,
+        factors: Slice<'_, f32>,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    ) {
+        self.timed("column_dots", 0, || self.inner.column_dots(dy, x, factors, accumulate, out))
+    }
+
     fn norm(&self, x: Slice<'_, f32>) -> f64 {
         self.timed("norm", 0, || self.inner.norm(x))
     }

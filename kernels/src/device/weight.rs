@@ -113,19 +113,31 @@ impl Matrix {
                 read(0..rows, &mut values)?;
                 let quantized = nf4::quantize(&values, rows, cols, true);
                 drop(values);
-                let view = quantized.view();
-                let nf4::AbsMax::Nested { codes, scales, offset } = view.absmax else {
-                    unreachable!("double quantisation was asked for")
-                };
-                MatrixData::Nf4 {
-                    packed: upload(device, component, view.packed).map_err(fail)?,
-                    codes: upload(device, component, codes).map_err(fail)?,
-                    scales: upload(device, component, scales).map_err(fail)?,
-                    offset,
-                }
+                return Self::of_nf4(device, component, &quantized.view()).map_err(fail);
             }
         };
         Ok(Self { rows, cols, data })
+    }
+
+    /// Keeps a matrix that is quantised already: NF4 with double quantisation.
+    ///
+    /// # Errors
+    /// Out of memory.
+    ///
+    /// # Panics
+    /// If a part has another length than the shape asks for.
+    pub fn of_nf4(device: &dyn Device, component: Component, view: &nf4::Nf4View<'_>) -> DeviceResult<Self> {
+        assert!(view.is_consistent(), "the NF4 buffers must have the lengths of their shape");
+        let nf4::AbsMax::Nested { codes, scales, offset } = view.absmax else {
+            unreachable!("the caller quantised twice")
+        };
+        let data = MatrixData::Nf4 {
+            packed: upload(device, component, view.packed)?,
+            codes: upload(device, component, codes)?,
+            scales: upload(device, component, scales)?,
+            offset,
+        };
+        Ok(Self { rows: view.rows, cols: view.cols, data })
     }
 
     #[must_use]

@@ -1,6 +1,6 @@
-//! The signed dynamic 8-bit data type (Dettmers, "8-bit approximations for parallelism in deep learning", 2015), as
-//! bitsandbytes builds it: for each decade `10^(i-6)` the midpoints of `2^i` equal steps over `[0.1, 1]`, their
-//! negatives, 0 and 1, sorted.
+//! The dynamic 8-bit data types (Dettmers, "8-bit approximations for parallelism in deep learning", 2015), as
+//! bitsandbytes builds them. Signed: for each decade `10^(i-6)` the midpoints of `2^i` equal steps over `[0.1, 1]`, their
+//! negatives, 0 and 1, sorted. Unsigned: the midpoints of `2^(i+1)` steps instead of the negatives.
 
 use std::sync::OnceLock;
 
@@ -8,17 +8,27 @@ use std::sync::OnceLock;
 #[must_use]
 pub fn dynamic_map() -> &'static [f32; 256] {
     static MAP: OnceLock<[f32; 256]> = OnceLock::new();
-    MAP.get_or_init(build)
+    MAP.get_or_init(|| build(true))
 }
 
-fn build() -> [f32; 256] {
+/// The 256 values, ascending, bit for bit those of `create_dynamic_map(signed=False)`.
+#[must_use]
+pub fn unsigned_dynamic_map() -> &'static [f32; 256] {
+    static MAP: OnceLock<[f32; 256]> = OnceLock::new();
+    MAP.get_or_init(|| build(false))
+}
+
+fn build(signed: bool) -> [f32; 256] {
     let mut values = Vec::with_capacity(256);
     let decades = [1e-6f32, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
     for (i, decade) in decades.into_iter().enumerate() {
-        let edges = linspace((1usize << i) + 1);
+        let edges = linspace((1usize << if signed { i } else { i + 1 }) + 1);
         for pair in edges.windows(2) {
             let value = (pair[0] + pair[1]) / 2.0 * decade;
-            values.extend([value, -value]);
+            values.push(value);
+            if signed {
+                values.push(-value);
+            }
         }
     }
     values.extend([0.0, 1.0]);
@@ -51,5 +61,8 @@ mod tests {
         assert!(map.windows(2).all(|pair| pair[0] < pair[1]));
         assert_eq!((map[127], map[255]), (0.0, 1.0));
         assert_eq!(map[0], -map[254]);
+        let map = unsigned_dynamic_map();
+        assert!(map.windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!((map[0], map[255]), (0.0, 1.0));
     }
 }

@@ -7,7 +7,7 @@ mod codec;
 mod dynamic_map;
 
 pub use codec::{CODE, Flavour, quantize_absmax, quantize_flavour};
-pub use dynamic_map::dynamic_map;
+pub use dynamic_map::{dynamic_map, unsigned_dynamic_map};
 
 use crate::Backend;
 use crate::simd::{LANES, kernel};

@@ -127,7 +127,7 @@ model::bad_config: DIR/config.json: config.json: `hidden_size` is -1, expected a
 model::bad_config: DIR/config.json: `config.json`: the head dimension 15 is odd, so it cannot be rotated
 model::unsupported: DIR/config.json: config.json sets `attention_bias: true`, which is not supported
 model::unsupported: DIR/config.json: config.json: `hidden_act` is `gelu`, expected `silu`
-model::unsupported: DIR/config.json: config.json says that the weights are quantised (`bitsandbytes`)
+model::unsupported: DIR/config.json: config.json says that the weights are quantised (`bitsandbytes`), which is read only for `bitsandbytes, nf4`
 model::rope_scaling: DIR/config.json: config.json: rope scaling `yarn` is not known, expected `default`, `linear` or `llama3`
 model::bad_config: DIR/config.json: config.json: `eos_token_id` holds "</s>", expected a token id
 model::bad_config: DIR/config.json: config.json has no `hidden_size`, expected an integer

@@ -17,7 +17,7 @@ use luthier_formats::model_files::{ModelConfig, ModelFiles};
 use luthier_formats::tokens::{TokenSample, TokenSet};
 use luthier_kernels::device::{CpuDevice, Device};
 use luthier_model::adapter::{AdapterFiles, Initialization, LoraSpec, Slot, Targets};
-use luthier_model::train::{Duration, OptimizerSpec, Schedule, TrainSpec, Trainer};
+use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, TrainSpec, Trainer};
 use luthier_model::{BaseFormat, Decoder, LanguageModel, LoadOptions, Projection};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -85,6 +85,7 @@ fn spec(lora: LoraSpec, learning_rate: f64, weight_decay: f64, batch: usize) -> 
         optimizer: OptimizerSpec {
             learning_rate,
             schedule: Schedule::Constant,
+            decay_steps: None,
             warmup: 0.0,
             weight_decay,
             beta1: 0.9,
@@ -92,6 +93,7 @@ fn spec(lora: LoraSpec, learning_rate: f64, weight_decay: f64, batch: usize) -> 
             epsilon: 1e-8,
             max_grad_norm: 0.0,
             b_ratio: 1.0,
+            states: StateFormat::F32,
         },
         batch,
         accumulate: 1,
@@ -99,6 +101,8 @@ fn spec(lora: LoraSpec, learning_rate: f64, weight_decay: f64, batch: usize) -> 
         seed: 0,
         checkpointing: false,
         share_prefix: true,
+        neftune: 0.0,
+        pages: None,
     }
 }
 
@@ -109,10 +113,11 @@ fn lora_of(config: &Value) -> LoraSpec {
         alpha: config["lora_alpha"].as_f64().unwrap(),
         dropout: 0.0,
         targets: Targets::Names(serde_json::from_value(config["target_modules"].clone()).unwrap()),
-        rank_pattern: BTreeMap::new(),
-        alpha_pattern: BTreeMap::new(),
+        layers: serde_json::from_value(config["layers_to_transform"].clone()).unwrap(),
+        rank_pattern: serde_json::from_value(config["rank_pattern"].clone()).unwrap(),
+        alpha_pattern: serde_json::from_value(config["alpha_pattern"].clone()).unwrap(),
         rslora: config["use_rslora"].as_bool().unwrap(),
-        dora: false,
+        dora: config["use_dora"].as_bool().unwrap(),
         initialization: Initialization::Kaiming,
     }
 }
@@ -123,6 +128,9 @@ fn set_values(trainer: &mut Trainer<'_>, mut value: impl FnMut(&Slot, usize) -> 
     for slot in trainer.adapters().slots() {
         state.params[slot.a_range()].copy_from_slice(&value(slot, 0));
         state.params[slot.b_range()].copy_from_slice(&value(slot, 1));
+        if let Some(start) = slot.magnitude {
+            state.params[start..start + slot.outputs].copy_from_slice(&value(slot, 2));
+        }
     }
     trainer.restore(&state).unwrap();
 }
@@ -217,7 +225,13 @@ fn value_of(files: &AdapterFiles, slot: &Slot, side: usize) -> Vec<f32> {
     let same = |other: &&Slot| (other.layer, other.projection) == (slot.layer, slot.projection);
     let found = files.slots.iter().find(same).expect("an adapter for every slot");
     assert_eq!(found.scale, slot.scale, "the scale read from the file is that of the specification");
-    files.values[if side == 0 { found.a_range() } else { found.b_range() }].to_vec()
+    let [(_, _, a), (_, _, b), magnitude @ ..] = &found.tensors()[..] else { unreachable!("two factors at least") };
+    let range = match side {
+        0 => a,
+        1 => b,
+        _ => &magnitude[0].2,
+    };
+    files.values[range.clone()].to_vec()
 }
 
 /// transformers' greedy continuations, which end with the stop token where there is one.
@@ -238,6 +252,116 @@ fn small_models_agree_with_transformers_and_peft() {
     let cases = read_json(&golden_directory("llama").join("cases.json"));
     for name in ["llama", "llama_tied", "llama_scaled_rope", "mistral", "qwen2", "qwen3"] {
         check_model(name, &cases[name]);
+    }
+}
+
+/// DoRA, rsLoRA and patterns, on all seven projections, with and without biases (`tests/golden/methods`).
+#[test]
+fn methods_agree_with_peft() {
+    let root = golden_directory("methods");
+    let cases = read_json(&golden_directory("llama").join("cases.json"));
+    for (name, base) in read_json(&root.join("cases.json")).as_object().unwrap() {
+        let base = base.as_str().unwrap();
+        let golden = Golden::open(&root.join(name).join("expected.safetensors"));
+        let data = samples(&cases[base]["sequences"]);
+        let adapter = root.join(name).join("adapter");
+        let lora = lora_of(&read_json(&adapter.join("adapter_config.json")));
+        let decoder = decoder(&golden_directory("llama").join(base), BaseFormat::Stored);
+        let files = AdapterFiles::open(&adapter, decoder.config()).unwrap();
+        let mut trainer = Trainer::new(&decoder, &data, None, spec(lora, 0.01, 0.1, data.samples.len())).unwrap();
+        let slots = trainer.adapters().slots().to_vec();
+        assert_eq!(files.slots.len(), slots.len(), "{name}");
+        let initial = trainer.values();
+        for slot in &slots {
+            for (tensor, _, range) in slot.tensors().into_iter().skip(2) {
+                close(
+                    &format!("{name} initial {tensor}"),
+                    &initial[range],
+                    golden.get(&format!("initial.{tensor}")),
+                    1e-6,
+                );
+            }
+        }
+        trainer.check_gradients().unwrap();
+        assert_eq!(trainer.values(), initial, "{name}: the probe leaves no trace");
+        set_values(&mut trainer, |slot, side| value_of(&files, slot, side));
+        let losses = golden.get("lora.step_losses");
+        for (step, expected) in losses[..3].iter().enumerate() {
+            let report = trainer.compute().unwrap();
+            assert!((report.loss - expected).abs() < 1e-4 * expected, "{name} step {step}: {} {expected}", report.loss);
+            if step == 0 {
+                let gradients = trainer.gradients();
+                check_values(&format!("{name} gradient"), &golden, "lora.gradient.", &slots, &gradients, GRADIENT);
+            }
+            trainer.apply().unwrap();
+        }
+        check_values(&format!("{name} after step 3"), &golden, "step3.", &slots, &trainer.values(), 1e-3);
+        drop(trainer);
+        let adapters = files.load(decoder.device(), decoder.config()).unwrap();
+        check_forward(&golden, "lora", &mut LanguageModel::new(decoder, Some(adapters)), &data);
+    }
+}
+
+/// Three steps of bitsandbytes' block-wise 8-bit AdamW: parameters, codes and scales.
+#[test]
+fn eight_bit_adamw_agrees_with_bitsandbytes() {
+    use luthier_kernels::nf4::{dynamic_map, unsigned_dynamic_map};
+    use luthier_kernels::optimizer::AdamW;
+    use luthier_kernels::optimizer_8bit::{Moment8, adamw_8bit};
+
+    let golden = Golden::open(&golden_directory("methods").join("adamw8bit.safetensors"));
+    let floats = |name: &str| golden.get(name).iter().map(|value| *value as f32).collect::<Vec<f32>>();
+    assert_eq!(dynamic_map().to_vec(), floats("signed"));
+    assert_eq!(unsigned_dynamic_map().to_vec(), floats("unsigned"));
+    let (mut codes, mut scales) = ([vec![0u8; 5000], vec![0u8; 5000]], [vec![0f32; 20], vec![0f32; 20]]);
+    let mut params = floats("params.0");
+    for step in 1..=3u64 {
+        let config = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step };
+        let ([c1, c2], [s1, s2]) = (&mut codes, &mut scales);
+        let first = Moment8 { codes: c1, scales: s1 };
+        adamw_8bit(&mut params, &floats(&format!("grads.{step}")), first, Moment8 { codes: c2, scales: s2 }, &config);
+        close(&format!("step {step} params"), &params, golden.get(&format!("params.{step}")), 1e-6);
+        for moment in 0..2 {
+            let expected = golden.get(&format!("codes{}.{step}", moment + 1));
+            let other = codes[moment].iter().zip(expected).filter(|(a, b)| (f64::from(**a) - **b).abs() > 0.5).count();
+            // torch may fuse or reorder an operation, so a moment within an ulp of a midpoint can take the code beside.
+            assert!(other <= 5, "step {step}: {other} codes of moment {} differ", moment + 1);
+            close("scales", &scales[moment], golden.get(&format!("scales{}.{step}", moment + 1)), 1e-6);
+        }
+        // Each step starts from the same states, so a code beside is not carried on.
+        for moment in 0..2 {
+            codes[moment] = golden.get(&format!("codes{}.{step}", moment + 1)).iter().map(|code| *code as u8).collect();
+            scales[moment] = floats(&format!("scales{}.{step}", moment + 1));
+        }
+        params = floats(&format!("params.{step}"));
+    }
+}
+
+/// Models that transformers saved in bitsandbytes' 4-bit layout (`tests/golden/bnb4`).
+#[test]
+fn four_bit_checkpoints_are_read_as_they_are() {
+    let root = golden_directory("bnb4");
+    let golden = Golden::open(&root.join("expected.safetensors"));
+    let data = samples(&read_json(&golden_directory("llama").join("cases.json"))["llama"]["sequences"]);
+    for name in ["double", "plain"] {
+        let files = ModelFiles::open(&root.join(name)).unwrap();
+        let mut weights = 0;
+        for (weight, spec) in files.specs().iter().filter(|(weight, _)| weight.starts_with("model.layers.1.")) {
+            let Some(expected) = golden.tensors.get(&format!("{name}.{weight}")) else { continue };
+            let mut values = vec![0f32; spec.shape.iter().product()];
+            files.read_f32(weight, &mut values).unwrap();
+            assert!(values.iter().zip(expected).all(|(a, b)| f64::from(*a) == *b), "{name} {weight}");
+            weights += 1;
+        }
+        assert_eq!(weights, 7);
+        for base in [BaseFormat::Stored, BaseFormat::Nf4] {
+            let mut model = LanguageModel::new(decoder(&root.join(name), base), None);
+            for (index, sample) in data.samples.iter().enumerate() {
+                let logits = model.logits(&sample.ids).unwrap();
+                let expected = golden.get(&format!("{name}.logits.{index}"));
+                close(&format!("{name} logits {index}"), &logits, expected, FORWARD);
+            }
+        }
     }
 }
 
@@ -276,6 +400,7 @@ fn smollm2_agrees_with_transformers_and_peft() {
             alpha: 16.0,
             dropout: 0.0,
             targets: Targets::AllLinear,
+            layers: None,
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             rslora: false,

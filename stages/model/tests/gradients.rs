@@ -23,7 +23,14 @@ use luthier_model::{BaseFormat, Decoder, LoadOptions, Projection};
 struct Reference {
     config: ModelConfig,
     weights: BTreeMap<String, Tensor>,
-    adapters: BTreeMap<(usize, Projection), (Var, Var, f64)>,
+    adapters: BTreeMap<(usize, Projection), Adapter>,
+}
+
+struct Adapter {
+    a: Var,
+    b: Var,
+    magnitude: Option<Var>,
+    scale: f64,
 }
 
 fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
@@ -47,22 +54,31 @@ impl Reference {
         let adapters = slots.iter().map(|slot| {
             let a = tensor(&[slot.rank, slot.inputs], &values[slot.a_range()]);
             let b = tensor(&[slot.outputs, slot.rank], &values[slot.b_range()]);
-            let pair = (Var::from_tensor(&a).unwrap(), Var::from_tensor(&b).unwrap(), f64::from(slot.scale));
-            ((slot.layer, slot.projection), pair)
+            let var = |tensor: &Tensor| Var::from_tensor(tensor).unwrap();
+            let magnitude =
+                slot.magnitude.map(|start| var(&tensor(&[slot.outputs], &values[start..start + slot.outputs])));
+            let adapter = Adapter { a: var(&a), b: var(&b), magnitude, scale: f64::from(slot.scale) };
+            ((slot.layer, slot.projection), adapter)
         });
         Self { config: config.clone(), weights: weights.collect(), adapters: adapters.collect() }
     }
 
     fn linear(&self, layer: usize, projection: Projection, x: &Tensor) -> Tensor {
         let module = projection.module(layer);
-        let mut y = x.matmul(&self.weights[&format!("{module}.weight")].t().unwrap()).unwrap();
-        if let Some(bias) = self.weights.get(&format!("{module}.bias")) {
-            y = y.broadcast_add(bias).unwrap();
-        }
-        if let Some((a, b, scale)) = self.adapters.get(&(layer, projection)) {
+        let weight = &self.weights[&format!("{module}.weight")];
+        let mut y = x.matmul(&weight.t().unwrap()).unwrap();
+        if let Some(Adapter { a, b, magnitude, scale }) = self.adapters.get(&(layer, projection)) {
             let low = x.matmul(&a.as_tensor().t().unwrap()).unwrap();
             let update = low.matmul(&b.as_tensor().t().unwrap()).unwrap();
             y = (y + (update * *scale).unwrap()).unwrap();
+            if let Some(magnitude) = magnitude {
+                let change = (b.as_tensor().matmul(a.as_tensor()).unwrap() * *scale).unwrap();
+                let norm = (weight + change).unwrap().sqr().unwrap().sum(1).unwrap().sqrt().unwrap().detach();
+                y = y.broadcast_mul(&(magnitude.as_tensor() / norm).unwrap()).unwrap();
+            }
+        }
+        if let Some(bias) = self.weights.get(&format!("{module}.bias")) {
+            y = y.broadcast_add(bias).unwrap();
         }
         y
     }
@@ -194,8 +210,11 @@ fn compare(family: Family, base: BaseFormat, targets: Targets, change: impl Fn(&
     assert!((report.loss - expected).abs() < 1e-5 * expected, "{family:?}: loss {} expected {expected}", report.loss);
     let store = loss.backward().unwrap();
     for slot in slots {
-        let (a, b, _) = &reference.adapters[&(slot.layer, slot.projection)];
-        for (name, range, var) in [("A", slot.a_range(), a), ("B", slot.b_range(), b)] {
+        let adapter = &reference.adapters[&(slot.layer, slot.projection)];
+        let magnitude =
+            slot.magnitude.map(|start| ("m", start..start + slot.outputs, adapter.magnitude.as_ref().unwrap()));
+        let factors = [("A", slot.a_range(), &adapter.a), ("B", slot.b_range(), &adapter.b)];
+        for (name, range, var) in factors.into_iter().chain(magnitude) {
             let expected = flat(store.get(var.as_tensor()).expect("a gradient"));
             let error = relative_error(&gradients[range], &expected);
             let size = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -247,6 +266,27 @@ fn ranks_alphas_and_rslora_scale_as_peft_does() {
         spec.lora.alpha_pattern.insert("down_proj".to_owned(), 3.0);
         spec.lora.rslora = true;
     });
+}
+
+#[test]
+fn gradients_of_magnitudes_equal_autograd() {
+    for (family, base, checkpointing) in [
+        (Family::LlamaTied, BaseFormat::Nf4, false),
+        (Family::Qwen2, BaseFormat::Stored, true),
+        (Family::Qwen3, BaseFormat::Stored, false),
+    ] {
+        compare(family, base, Targets::AllLinear, |spec| {
+            spec.lora.dora = true;
+            spec.checkpointing = checkpointing;
+        });
+    }
+    for targets in [r"model\.layers\.1\.mlp\.down_proj|model\.layers\.2\..*o_proj", r"model\.layers\.2\.mlp\.up_proj"] {
+        compare(Family::Qwen2, BaseFormat::Stored, Targets::Pattern(targets.to_owned()), |spec| {
+            spec.lora.dora = true;
+            spec.lora.layers = Some(vec![1, 2]);
+            spec.checkpointing = true;
+        });
+    }
 }
 
 #[test]

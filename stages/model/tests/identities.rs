@@ -13,7 +13,7 @@ use luthier_formats::tokens::TokenSet;
 use luthier_kernels::device::{Component, CpuDevice, Device};
 use luthier_model::adapter::{AdapterFiles, AdapterStamp, Targets, write_adapter};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
-use luthier_model::train::{Checkpoint, TrainSpec, Trainer};
+use luthier_model::train::{Checkpoint, StateFormat, TrainSpec, Trainer};
 use luthier_model::{BaseFormat, Decoder, LoadOptions};
 
 fn open(model: &TinyModel, base: BaseFormat, threads: usize) -> Decoder {
@@ -51,9 +51,24 @@ fn full_spec(steps: u64) -> TrainSpec {
 fn threads_do_not_change_a_bit() {
     let (model, data) = (TinyModel::new(Family::LlamaTied), tokens(11, 1, 3));
     let results: Vec<Vec<u32>> =
-        [1, 2, 3].map(|threads| bits(&run(&open(&model, BaseFormat::Nf4, threads), &data, full_spec(4)))).to_vec();
-    assert_eq!(results[0], results[1]);
-    assert_eq!(results[0], results[2]);
+        [1, 2, 3, 5].map(|threads| bits(&run(&open(&model, BaseFormat::Nf4, threads), &data, full_spec(4)))).to_vec();
+    assert!(results.iter().all(|result| *result == results[0]));
+    let rich: Vec<Vec<u32>> = [1, 2, 3, 5]
+        .map(|threads| bits(&run(&open(&model, BaseFormat::Nf4, threads), &data, rich_spec(&model, 4))))
+        .to_vec();
+    assert!(rich.iter().all(|result| *result == rich[0]));
+}
+
+/// DoRA, NEFTune, LoRA+ and 8-bit states in a mapped file; ranks that leave tensors on both sides of the 8-bit limit.
+fn rich_spec(model: &TinyModel, steps: u64) -> TrainSpec {
+    let mut spec = spec(lora(Targets::AllLinear), steps, 3, 2);
+    spec.lora.dora = true;
+    spec.lora.rank_pattern.insert("gate_proj".to_owned(), 130);
+    spec.neftune = 5.0;
+    spec.optimizer.b_ratio = 4.0;
+    spec.optimizer.states = StateFormat::Blocks8;
+    spec.pages = Some(sub(model, "pages"));
+    spec
 }
 
 #[test]
@@ -64,17 +79,77 @@ fn checkpointing_does_not_change_a_bit() {
         let kept = run(&decoder, &data, full_spec(3));
         let recomputed = run(&decoder, &data, TrainSpec { checkpointing: true, ..full_spec(3) });
         assert_eq!(bits(&kept), bits(&recomputed));
+        let kept = run(&decoder, &data, rich_spec(&model, 3));
+        let recomputed = run(&decoder, &data, TrainSpec { checkpointing: true, ..rich_spec(&model, 3) });
+        assert_eq!(bits(&kept), bits(&recomputed), "with magnitudes");
     }
+}
+
+#[test]
+fn noise_is_seeded_scaled_by_length_and_off_in_evaluation() {
+    let (model, data) = (TinyModel::new(Family::LlamaTied), tokens(6, 1, 5));
+    let decoder = open(&model, BaseFormat::Stored, 2);
+    let losses = |neftune: f64, seed: u64| {
+        let spec = TrainSpec { neftune, seed, ..spec(lora(Targets::AllLinear), 1, 6, 1) };
+        let mut trainer = Trainer::new(&decoder, &data, None, spec).unwrap();
+        (trainer.compute().unwrap().loss, trainer.evaluate(&data).unwrap())
+    };
+    let (plain, evaluated) = losses(0.0, 7);
+    let (noisy, evaluated_noisy) = losses(5.0, 7);
+    assert_ne!(plain.to_bits(), noisy.to_bits());
+    assert!((plain - noisy).abs() < 0.5 * plain, "{plain} {noisy}");
+    assert_eq!(evaluated.to_bits(), evaluated_noisy.to_bits());
+    assert_eq!(noisy.to_bits(), losses(5.0, 7).0.to_bits());
+    assert_ne!(noisy.to_bits(), losses(5.0, 8).0.to_bits());
+}
+
+#[test]
+fn paged_states_change_no_bit() {
+    let (model, data) = (TinyModel::new(Family::LlamaTied), tokens(7, 1, 5));
+    let decoder = open(&model, BaseFormat::Stored, 2);
+    for states in [StateFormat::F32, StateFormat::Blocks8] {
+        let mut paged = rich_spec(&model, 4);
+        paged.optimizer.states = states;
+        let resident = TrainSpec { pages: None, ..paged.clone() };
+        assert_eq!(bits(&run(&decoder, &data, paged)), bits(&run(&decoder, &data, resident)), "{states:?}");
+    }
+}
+
+#[test]
+fn a_tensor_that_no_gradient_reaches_is_refused() {
+    let mut model = TinyModel::new(Family::LlamaTied);
+    let data = tokens(4, 1, 1);
+    let check = |model: &TinyModel, targets: &[&str]| {
+        let decoder = open(model, BaseFormat::Stored, 1);
+        let names = targets.iter().map(|name| (*name).to_owned()).collect();
+        let mut trainer = Trainer::new(&decoder, &data, None, spec(lora(Targets::Names(names)), 1, 2, 1)).unwrap();
+        let before = trainer.values();
+        let result = trainer.check_gradients();
+        assert_eq!(bits(&before), bits(&trainer.values()));
+        result
+    };
+    check(&model, &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]).unwrap();
+    model.tensors.get_mut("model.layers.2.self_attn.o_proj.weight").unwrap().1.fill(0.0);
+    model.write();
+    check(&model, &["q_proj", "o_proj"]).unwrap();
+    let error = check(&model, &["v_proj"]).unwrap_err();
+    assert_eq!(
+        format!("{}: {error} (hint: {})", error.code, error.hints.join("; ")),
+        "train::no_gradient: no gradient reaches [`base_model.model.model.layers.2.self_attn.v_proj.lora_A.weight`, \
+         `base_model.model.model.layers.2.self_attn.v_proj.lora_B.weight`]: the weights between them and the loss are \
+         zero, so they could never be trained (hint: leave these modules out with `targets`, or use the model's original \
+         weights)"
+    );
 }
 
 #[test]
 fn a_resumed_run_ends_in_the_same_bits() {
     let (model, data) = (TinyModel::new(Family::LlamaTied), tokens(7, 1, 5));
     let decoder = open(&model, BaseFormat::Nf4, 2);
-    let straight = run(&decoder, &data, full_spec(7));
     let (directory, digest) = (sub(&model, "checkpoint"), Digest::of(b"run"));
-    for stop in 1..7 {
-        let mut first = Trainer::new(&decoder, &data, None, full_spec(7)).unwrap();
+    for (spec, stop) in (1..7).map(|stop| (full_spec(7), stop)).chain([2, 5].map(|stop| (rich_spec(&model, 7), stop))) {
+        let straight = run(&decoder, &data, spec.clone());
+        let mut first = Trainer::new(&decoder, &data, None, spec.clone()).unwrap();
         for _ in 0..stop {
             step(&mut first);
         }
@@ -82,7 +157,7 @@ fn a_resumed_run_ends_in_the_same_bits() {
         first.checkpoint().save(&directory, digest, &serde_json::Value::Null).unwrap();
         first.compute().unwrap();
         drop(first);
-        let mut second = Trainer::new(&decoder, &data, None, full_spec(7)).unwrap();
+        let mut second = Trainer::new(&decoder, &data, None, spec).unwrap();
         let (checkpoint, _) = Checkpoint::load(&directory, digest).unwrap().unwrap();
         second.restore(&checkpoint).unwrap();
         assert_eq!(second.step(), stop);
@@ -184,10 +259,16 @@ fn the_plan_is_what_the_engine_allocates() {
         (Family::LlamaUntied, BaseFormat::Stored, true, 3),
         (Family::Qwen2, BaseFormat::Nf4, true, 2),
         (Family::Qwen3, BaseFormat::Stored, false, 1),
+        (Family::Qwen2, BaseFormat::Stored, true, 1),
+        (Family::Qwen2, BaseFormat::Nf4, false, 1),
     ] {
         let (model, data) = (TinyModel::new(family), tokens(9, per_bin, 12));
         let decoder = open(&model, base, 1);
-        let spec = TrainSpec { checkpointing, ..full_spec(2) };
+        let rich = per_bin == 1 && family == Family::Qwen2;
+        let mut spec = TrainSpec { checkpointing, ..if rich { rich_spec(&model, 2) } else { full_spec(2) } };
+        if checkpointing {
+            spec.pages = None;
+        }
         let files = ModelFiles::open(model.path()).unwrap();
         let types = WeightTypes::of_files(&files, base);
         let plan = MemoryPlan::new(decoder.config(), types, &spec, RunShape::of_data(&data, &spec)).unwrap();
@@ -198,6 +279,7 @@ fn the_plan_is_what_the_engine_allocates() {
             assert_eq!(plan.bytes(component), ledger.peak(component), "{family:?} {component}");
         }
         assert_eq!(plan.total(), ledger.total_peak());
+        assert_eq!(plan.paged > 0, rich && !checkpointing);
     }
 }
 

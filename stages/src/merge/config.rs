@@ -25,14 +25,17 @@ pub(super) enum MergeType {
     F16,
     #[default]
     Bf16,
+    /// Projections in the 4-bit layout of bitsandbytes (NF4, double quantisation), everything else `bf16`.
+    Nf4,
 }
 
 impl MergeType {
+    /// Of tensors that are not in 4 bits.
     pub(super) const fn tensor_type(self) -> TensorType {
         match self {
             Self::F32 => TensorType::F32,
             Self::F16 => TensorType::F16,
-            Self::Bf16 => TensorType::BF16,
+            Self::Bf16 | Self::Nf4 => TensorType::BF16,
         }
     }
 
@@ -41,7 +44,7 @@ impl MergeType {
         match self {
             Self::F32 => "float32",
             Self::F16 => "float16",
-            Self::Bf16 => "bfloat16",
+            Self::Bf16 | Self::Nf4 => "bfloat16",
         }
     }
 }
@@ -77,7 +80,7 @@ pub(super) struct MergeConfig {
     /// `original` adds the adapter to the model's own weights; `dequantized` to the weights that QLoRA trained against.
     #[serde(default)]
     pub base: MergeBase,
-    /// How the merged model is stored: `f32`, `f16` or `bf16`.
+    /// How the merged model is stored: `f32`, `f16`, `bf16`, or `nf4` in the 4-bit layout of bitsandbytes.
     #[serde(default)]
     pub dtype: MergeType,
     /// How several adapters are combined: `linear`, `ties` or `dare`.

@@ -15,7 +15,10 @@ use luthier_core::{
     StageOutcome, StageResult, config_schema, parse_config,
 };
 use luthier_formats::gguf::TensorDecl;
-use luthier_formats::model_files::{ModelDirectoryWriter, ModelFiles, TensorSpec, copy_companions, read_config_json};
+use luthier_formats::model_files::{
+    ModelDirectoryWriter, ModelFiles, Nf4Parts, TensorSpec, copy_companions, nf4_declarations, nf4_quantization_config,
+    nf4_tensors, read_config_json,
+};
 use luthier_formats::quant;
 use luthier_kernels::{NUMERIC_CLASS, nf4};
 use luthier_model::BaseFormat;
@@ -23,7 +26,7 @@ use serde_json::{Value, json};
 
 use adapter::{Adapter, Change};
 use combine::Contribution;
-use config::{MergeBase, MergeConfig};
+use config::{MergeBase, MergeConfig, MergeType};
 use difference::Difference;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -265,6 +268,12 @@ impl<'a, 'b> Merge<'a, 'b> {
         // transformers 5 renamed the key; a file has one of the two.
         let key = if json.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
         json[key] = json!(dtype);
+        if let Some(json) = json.as_object_mut() {
+            json.shift_remove("quantization_config");
+        }
+        if self.config.dtype == MergeType::Nf4 {
+            json["quantization_config"] = nf4_quantization_config(dtype);
+        }
         if self.untie {
             json["tie_word_embeddings"] = json!(false);
         }
@@ -277,7 +286,10 @@ impl<'a, 'b> Merge<'a, 'b> {
         let tensor_type = self.config.dtype.tensor_type();
         let declarations: Vec<TensorDecl> = specs
             .iter()
-            .map(|(name, spec)| TensorDecl { name: name.clone(), shape: spec.shape.clone(), tensor_type })
+            .flat_map(|(name, spec)| match (self.is_4bit(name), &spec.shape[..]) {
+                (true, [rows, columns]) => nf4_declarations(name, [*rows, *columns]),
+                _ => vec![TensorDecl { name: name.clone(), shape: spec.shape.clone(), tensor_type }],
+            })
             .collect();
         let mut writer =
             ModelDirectoryWriter::create(&output, &self.model_config()?, &declarations, self.config.max_shard)?;
@@ -285,12 +297,14 @@ impl<'a, 'b> Merge<'a, 'b> {
         let total: usize = declarations.iter().filter_map(TensorDecl::bytes).sum();
         let mut done = 0;
         let mut changed: Vec<(String, Difference)> = Vec::new();
-        for ((name, spec), declaration) in specs.iter().zip(&declarations) {
+        for (name, spec) in &specs {
             self.context.check_cancelled()?;
-            let (bytes, difference) = self.merge_tensor(name, spec)?;
-            writer.write(name, &bytes)?;
+            let (stored, difference) = self.merge_tensor(name, spec)?;
+            for (name, bytes) in stored {
+                writer.write(&name, &bytes)?;
+                done += bytes.len();
+            }
             changed.extend(difference.map(|difference| (name.clone(), difference)));
-            done += declaration.bytes().unwrap_or(0);
             self.context.progress(done as u64, total as u64, "bytes", name.as_str());
         }
         let written = writer.finish()?;
@@ -337,9 +351,39 @@ impl<'a, 'b> Merge<'a, 'b> {
         gap.measure(self.context, &data.path, &mut self.outcome)
     }
 
-    /// The stored bytes of one merged tensor, and its difference from the base if an adapter changes it.
-    fn merge_tensor(&self, name: &str, spec: &TensorSpec) -> StageResult<(Vec<u8>, Option<Difference>)> {
+    fn is_4bit(&self, name: &str) -> bool {
+        self.config.dtype == MergeType::Nf4 && name.ends_with("_proj.weight")
+    }
+
+    /// The tensors that one merged tensor is stored as, by name, and `values` as a reader gets them back.
+    fn store(&self, name: &str, [rows, columns]: [usize; 2], values: &mut [f32]) -> StageResult<Stored> {
+        if self.is_4bit(name) {
+            let quantized = nf4::quantize(values, rows, columns, true);
+            nf4::dequantize(&quantized.view(), 0..rows, values);
+            let nf4::Nf4Scales::Nested { codes, scales, offset } = &quantized.absmax else {
+                unreachable!("double quantisation was asked for")
+            };
+            let parts = Nf4Parts {
+                packed: &quantized.packed,
+                codes,
+                scales,
+                offset: *offset,
+                map: &nf4::CODE,
+                nested_map: nf4::dynamic_map(),
+            };
+            return Ok(nf4_tensors(name, [rows, columns], self.config.dtype.torch_name(), parts));
+        }
         let tensor_type = self.config.dtype.tensor_type();
+        let bytes = quant::quantize(tensor_type, values, columns, None).map_err(|error| {
+            let error = error.in_tensor(self.files.path(), name);
+            if tensor_type == quant::TensorType::F16 { error.hint("set `dtype: bf16` or `dtype: f32`") } else { error }
+        })?;
+        decode(tensor_type, &bytes, values, self.files.path(), name)?;
+        Ok(vec![(name.to_owned(), bytes)])
+    }
+
+    /// What is stored of one merged tensor, and its difference from the base if an adapter changes it.
+    fn merge_tensor(&self, name: &str, spec: &TensorSpec) -> StageResult<(Stored, Option<Difference>)> {
         let (rows, columns) = match spec.shape[..] {
             [rows, columns] => (rows, columns),
             _ => (1, spec.shape.iter().product()),
@@ -347,17 +391,8 @@ impl<'a, 'b> Merge<'a, 'b> {
         let source = if self.untie && name == HEAD { EMBEDDING } else { name };
         let mut values = vec![0.0; rows * columns];
         self.files.read_f32(source, &mut values)?;
-        let encode = |values: &[f32]| {
-            quant::quantize(tensor_type, values, columns, None).map_err(|error| {
-                let error = error.in_tensor(self.files.path(), name);
-                if tensor_type == quant::TensorType::F16 {
-                    error.hint("set `dtype: bf16` or `dtype: f32`")
-                } else {
-                    error
-                }
-            })
-        };
-        if self.config.base == MergeBase::Dequantized && name.ends_with("_proj.weight") {
+        let stored_4bit = self.files.nf4(source).is_some();
+        if self.config.base == MergeBase::Dequantized && name.ends_with("_proj.weight") && !stored_4bit {
             let quantized = nf4::quantize(&values, rows, columns, true);
             nf4::dequantize(&quantized.view(), 0..rows, &mut values);
         }
@@ -368,10 +403,10 @@ impl<'a, 'b> Merge<'a, 'b> {
             .filter_map(|(index, adapter)| Some((index, adapter, adapter.changes.get(name)?)))
             .collect();
         if parts.is_empty() {
-            return Ok((encode(&values)?, None));
+            return Ok((self.store(name, [rows, columns], &mut values)?, None));
         }
-        let mut before = vec![0.0; values.len()];
-        decode(tensor_type, &encode(&values)?, &mut before, self.files.path(), name)?;
+        let mut before = values.clone();
+        self.store(name, [rows, columns], &mut before)?;
         let mut low_rank = Vec::new();
         for (index, adapter, change) in parts {
             match change {
@@ -387,11 +422,13 @@ impl<'a, 'b> Merge<'a, 'b> {
         {
             combine::apply_magnitude(&mut values, columns, &magnitude);
         }
-        let bytes = encode(&values)?;
-        decode(tensor_type, &bytes, &mut values, self.files.path(), name)?;
-        Ok((bytes, Some(Difference::between(&before, &values))))
+        let stored = self.store(name, [rows, columns], &mut values)?;
+        Ok((stored, Some(Difference::between(&before, &values))))
     }
 }
+
+/// Names and bytes of the tensors that one tensor is stored as.
+type Stored = Vec<(String, Vec<u8>)>;
 
 /// How the trainer calls what [`nf4::quantize`] with double quantisation does.
 const QUANTIZER: &str = "bitsandbytes-nf4-64-double";

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::one_or_many::OneOrMany;
-use crate::train::{Method, TrainConfig, defaults};
+use crate::train::{Method, OptimizerName, TrainConfig, defaults};
 
 /// How the model's tensors are stored, where the files are not there to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +55,15 @@ pub(crate) struct PlanConfig {
     /// As of `train`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rank_pattern: BTreeMap<String, usize>,
+    /// As of `train`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dora: bool,
+    /// As of `train`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// As of `train`.
+    #[serde(default, skip_serializing_if = "OptimizerName::is_default")]
+    pub optimizer: OptimizerName,
     /// Samples, or packed bins, that go through the model together.
     #[serde(default = "defaults::batch")]
     #[schemars(range(min = 1, max = 1048576))]
@@ -128,6 +137,9 @@ impl PlanConfig {
             dropout: self.dropout,
             targets: self.targets.clone(),
             rank_pattern: self.rank_pattern.clone(),
+            dora: self.dora,
+            layers_to_transform: self.layers_to_transform.clone(),
+            optimizer: self.optimizer,
             batch: self.batch,
             accumulate: self.accumulate,
             steps: self.steps,
@@ -140,7 +152,11 @@ impl PlanConfig {
     }
 
     pub fn spec(&self) -> TrainSpec {
-        self.training().spec()
+        let mut spec = self.training().spec();
+        if self.optimizer.is_paged() {
+            spec.pages = Some(camino::Utf8PathBuf::new());
+        }
+        spec
     }
 }
 

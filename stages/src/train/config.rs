@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use luthier_core::ConfigIssue;
 use luthier_model::BaseFormat;
 use luthier_model::adapter::{Initialization, LoraSpec, Targets};
-use luthier_model::train::{Duration, OptimizerSpec, Schedule, TrainSpec};
+use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, TrainSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,11 +36,45 @@ impl Method {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ScheduleName {
     Constant,
-    /// Falls to zero at the last step.
+    /// Falls to zero at the last step, or at `decay_steps`.
     #[default]
     Linear,
     /// Half a cosine to zero.
     Cosine,
+}
+
+/// AdamW, and how it keeps its moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OptimizerName {
+    /// 8 bytes per parameter.
+    #[default]
+    Adamw,
+    /// 2.03 bytes per parameter: 8-bit moments in blocks of 256, as bitsandbytes.
+    #[serde(rename = "adamw_8bit")]
+    Adamw8bit,
+    /// `adamw` with its moments in a mapped file, which need not fit into memory.
+    PagedAdamw,
+    /// `adamw_8bit` likewise.
+    #[serde(rename = "paged_adamw_8bit")]
+    PagedAdamw8bit,
+}
+
+impl OptimizerName {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::Adamw
+    }
+
+    pub(crate) fn is_paged(self) -> bool {
+        matches!(self, Self::PagedAdamw | Self::PagedAdamw8bit)
+    }
+
+    fn states(self) -> StateFormat {
+        match self {
+            Self::Adamw | Self::PagedAdamw => StateFormat::F32,
+            Self::Adamw8bit | Self::PagedAdamw8bit => StateFormat::Blocks8,
+        }
+    }
 }
 
 /// How `A` starts.
@@ -85,6 +119,16 @@ pub(crate) struct TrainConfig {
     /// Scale by `alpha / √rank` instead.
     #[serde(default)]
     pub rslora: bool,
+    /// Train the magnitude of each adapted row besides (DoRA); takes no dropout.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dora: bool,
+    /// Only these layers, counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Noise on the embeddings while training (NEFTune), such as 5; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0.0))]
+    pub neftune_noise_alpha: f64,
     /// How the adapters' first factor starts.
     #[serde(default)]
     pub init: InitializationName,
@@ -92,9 +136,17 @@ pub(crate) struct TrainConfig {
     #[serde(default = "defaults::learning_rate")]
     #[schemars(range(min = 0.0))]
     pub learning_rate: f64,
+    /// `adamw`, `adamw_8bit`, `paged_adamw` or `paged_adamw_8bit`.
+    #[serde(default, skip_serializing_if = "OptimizerName::is_default")]
+    pub optimizer: OptimizerName,
     #[serde(default)]
     pub schedule: ScheduleName,
-    /// Steps of linear warm-up; below 1, a fraction of all steps.
+    /// The step at which `linear` and `cosine` reach zero; by default the last. With it, a run of more steps goes on from
+    /// a finished shorter one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub decay_steps: Option<u64>,
+    /// Steps of linear warm-up; below 1, a fraction of the schedule's steps.
     #[serde(default)]
     #[schemars(range(min = 0.0))]
     pub warmup: f64,
@@ -159,6 +211,10 @@ pub(crate) struct TrainConfig {
     /// What `base_model_name_or_path` in the adapter says, such as `HuggingFaceTB/SmolLM2-135M-Instruct`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// Default values, shared with the plan stage.
@@ -238,6 +294,34 @@ impl TrainConfig {
         if let Some((name, _)) = self.rank_pattern.iter().find(|(_, rank)| **rank == 0) {
             issues.push(ConfigIssue::new(format!("rank_pattern.{name}"), "0 is out of range: expected at least 1"));
         }
+        if self.dora && self.dropout > 0.0 {
+            issues.push(
+                ConfigIssue::new(
+                    "dropout",
+                    "DoRA with dropout needs a second product with every weight, which is not offered",
+                )
+                .help("remove `dropout`, or set `dora: false`"),
+            );
+        }
+        if self.layers_to_transform.as_ref().is_some_and(Vec::is_empty) {
+            issues.push(ConfigIssue::new("layers_to_transform", "no layers are named: expected at least one"));
+        }
+        if let Some(decay) = self.decay_steps {
+            if self.schedule == ScheduleName::Constant {
+                issues.push(
+                    ConfigIssue::new("decay_steps", "`schedule: constant` does not fall")
+                        .help("remove it, or set `schedule: linear`"),
+                );
+            } else if let Some(steps) = self.steps.filter(|steps| *steps > decay) {
+                issues.push(
+                    ConfigIssue::new(
+                        "decay_steps",
+                        format!("the learning rate would be 0 for the last {} of {steps} steps", steps - decay),
+                    )
+                    .help(format!("set it to {steps} or more")),
+                );
+            }
+        }
         if self.early_stopping > 0 && self.validate_every == 0 {
             issues.push(
                 ConfigIssue::new("early_stopping", "there is no validation to stop by")
@@ -256,7 +340,8 @@ impl TrainConfig {
             rank_pattern: self.rank_pattern.clone(),
             alpha_pattern: self.alpha_pattern.clone(),
             rslora: self.rslora,
-            dora: false,
+            dora: self.dora,
+            layers: self.layers_to_transform.clone(),
             initialization: match self.init {
                 InitializationName::Kaiming => Initialization::Kaiming,
                 InitializationName::Gaussian => Initialization::Gaussian,
@@ -274,6 +359,7 @@ impl TrainConfig {
                     ScheduleName::Linear => Schedule::Linear,
                     ScheduleName::Cosine => Schedule::Cosine,
                 },
+                decay_steps: self.decay_steps,
                 warmup: self.warmup,
                 weight_decay: self.weight_decay,
                 beta1: self.beta1,
@@ -281,6 +367,7 @@ impl TrainConfig {
                 epsilon: self.epsilon,
                 max_grad_norm: self.max_grad_norm,
                 b_ratio: self.loraplus_ratio,
+                states: self.optimizer.states(),
             },
             batch: self.batch,
             accumulate: self.accumulate,
@@ -291,6 +378,8 @@ impl TrainConfig {
             seed: self.seed,
             checkpointing: self.checkpointing,
             share_prefix: self.share_prefix,
+            neftune: self.neftune_noise_alpha,
+            pages: None,
         }
     }
 }
@@ -306,6 +395,11 @@ impl Default for TrainConfig {
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             rslora: false,
+            dora: false,
+            layers_to_transform: None,
+            neftune_noise_alpha: 0.0,
+            optimizer: OptimizerName::default(),
+            decay_steps: None,
             init: InitializationName::default(),
             learning_rate: defaults::learning_rate(),
             schedule: ScheduleName::default(),

@@ -2,6 +2,8 @@
 
 mod config;
 mod memory_table;
+#[cfg(all(test, unix))]
+mod process_tests;
 mod progress;
 mod run;
 #[cfg(test)]
@@ -13,7 +15,7 @@ use luthier_core::{
 };
 use serde_json::Value;
 
-pub(crate) use config::{Method, TrainConfig, defaults};
+pub(crate) use config::{Method, OptimizerName, TrainConfig, defaults};
 pub(crate) use memory_table::bytes_text;
 
 /// Trains LoRA or QLoRA adapters.

@@ -11,12 +11,12 @@ use luthier_model::adapter::{AdapterStamp, write_adapter};
 use luthier_model::device::{CpuDevice, Device};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
 use luthier_model::profile::resident_peak;
-use luthier_model::train::{Checkpoint, Trainer, Watchdog};
+use luthier_model::train::{Checkpoint, TrainSpec, Trainer, Watchdog};
 use luthier_model::{Decoder, LoadOptions, device_error};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::config::{ScheduleName, TrainConfig};
+use super::config::TrainConfig;
 use super::memory_table::memory_section;
 use super::progress::{Meter, curves};
 
@@ -65,7 +65,10 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
         )
         .hint("add `validation: STAGE` under `in:`, or remove `validate_every`"));
     }
-    let spec = config.spec();
+    let mut spec = config.spec();
+    if config.optimizer.is_paged() {
+        spec.pages = Some(context.temporary());
+    }
     let files = ModelFiles::open(&model.path)?;
     let longest = tokens.meta.longest.max(validation.as_ref().map_or(0, |set| set.meta.longest));
     context.progress(0, 0, "steps", "loading the base model");
@@ -87,6 +90,7 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
         outcome.warn(format!("{skipped} of {} samples have no trained token and were left out", tokens.bins.len()));
     }
     let run = identity(context, config, &device, &[])?;
+    trainer.check_gradients()?;
     let mut job = Job {
         context,
         config,
@@ -97,7 +101,7 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
         meter: Meter::new(),
         watchdog: Watchdog::default(),
         saved: None,
-        continuation: continuation(context, config, &device)?,
+        continuation: continuation(context, config, &device, trainer.spec())?,
     };
     let resumed = job.resume(&mut trainer)?;
     job.steps(&mut trainer)?;
@@ -147,8 +151,9 @@ fn identity(
     Ok(Digest::of(identity.to_string().as_bytes()))
 }
 
-/// Where a finished run leaves its state for one of more steps. Only where the first steps of the longer run are those of
-/// the shorter: neither the schedule nor the warm-up may depend on how many there are, and early stopping must be off.
+/// Where a finished run leaves its state for a longer one. Only where the first steps of the longer run are those of the
+/// shorter: neither the schedule nor the warm-up may depend on how many there are (so a falling schedule must have its
+/// `decay_steps`), early stopping must be off, and the last step must have been a whole one.
 struct Continuation {
     directory: Utf8PathBuf,
     run: Digest,
@@ -158,12 +163,12 @@ fn continuation(
     context: &StageContext<'_>,
     config: &TrainConfig,
     device: &Arc<dyn Device>,
+    spec: &TrainSpec,
 ) -> StageResult<Option<Continuation>> {
-    let independent = config.schedule == ScheduleName::Constant && (config.warmup == 0.0 || config.warmup >= 1.0);
-    if !independent || config.steps.is_none() || config.early_stopping > 0 {
+    if !spec.rate_is_independent_of_length() || config.early_stopping > 0 {
         return Ok(None);
     }
-    let run = identity(context, config, device, &["steps"])?;
+    let run = identity(context, config, device, &["steps", "epochs"])?;
     Ok(Some(Continuation { directory: context.cache().join("train").join(run.hex()), run }))
 }
 
@@ -197,12 +202,16 @@ impl Job<'_, '_> {
         let found = loaded.or_else(|| {
             let continuation = self.continuation.as_ref()?;
             let (checkpoint, note) = Checkpoint::load(&continuation.directory, continuation.run).ok()??;
-            (checkpoint.step <= trainer.total()).then_some((checkpoint, note))
+            let whole = checkpoint.step * trainer.spec().per_step() <= trainer.spec().last_position(trainer.units());
+            whole.then_some((checkpoint, note))
         });
         let Some((checkpoint, note)) = found else { return Ok(None) };
         trainer.restore(&checkpoint)?;
         self.validation = serde_json::from_value(note).unwrap_or_default();
         self.best = checkpoint.extra;
+        for record in &checkpoint.history {
+            self.watchdog.recall(record.loss);
+        }
         self.saved = Some(checkpoint.step);
         self.context.log(format!("resumed from the checkpoint of step {}", checkpoint.step));
         Ok(Some(checkpoint.step))
@@ -219,6 +228,10 @@ impl Job<'_, '_> {
     /// Leaves the last state for a run of more steps. It can be made again, so failing to is only a warning.
     fn keep_final(&self, trainer: &Trainer<'_>) {
         let Some(continuation) = &self.continuation else { return };
+        let (spec, units) = (trainer.spec(), trainer.units());
+        if trainer.step() * spec.per_step() != spec.last_position(units) {
+            return;
+        }
         let note = serde_json::to_value(self.validation.regular(self.config.validate_every)).unwrap_or_default();
         if let Err(error) = trainer.checkpoint().save(&continuation.directory, continuation.run, &note) {
             self.context.warn(format!("the final state was not kept for a longer run: {error}"), None);
@@ -228,6 +241,7 @@ impl Job<'_, '_> {
     fn steps(&mut self, trainer: &mut Trainer<'_>) -> StageResult<()> {
         let total = trainer.total();
         let mut last_save = Instant::now();
+        let mut due = false;
         self.meter = Meter::new();
         while trainer.step() < total && !self.stopped() {
             if self.context.cancel().is_cancelled() {
@@ -237,6 +251,11 @@ impl Job<'_, '_> {
             }
             let report = trainer.compute()?;
             self.watchdog.check(&report, self.saved)?;
+            // A state is good if the step after it computes: saved before that, a broken one would replace the last good.
+            if due && self.watchdog.is_calm() {
+                self.save(trainer)?;
+                (due, last_save) = (false, Instant::now());
+            }
             trainer.apply()?;
             self.meter.step(self.context, &report, total);
             let step = trainer.step();
@@ -247,10 +266,7 @@ impl Job<'_, '_> {
             let by_steps = self.config.checkpoint_every > 0 && step % self.config.checkpoint_every == 0;
             let seconds = self.config.checkpoint_seconds;
             let by_time = seconds > 0 && last_save.elapsed() >= Duration::from_secs(seconds);
-            if (by_steps || by_time) && step < total {
-                self.save(trainer)?;
-                last_save = Instant::now();
-            }
+            due |= by_steps || by_time;
         }
         Ok(())
     }

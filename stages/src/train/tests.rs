@@ -50,6 +50,17 @@ pub(crate) fn bench(samples: usize) -> Bench {
     bench
 }
 
+/// Eight samples for the model in `base`.
+pub(crate) fn bench_on(base: &Utf8Path) -> Bench {
+    let mut bench = Bench::new();
+    bench.input("model", ArtifactKind::Model, base);
+    let data = bench.path("tokens");
+    let vocabulary = luthier_formats::model_files::read_model_config(base).expect("a model").vocab_size;
+    token_set(8, vocabulary).write(&data).expect("tokens");
+    bench.input("data", ArtifactKind::Tokens, &data);
+    bench
+}
+
 fn with() -> Value {
     json!({"rank": 4, "alpha": 8, "batch": 4, "steps": 6, "learning_rate": 1e-2, "seed": 5, "checkpoint_seconds": 0})
 }
@@ -117,7 +128,7 @@ impl EventSink for StopAfter {
     }
 }
 
-fn scratch(bench: &Bench, name: &str) -> Utf8PathBuf {
+pub(super) fn scratch(bench: &Bench, name: &str) -> Utf8PathBuf {
     let scratch = bench.root().join(name);
     for part in ["out", "tmp", "checkpoint"] {
         fs_err::create_dir_all(scratch.join(part)).expect("a directory");
@@ -173,6 +184,37 @@ fn more_steps_go_on_from_the_finished_run_where_that_is_exact() {
     bench.run(&TrainStage, &with(3, "linear")).expect("trained");
     let linear = bench.run(&TrainStage, &with(7, "linear")).expect("trained");
     assert!(!linear.outcome.metrics.contains_key("resumed_from"));
+    // Unless it is said where the schedule ends.
+    for schedule in ["linear", "cosine"] {
+        let with = |steps: u64| {
+            let mut with = with(steps, schedule);
+            with["decay_steps"] = json!(9);
+            with["warmup"] = json!(0.3);
+            with
+        };
+        bench.run(&TrainStage, &with(4)).expect("trained");
+        let longer = bench.run(&TrainStage, &with(9)).expect("trained");
+        assert_eq!(longer.outcome.metrics["resumed_from"].value, 4.0);
+        let straight = self::bench(9).run(&TrainStage, &with(9)).expect("trained");
+        assert_eq!(adapter(&longer), adapter(&straight));
+        let mut plain = with(9);
+        plain.as_object_mut().expect("an object").remove("decay_steps");
+        assert_eq!(adapter(&self::bench(9).run(&TrainStage, &plain).expect("trained")), adapter(&straight));
+    }
+}
+
+#[test]
+fn more_epochs_go_on_where_the_last_step_was_a_whole_one() {
+    let with =
+        |epochs: f64| json!({"rank": 4, "batch": 4, "epochs": epochs, "schedule": "constant", "checkpoint_seconds": 0});
+    let mut bench = bench(8);
+    bench.run(&TrainStage, &with(1.0)).expect("trained");
+    let longer = bench.run(&TrainStage, &with(2.0)).expect("trained");
+    assert_eq!(longer.outcome.metrics["resumed_from"].value, 2.0);
+    assert_eq!(adapter(&longer), adapter(&self::bench(8).run(&TrainStage, &with(2.0)).expect("trained")));
+    let mut ragged = self::bench(6);
+    ragged.run(&TrainStage, &with(1.0)).expect("trained");
+    assert!(!ragged.run(&TrainStage, &with(2.0)).expect("trained").outcome.metrics.contains_key("resumed_from"));
 }
 
 #[test]
@@ -240,6 +282,27 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_its_samples() {
 }
 
 #[test]
+fn a_checkpoint_is_kept_only_if_the_step_after_it_computes() {
+    let bench = bench(8);
+    let scratch = scratch(&bench, "diverging");
+    let mut with = with();
+    // The rate rises with each step of the warm-up until a step overflows.
+    with["steps"] = json!(400);
+    with["max_grad_norm"] = json!(0);
+    with["checkpoint_every"] = json!(1);
+    with["warmup"] = json!(1000);
+    with["learning_rate"] = json!(1e37);
+    let error = attempt(&bench, &with, &scratch, 999).expect_err("a NaN");
+    assert!(["train::not_finite", "train::diverged"].contains(&error.code), "{}", show(&error));
+    let again = attempt(&bench, &with, &scratch, 999).expect_err("again");
+    assert_eq!(
+        (&again.code, &again.message),
+        (&error.code, &error.message),
+        "the last good state leads to the same step"
+    );
+}
+
+#[test]
 fn configuration_errors_name_the_key_and_the_remedy() {
     let bench = Bench::new();
     let issues = bench.issues(&TrainStage, &json!({"rank": 0, "metod": "lora", "schedule": "cosinus", "dropout": 1.5}));
@@ -251,6 +314,26 @@ fn configuration_errors_name_the_key_and_the_remedy() {
             "schedule | `cosinus` is not one of `constant`, `linear`, `cosine` | did you mean `cosine`?",
             "dropout | 1.5 is out of range: expected at most 0.99 | -",
         ]
+    );
+    let issues = bench.issues(
+        &TrainStage,
+        &json!({"dora": true, "dropout": 0.1, "layers_to_transform": [], "decay_steps": 5, "steps": 8}),
+    );
+    assert_eq!(
+        issues,
+        [
+            "dropout | DoRA with dropout needs a second product with every weight, which is not offered | remove \
+             `dropout`, or set `dora: false`",
+            "layers_to_transform | no layers are named: expected at least one | -",
+            "decay_steps | the learning rate would be 0 for the last 3 of 8 steps | set it to 8 or more",
+        ]
+    );
+    let issues =
+        bench.issues(&TrainStage, &json!({"schedule": "constant", "decay_steps": 5, "optimizer": "adamw8bit"}));
+    assert_eq!(
+        issues,
+        ["optimizer | `adamw8bit` is not one of `adamw`, `adamw_8bit`, `paged_adamw`, `paged_adamw_8bit` | did you \
+             mean `adamw_8bit`?",]
     );
     let issues = bench.issues(
         &TrainStage,

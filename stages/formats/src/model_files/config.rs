@@ -341,10 +341,17 @@ impl JsonReader<'_> {
         }
         if let Some(quantization) = self.0.get("quantization_config").filter(|value| !value.is_null()) {
             let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
-            return refuse(
-                format!("config.json says that the weights are quantised (`{method}`)"),
-                "use the model's unquantised repository; `method: qlora` quantises while loading",
-            );
+            let is_4bit = quantization.get("load_in_4bit").and_then(Value::as_bool) == Some(true);
+            let kind = quantization.get("bnb_4bit_quant_type").and_then(Value::as_str).unwrap_or("fp4");
+            if !(method == "bitsandbytes" && is_4bit && kind == "nf4") {
+                let what = if is_4bit { format!("{method}, {kind}") } else { method.to_owned() };
+                return refuse(
+                    format!(
+                        "config.json says that the weights are quantised (`{what}`), which is read only for `bitsandbytes, nf4`"
+                    ),
+                    "use the model's unquantised repository; `method: qlora` quantises while loading",
+                );
+            }
         }
         match self.0.get("hidden_act").and_then(Value::as_str) {
             None | Some("silu" | "swish") => Ok(()),

@@ -168,6 +168,8 @@ fn number_type(tensor_type: TensorType) -> Option<&'static str> {
         TensorType::F32 => Some("F32"),
         TensorType::F16 => Some("F16"),
         TensorType::BF16 => Some("BF16"),
+        // Bytes, of the 4-bit layout.
+        TensorType::I8 => Some("U8"),
         _ => None,
     }
 }

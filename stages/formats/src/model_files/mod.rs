@@ -10,10 +10,12 @@ mod config;
 mod config_json;
 mod directory_writer;
 mod names;
+mod nf4;
 mod rope_scaling;
 mod safetensors_set;
 mod tokenizer_metadata;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -27,6 +29,7 @@ pub use companions::copy_companions;
 pub use config::ModelConfig;
 pub use directory_writer::{ModelDirectoryWriter, write_json};
 pub use names::{RowOrder, TensorSpec, tensor_specs};
+pub use nf4::{Nf4Parts, Nf4Scales, StoredNf4, nf4_declarations, nf4_quantization_config, nf4_tensors};
 pub use rope_scaling::RopeScaling;
 pub use safetensors_set::{SafetensorsSet, StoredTensor};
 pub use tokenizer_metadata::tokenizer_metadata;
@@ -45,6 +48,8 @@ pub struct ModelFiles {
     config: ModelConfig,
     specs: IndexMap<String, TensorSpec>,
     source: Source,
+    /// Matrices in the 4-bit layout of bitsandbytes.
+    nf4: BTreeMap<String, StoredNf4>,
 }
 
 /// Reads and checks config.json of a model directory.
@@ -105,7 +110,15 @@ impl ModelFiles {
             .hint("save the model again with transformers"));
         }
         config.max_positions = config.max_positions.max(1);
-        let files = Self { path: path.to_owned(), specs: tensor_specs(&config), config, source };
+        let mut files =
+            Self { path: path.to_owned(), specs: tensor_specs(&config), config, source, nf4: BTreeMap::new() };
+        if let Source::Directory(set) = &files.source {
+            for name in files.specs.keys() {
+                if let Some(stored) = StoredNf4::open(set, name)? {
+                    files.nf4.insert(name.clone(), stored);
+                }
+            }
+        }
         files.check()?;
         Ok(files)
     }
@@ -153,6 +166,14 @@ impl ModelFiles {
         self.find(name).map(|(tensor_type, _)| tensor_type)
     }
 
+    /// The matrix `name` and its packed codes, if it is stored in the 4-bit layout of bitsandbytes.
+    #[must_use]
+    pub fn nf4(&self, name: &str) -> Option<(&StoredNf4, &[u8])> {
+        let stored = self.nf4.get(name)?;
+        let Source::Directory(set) = &self.source else { return None };
+        Some((stored, stored.packed(set)))
+    }
+
     /// Decodes a whole tensor, row-major in Hugging Face order, on the current rayon pool.
     ///
     /// # Errors
@@ -178,6 +199,10 @@ impl ModelFiles {
                 "model::buffer_length",
                 format!("rows {rows:?} of tensor `{name}` {:?} do not fill a buffer of {}", spec.shape, out.len()),
             ));
+        }
+        if let (Some(stored), Source::Directory(set)) = (self.nf4.get(name), &self.source) {
+            stored.read_rows(set, rows, out);
+            return Ok(());
         }
         let Some((tensor_type, bytes)) = self.find(name) else { return Err(self.missing(name)) };
         if columns == 1 {
@@ -247,6 +272,9 @@ impl ModelFiles {
 
     /// The stored shape and, for messages, the stored name.
     fn stored_shape(&self, name: &str, spec: &TensorSpec) -> Option<(String, Vec<usize>)> {
+        if let Some(stored) = self.nf4.get(name) {
+            return Some((name.to_owned(), stored.shape.to_vec()));
+        }
         match &self.source {
             Source::Gguf(file) => file.tensor(&spec.gguf_name).map(|info| (spec.gguf_name.clone(), info.shape.clone())),
             Source::Directory(set) => set.tensors().get(name).map(|tensor| (name.to_owned(), tensor.shape.clone())),
@@ -263,6 +291,14 @@ impl ModelFiles {
                 )
                 .hint("the file is incomplete, or its configuration belongs to another model"));
             };
+            let kind = self.dtype(name).filter(|_| !self.nf4.contains_key(name));
+            if kind == Some(TensorType::I8) {
+                return Err(StageError::input(
+                    "safetensors::number_type",
+                    format!("`{}`: tensor `{stored_name}` is U8, expected F32, F16 or BF16", self.path),
+                )
+                .hint("use the model's unquantised repository; `method: qlora` quantises while loading"));
+            }
             if shape != spec.shape {
                 return Err(StageError::input(
                     "model::shape",
@@ -270,7 +306,7 @@ impl ModelFiles {
                 )
                 .hint("its configuration belongs to another model, or the vocabulary was resized without it"));
             }
-            if let Some(kind) = self.dtype(name).filter(|kind| !kind.has_codec()) {
+            if let Some(kind) = kind.filter(|kind| !kind.has_codec()) {
                 return Err(quant::CodecError::Unsupported(kind).in_tensor(&self.path, &stored_name));
             }
         }
@@ -291,6 +327,7 @@ impl ModelFiles {
             name == "rope_freqs.weight"
                 || name.ends_with(".rotary_emb.inv_freq")
                 || (name == "lm_head.weight" && self.config.tie_embeddings)
+                || nf4::owner(name).is_some_and(|owner| self.nf4.contains_key(owner))
         };
         match stored.into_iter().find(|name| !known.contains(name) && !derived(name)) {
             None => Ok(()),

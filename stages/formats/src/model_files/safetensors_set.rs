@@ -111,6 +111,8 @@ fn read_header(path: &Utf8Path, shard: usize, map: &Mmap) -> StageResult<Vec<(St
             Dtype::F64 => TensorType::F64,
             Dtype::I64 => TensorType::I64,
             Dtype::I32 => TensorType::I32,
+            // Bytes are kept apart from numbers by having no codec: here they are codes, states and scales of NF4.
+            Dtype::U8 => TensorType::I8,
             other => {
                 return Err(StageError::input(
                     "safetensors::number_type",

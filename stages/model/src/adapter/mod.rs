@@ -1,10 +1,12 @@
 //! Low-rank adapters: which projections get one, their parameters, and PEFT's files.
 
+mod magnitudes;
 mod peft;
 mod set;
 mod spec;
 mod targets;
 
+pub(crate) use magnitudes::floats as magnitude_floats;
 pub use peft::{AdapterFiles, AdapterStamp, write_adapter};
 pub use set::{AdapterSet, Slot, parameters};
 pub use spec::{Initialization, LoraSpec};

@@ -183,7 +183,6 @@ impl AdapterFiles {
             .map_err(|error| damaged(&config_path, format!("is not a PEFT configuration: {error}")))?;
         for (unsupported, what) in [
             (config.peft_type != "LORA", "is not of type LORA"),
-            (config.use_dora, "uses DoRA"),
             (config.fan_in_fan_out, "sets `fan_in_fan_out`"),
             (config.lora_bias || config.bias.as_deref().is_some_and(|bias| bias != "none"), "trains biases"),
         ] {
@@ -195,7 +194,7 @@ impl AdapterFiles {
         let bytes = fs_err::read(&tensors_path)?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| damaged(&tensors_path, format!("is not a safetensors file: {error}")))?;
-        let mut pairs: BTreeMap<(usize, Projection), [Option<Vec<f32>>; 2]> = BTreeMap::new();
+        let mut pairs: BTreeMap<(usize, Projection), [Option<Vec<f32>>; 3]> = BTreeMap::new();
         for (name, view) in file.tensors() {
             let Some((layer, projection, factor)) = parse_name(&name, model) else {
                 return Err(refuse(directory, &format!("has the tensor `{name}`")));
@@ -204,6 +203,7 @@ impl AdapterFiles {
             let fits = match (factor, view.shape()) {
                 (0, [_, columns]) => *columns == inputs,
                 (1, [rows, _]) => *rows == outputs,
+                (2, [rows]) => *rows == outputs && config.use_dora,
                 _ => false,
             };
             if !fits {
@@ -226,13 +226,16 @@ impl AdapterFiles {
             .map(|(key, alpha)| Ok((compile(&format!(r"^(?:.*\.)?(?:{key})$"), "the pattern")?, *alpha)))
             .collect::<StageResult<_>>()?;
         let mut slots = Vec::new();
-        let mut factors: [Vec<f32>; 2] = [Vec::new(), Vec::new()];
+        let mut factors: [Vec<f32>; 3] = Default::default();
         for ((layer, projection), pair) in pairs {
             let module = projection.module(layer);
-            let [Some(a), Some(b)] = pair else {
+            let [Some(a), Some(b), magnitude] = pair else {
                 return Err(damaged(&tensors_path, format!("has only one of the two factors of `{module}`")));
             };
             let (outputs, inputs) = projection.shape(model);
+            if config.use_dora && magnitude.is_none() {
+                return Err(damaged(&tensors_path, format!("has no magnitudes for `{module}`, but uses DoRA")));
+            }
             let rank = a.len() / inputs;
             if rank == 0 || b.len() != outputs * rank {
                 return Err(damaged(&tensors_path, format!("has factors of different ranks for `{module}`")));
@@ -250,19 +253,22 @@ impl AdapterFiles {
                 scale,
                 a: factors[0].len(),
                 b: factors[1].len(),
-                magnitude: None,
+                magnitude: magnitude.is_some().then_some(factors[2].len()),
             });
             factors[0].extend(a);
             factors[1].extend(b);
+            factors[2].extend(magnitude.unwrap_or_default());
         }
         if slots.is_empty() {
             return Err(damaged(&tensors_path, format!("holds no adapter (rank {})", config.r)));
         }
-        let [mut values, b] = factors;
+        let [mut values, b, magnitudes] = factors;
         for slot in &mut slots {
             slot.b += values.len();
+            slot.magnitude = slot.magnitude.map(|start| start + values.len() + b.len());
         }
         values.extend(b);
+        values.extend(magnitudes);
         debug_assert_eq!(values.len(), parameters(&slots));
         let stamp = SafeTensors::read_metadata(&bytes)
             .ok()
@@ -284,10 +290,10 @@ impl AdapterFiles {
     }
 }
 
-/// Layer, projection and factor (0 for `A`, 1 for `B`) of a tensor's name.
+/// Layer, projection and factor (0 for `A`, 1 for `B`, 2 for the magnitudes) of a tensor's name.
 fn parse_name(name: &str, model: &ModelConfig) -> Option<(usize, Projection, usize)> {
     let rest = name.strip_prefix("base_model.model.")?;
-    let (module, factor) = [(".lora_A.weight", 0), (".lora_B.weight", 1)]
+    let (module, factor) = [(".lora_A.weight", 0), (".lora_B.weight", 1), (".lora_magnitude_vector", 2)]
         .into_iter()
         .find_map(|(suffix, factor)| Some((rest.strip_suffix(suffix)?, factor)))?;
     let layer: usize = module.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;

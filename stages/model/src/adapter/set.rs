@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use luthier_core::StageResult;
 use luthier_formats::model_files::ModelConfig;
-use luthier_kernels::device::{Buffer, Component, Device, DeviceExt};
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Slice};
 use luthier_kernels::random::Stream;
 
+use super::magnitudes::Magnitudes;
 use super::spec::{Initialization, LoraSpec};
+use crate::decoder::Decoder;
 use crate::error::device_error;
 use crate::projection::Projection;
 
@@ -58,6 +60,8 @@ impl Slot {
 /// All adapters of a model.
 pub struct AdapterSet {
     slots: Vec<Slot>,
+    /// With DoRA, once the set knows its base.
+    magnitudes: Option<Magnitudes>,
     /// `by_module[layer][projection]` is an index into `slots`.
     by_module: Vec<[Option<usize>; Projection::ALL.len()]>,
     params: Buffer<f32>,
@@ -98,7 +102,7 @@ impl AdapterSet {
         for (index, slot) in slots.iter().enumerate() {
             by_module[slot.layer][slot.projection as usize] = Some(index);
         }
-        Ok(Self { slots, by_module, params })
+        Ok(Self { slots, magnitudes: None, by_module, params })
     }
 
     #[must_use]
@@ -115,6 +119,44 @@ impl AdapterSet {
     #[must_use]
     pub fn index(&self, layer: usize, projection: Projection) -> Option<usize> {
         self.by_module[layer][projection as usize]
+    }
+
+    /// Whether any adapter has magnitudes.
+    #[must_use]
+    pub fn has_magnitudes(&self) -> bool {
+        self.slots.iter().any(|slot| slot.magnitude.is_some())
+    }
+
+    /// Gets ready to run on a base: with DoRA, measures its rows. Does nothing the second time.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(crate) fn attach(&mut self, decoder: &Decoder) -> StageResult<()> {
+        if self.has_magnitudes() && self.magnitudes.is_none() {
+            self.magnitudes = Some(Magnitudes::measure(decoder, &self.slots)?);
+            self.refresh(decoder);
+        }
+        Ok(())
+    }
+
+    /// Sets the magnitudes to the norms that the rows have now.
+    pub(crate) fn reset_magnitudes(&mut self, decoder: &Decoder) {
+        if let Some(magnitudes) = &mut self.magnitudes {
+            magnitudes.norms_into(decoder, &self.slots, &mut self.params);
+        }
+        self.refresh(decoder);
+    }
+
+    /// Brings what follows from the parameters up to date with them.
+    pub(crate) fn refresh(&mut self, decoder: &Decoder) {
+        if let Some(magnitudes) = &mut self.magnitudes {
+            magnitudes.refresh(decoder, &self.slots, &self.params);
+        }
+    }
+
+    /// Gains and inverse norms of the rows of an adapter with magnitudes.
+    pub(crate) fn gains(&self, slot: &Slot) -> Option<(Slice<'_, f32>, Slice<'_, f32>)> {
+        Some(self.magnitudes.as_ref()?.gains(slot, slot.magnitude?))
     }
 
     #[must_use]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use luthier_core::StageResult;
+use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::ModelConfig;
 
 use super::set::Slot;
@@ -24,6 +24,8 @@ pub struct LoraSpec {
     pub alpha: f64,
     pub dropout: f64,
     pub targets: Targets,
+    /// Only these blocks, counted from 0 (PEFT's `layers_to_transform`).
+    pub layers: Option<Vec<usize>>,
     /// Rank of modules whose name ends with a match of the key.
     pub rank_pattern: BTreeMap<String, usize>,
     /// Alpha of modules whose name ends with a match of the key.
@@ -48,7 +50,18 @@ impl LoraSpec {
         let alphas = self.alpha_pattern.iter().map(|(key, alpha)| Ok((suffix(key)?, *alpha)));
         let alphas: Vec<_> = alphas.collect::<StageResult<_>>()?;
         let mut slots: Vec<Slot> = Vec::new();
-        for selected in self.targets.select(config)? {
+        if let Some(stray) = self.layers.iter().flatten().find(|layer| **layer >= config.layers) {
+            return Err(StageError::input(
+                "train::no_such_layer",
+                format!(
+                    "`layers_to_transform` names layer {stray}, but the model has layers 0 to {}",
+                    config.layers - 1
+                ),
+            )
+            .hint(format!("write `layers_to_transform: [{}]` for the last one", config.layers - 1)));
+        }
+        let chosen = |layer: usize| self.layers.as_ref().is_none_or(|layers| layers.contains(&layer));
+        for selected in self.targets.select(config)?.into_iter().filter(|selected| chosen(selected.layer)) {
             let module = selected.projection.module(selected.layer);
             let rank = ranks.iter().find(|(key, _)| key.is_match(&module)).map_or(self.rank, |(_, rank)| *rank);
             let alpha = alphas.iter().find(|(key, _)| key.is_match(&module)).map_or(self.alpha, |(_, alpha)| *alpha);
@@ -65,6 +78,25 @@ impl LoraSpec {
                 b: 0,
                 magnitude: None,
             });
+        }
+        if let Some(slot) = slots.iter().find(|slot| !(slot.scale.is_finite() && slot.scale != 0.0 && slot.rank > 0)) {
+            return Err(StageError::input(
+                "train::no_gradient",
+                format!(
+                    "the adapter of `{}` has rank {} and scale {}, so it could never receive a gradient",
+                    slot.projection.module(slot.layer),
+                    slot.rank,
+                    slot.scale
+                ),
+            )
+            .hint("give it an alpha and a rank above 0 in `alpha_pattern` and `rank_pattern`, or leave it out of `targets`"));
+        }
+        if slots.is_empty() {
+            return Err(StageError::input(
+                "train::target_matches_nothing",
+                "none of the layers in `layers_to_transform` has a module that `targets` selects",
+            )
+            .hint("remove `layers_to_transform`, or name layers that `targets` selects"));
         }
         let mut offset = 0;
         for slot in &mut slots {

@@ -7,10 +7,12 @@
 //! ```text
 //! dB = s · dyᵀ · (x̃ Aᵀ)      t = dy · B      dA = s · tᵀ · x̃      dx += s · drop(t · A)
 //! ```
+//! With magnitudes `m` the output is `g ⊙ u` with `g = m / n`, `n` the norms of the rows: `dm = Σ dy ⊙ u / n`, and the rest
+//! goes on with `g ⊙ dy` in place of `dy`.
 
 use luthier_kernels::device::{AttentionSaved, Buffer, Slice, SliceMut};
 
-use super::block::{Carver, Pass, Pieces};
+use super::block::{Carver, Kept, Pass, Pieces};
 use crate::projection::Projection;
 
 /// Gradients of the adapters, laid out like the parameters.
@@ -56,7 +58,14 @@ struct Site<'a> {
     x: Slice<'a, f32>,
     /// The gradient of its output.
     dy: Slice<'a, f32>,
-    low: Slice<'a, f32>,
+    kept: Kept<Slice<'a, f32>>,
+}
+
+/// What a projection's backward writes to and forgets.
+struct Temporaries<'a> {
+    through: SliceMut<'a, f32>,
+    masked: SliceMut<'a, f32>,
+    scaled: SliceMut<'a, f32>,
 }
 
 impl Pass<'_> {
@@ -65,25 +74,37 @@ impl Pass<'_> {
         &self,
         site: &Site<'_>,
         gradients: &mut Gradients<'_>,
-        through: &mut SliceMut<'_, f32>,
-        masked: &mut SliceMut<'_, f32>,
+        temporaries: &mut Temporaries<'_>,
         dx: Option<(SliceMut<'_, f32>, bool)>,
     ) {
         let device = self.decoder.device.as_ref();
         let matrix = &self.block(site.layer).matrices[site.projection as usize];
         let (tokens, outputs, inputs) = (self.tokens, matrix.rows, matrix.cols);
+        let Temporaries { through, masked, scaled } = temporaries;
+        let slot = self.slot(site.layer, site.projection);
+        let dy = match slot.and_then(|slot| Some((slot, slot.magnitude?, self.gains(slot)?))) {
+            None => site.dy,
+            Some((slot, start, (gains, inverse))) => {
+                let raw = site.kept.raw.slice(self.raw_range(slot));
+                let grad = gradients.buffer.slice_mut(start..start + outputs);
+                device.column_dots(site.dy, raw, inverse, gradients.accumulate, grad);
+                let mut scaled = scaled.borrow().slice(..outputs * tokens);
+                device.scale_columns(site.dy, gains, false, scaled.borrow());
+                scaled.into_shared()
+            }
+        };
         let mut dx = dx.map(|(mut dx, accumulate)| {
-            device.matmul_nn(site.dy, matrix.operand(), [tokens, outputs, inputs], 1.0, accumulate, dx.borrow());
+            device.matmul_nn(dy, matrix.operand(), [tokens, outputs, inputs], 1.0, accumulate, dx.borrow());
             dx
         });
-        let Some(slot) = self.slot(site.layer, site.projection) else { return };
+        let Some(slot) = slot else { return };
         let Some((a, b)) = self.factors(slot) else { return };
         let (rank, scale, accumulate) = (slot.rank, slot.scale, gradients.accumulate);
-        let low = site.low.slice(self.low_range(slot));
+        let low = site.kept.low.slice(self.low_range(slot));
         let grad_b = gradients.buffer.slice_mut(slot.b_range());
-        device.matmul_tn(site.dy, low, [tokens, outputs, rank], scale, accumulate, grad_b);
+        device.matmul_tn(dy, low, [tokens, outputs, rank], scale, accumulate, grad_b);
         let mut through = through.borrow().slice(..rank * tokens);
-        device.matmul_nn(site.dy, b, [tokens, outputs, rank], 1.0, false, through.borrow());
+        device.matmul_nn(dy, b, [tokens, outputs, rank], 1.0, false, through.borrow());
         let through = through.freeze();
         let grad_a = gradients.buffer.slice_mut(slot.a_range());
         let down = [tokens, rank, inputs];
@@ -118,21 +139,20 @@ impl Pass<'_> {
     ) {
         let device = self.decoder.device.as_ref();
         let config = &self.decoder.config;
-        let (hidden, intermediate, low) = (config.hidden_size, config.intermediate_size, saved.low);
+        let (hidden, intermediate, kept) = (config.hidden_size, config.intermediate_size, saved.low);
         let mut carver = Carver::new(arena);
         let mut first = carver.take(intermediate, self.tokens);
         let mut second = carver.take(intermediate, self.tokens);
         let mut third = carver.take(intermediate, self.tokens);
         let mut normed = carver.take(hidden, self.tokens);
-        let mut through = carver.take(self.widest_rank(), self.tokens);
-        let mut masked = self.masked(&mut carver, hidden.max(intermediate));
+        let mut temporaries = self.temporaries(&mut carver, hidden.max(intermediate));
 
         if self.slot(layer, Projection::Down).is_some() {
             device.swiglu(saved.gate, saved.up, first.borrow());
         }
-        let site = Site { layer, projection: Projection::Down, x: first.freeze(), dy: gradient.freeze(), low };
+        let site = Site { layer, projection: Projection::Down, x: first.freeze(), dy: gradient.freeze(), kept };
         let dx = (depth > Depth::Down).then(|| (second.borrow(), false));
-        self.linear_backward(&site, gradients, &mut through, &mut masked, dx);
+        self.linear_backward(&site, gradients, &mut temporaries, dx);
         if depth == Depth::Down {
             return;
         }
@@ -146,9 +166,9 @@ impl Pass<'_> {
         }
         let mut dnormed = second.slice(..hidden * self.tokens);
         for (projection, dy, accumulate) in [(Projection::Gate, &first, false), (Projection::Up, &third, true)] {
-            let site = Site { layer, projection, x: normed.freeze(), dy: dy.freeze(), low };
+            let site = Site { layer, projection, x: normed.freeze(), dy: dy.freeze(), kept };
             let dx = (depth > Depth::GateUp).then(|| (dnormed.borrow(), accumulate));
-            self.linear_backward(&site, gradients, &mut through, &mut masked, dx);
+            self.linear_backward(&site, gradients, &mut temporaries, dx);
         }
         if depth > Depth::GateUp {
             let (inverse, dy) = (saved.inverse_middle, dnormed.freeze());
@@ -174,7 +194,7 @@ impl Pass<'_> {
         let device = self.decoder.device.as_ref();
         let config = &self.decoder.config;
         let (hidden, query, key) = (config.hidden_size, config.query_size(), config.key_value_size());
-        let (tokens, low, block) = (self.tokens, saved.low, self.block(layer));
+        let (tokens, kept, block) = (self.tokens, saved.low, self.block(layer));
         let mut carver = Carver::new(arena);
         let mut dattended = carver.take(query, tokens);
         let mut dquery = carver.take(query, tokens);
@@ -183,13 +203,12 @@ impl Pass<'_> {
         let mut spare = carver.take(if block.head_norms.is_some() { key } else { 0 }, tokens);
         let mut normed = carver.take(hidden, tokens);
         let mut dnormed = carver.take(hidden, tokens);
-        let mut through = carver.take(self.widest_rank(), tokens);
-        let mut masked = self.masked(&mut carver, hidden.max(query));
+        let mut temporaries = self.temporaries(&mut carver, hidden.max(query));
 
         let dy = gradient.freeze();
-        let site = Site { layer, projection: Projection::Output, x: saved.attended, dy, low };
+        let site = Site { layer, projection: Projection::Output, x: saved.attended, dy, kept };
         let dx = (depth > Depth::Output).then(|| (dattended.borrow(), false));
-        self.linear_backward(&site, gradients, &mut through, &mut masked, dx);
+        self.linear_backward(&site, gradients, &mut temporaries, dx);
         if depth == Depth::Output {
             return;
         }
@@ -213,10 +232,10 @@ impl Pass<'_> {
             device.rms_norm(x, norm, self.decoder.eps(), normed.borrow(), inverse);
         }
         for (projection, dy) in projections.into_iter().zip([&dquery, &dkey, &dvalue]) {
-            let site = Site { layer, projection, x: normed.freeze(), dy: dy.freeze(), low };
+            let site = Site { layer, projection, x: normed.freeze(), dy: dy.freeze(), kept };
             let accumulate = projection != Projection::Query;
             let dx = (depth == Depth::Input).then(|| (dnormed.borrow(), accumulate));
-            self.linear_backward(&site, gradients, &mut through, &mut masked, dx);
+            self.linear_backward(&site, gradients, &mut temporaries, dx);
         }
         if depth == Depth::Input {
             let (inverse, dy) = (saved.inverse_input, dnormed.freeze());
@@ -269,6 +288,14 @@ impl Pass<'_> {
             [(&gradients[0], query_width, dquery), (&gradients[1], key_width, dkey), (&gradients[2], key_width, dvalue)]
         {
             device.sum_rows(whole.freeze(), shared.offsets, shared.repeats, width, out);
+        }
+    }
+
+    fn temporaries<'c>(&self, carver: &mut Carver<'c>, width: usize) -> Temporaries<'c> {
+        Temporaries {
+            through: carver.take(self.widest_rank(), self.tokens),
+            masked: self.masked(carver, width),
+            scaled: self.scaled(carver, width),
         }
     }
 

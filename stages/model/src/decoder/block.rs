@@ -1,19 +1,21 @@
 //! Forward through one block.
 
-use luthier_kernels::device::{AttentionSaved, Buffer, Dropout, Operand, Segments, Slice, SliceMut};
+use luthier_kernels::device::{AttentionSaved, Buffer, Dropout, Noise, Operand, Segments, Slice, SliceMut};
 use luthier_kernels::random::Stream;
 
 use super::sizes::BlockWidths;
-use super::{Block, Decoder, low_offsets, stride};
+use super::{Block, Decoder, low_offsets, raw_offsets, stride};
 use crate::adapter::{AdapterSet, Slot};
 use crate::projection::Projection;
 
-/// Where dropout draws from, for one micro-batch.
+/// Where dropout and noise draw from, for one micro-batch.
 pub(crate) struct Dropouts<'a> {
     pub probability: f32,
     /// By slot.
     pub streams: &'a [Stream],
     pub offset: u64,
+    /// Added to ranges of rows of the embedding.
+    pub noise: &'a [(std::ops::Range<usize>, Noise)],
 }
 
 /// What is the same for every block of one pass.
@@ -55,8 +57,17 @@ pub(crate) struct Pieces<S> {
     pub middle: S,
     pub gate: S,
     pub up: S,
-    /// `x · Aᵀ` of each adapter, one after another.
+    /// What the adapters of the block keep.
+    pub low: Kept<S>,
+}
+
+/// What the adapters of a block keep, one after another.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept<S> {
+    /// `x · Aᵀ`.
     pub low: S,
+    /// With magnitudes: the product before it is scaled.
+    pub raw: S,
 }
 
 impl<S> Pieces<S> {
@@ -78,7 +89,7 @@ impl<S> Pieces<S> {
             middle: take(widths.hidden),
             gate: take(widths.intermediate),
             up: take(widths.intermediate),
-            low: take(widths.low),
+            low: Kept { low: take(widths.low), raw: take(widths.raw) },
         }
     }
 }
@@ -148,8 +159,20 @@ impl<'a> Pass<'a> {
         offset * self.tokens..(offset + slot.rank) * self.tokens
     }
 
+    /// The range of a slot's unscaled product in its block's `raw` piece.
+    pub fn raw_range(&self, slot: &Slot) -> std::ops::Range<usize> {
+        let slots = self.adapters.map_or(&[][..], AdapterSet::slots);
+        let offset = raw_offsets(slots, slot.layer)[slot.projection as usize];
+        offset * self.tokens..(offset + slot.outputs) * self.tokens
+    }
+
+    /// Gains and inverse norms of a slot with magnitudes.
+    pub fn gains(&self, slot: &Slot) -> Option<(Slice<'a, f32>, Slice<'a, f32>)> {
+        self.adapters?.gains(slot)
+    }
+
     pub fn dropout(&self, slot: &Slot) -> Option<Dropout> {
-        let dropouts = self.dropouts?;
+        let dropouts = self.dropouts.filter(|dropouts| dropouts.probability > 0.0)?;
         let index = self.adapters?.index(slot.layer, slot.projection)?;
         Some(Dropout { probability: dropouts.probability, stream: dropouts.streams[index], offset: dropouts.offset })
     }
@@ -160,31 +183,61 @@ impl<'a> Pass<'a> {
         Some((params.slice(slot.a_range()).into(), params.slice(slot.b_range()).into()))
     }
 
-    /// `out (+)= x · Wᵀ + bias + scale · (drop(x) · Aᵀ) · Bᵀ`.
+    /// `out (+)= x · Wᵀ + bias + scale · (drop(x) · Aᵀ) · Bᵀ`; with magnitudes all but the bias is scaled by the gains.
     #[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
     pub fn linear(
         &self,
         layer: usize,
         projection: Projection,
         x: Slice<'_, f32>,
-        low: &mut SliceMut<'_, f32>,
+        kept: &mut Kept<SliceMut<'_, f32>>,
         masked: &mut SliceMut<'_, f32>,
         accumulate: bool,
         mut out: SliceMut<'_, f32>,
     ) {
         let device = self.decoder.device.as_ref();
         let index = projection as usize;
+        let slot = self.slot(layer, projection);
+        if let Some(slot) = slot
+            && let Some((gains, _)) = self.gains(slot)
+        {
+            self.unscaled(slot, x, kept, masked);
+            let raw = kept.raw.freeze().slice(self.raw_range(slot));
+            device.scale_columns(raw, gains, accumulate, out.borrow());
+            if let Some(bias) = &self.block(layer).biases[index] {
+                device.add_bias(bias.all(), out);
+            }
+            return;
+        }
         let matrix = &self.block(layer).matrices[index];
         let (outputs, inputs) = (matrix.rows, matrix.cols);
         device.matmul_nt(x, matrix.operand(), [self.tokens, outputs, inputs], 1.0, accumulate, out.borrow());
         if let Some(bias) = &self.block(layer).biases[index] {
             device.add_bias(bias.all(), out.borrow());
         }
-        let Some(slot) = self.slot(layer, projection) else { return };
+        let Some(slot) = slot else { return };
         let Some((_, b)) = self.factors(slot) else { return };
-        self.reduce(slot, x, low, masked);
-        let low = low.freeze().slice(self.low_range(slot));
+        self.reduce(slot, x, &mut kept.low, masked);
+        let low = kept.low.freeze().slice(self.low_range(slot));
         device.matmul_nt(low, b, [self.tokens, outputs, slot.rank], slot.scale, true, out);
+    }
+
+    /// `raw = x · Wᵀ + scale · (drop(x) · Aᵀ) · Bᵀ`, and `low` with it.
+    fn unscaled(
+        &self,
+        slot: &Slot,
+        x: Slice<'_, f32>,
+        kept: &mut Kept<SliceMut<'_, f32>>,
+        masked: &mut SliceMut<'_, f32>,
+    ) {
+        let device = self.decoder.device.as_ref();
+        let matrix = &self.block(slot.layer).matrices[slot.projection as usize];
+        let Some((_, b)) = self.factors(slot) else { return };
+        let mut raw = kept.raw.borrow().slice(self.raw_range(slot));
+        device.matmul_nt(x, matrix.operand(), [self.tokens, slot.outputs, slot.inputs], 1.0, false, raw.borrow());
+        self.reduce(slot, x, &mut kept.low, masked);
+        let low = kept.low.freeze().slice(self.low_range(slot));
+        device.matmul_nt(low, b, [self.tokens, slot.outputs, slot.rank], slot.scale, true, raw);
     }
 
     /// From the block's input to rotated q and k, and v.
@@ -304,14 +357,18 @@ impl<'a> Pass<'a> {
         self.linear(layer, Projection::Down, active.freeze(), &mut saved.low, &mut masked, true, out);
     }
 
-    /// The down projection's `x · Aᵀ` alone, which is all that recomputation needs of it.
-    pub fn down_low(&self, slot: &Slot, saved: &mut Pieces<SliceMut<'_, f32>>, arena: SliceMut<'_, f32>) {
+    /// What the down projection's adapter keeps, which is all that recomputation needs of it.
+    pub fn down_kept(&self, slot: &Slot, saved: &mut Pieces<SliceMut<'_, f32>>, arena: SliceMut<'_, f32>) {
         let device = self.decoder.device.as_ref();
         let mut carver = Carver::new(arena);
         let mut active = carver.take(slot.inputs, self.tokens);
         let mut masked = self.masked(&mut carver, slot.inputs);
         device.swiglu(saved.gate.freeze(), saved.up.freeze(), active.borrow());
-        self.reduce(slot, active.freeze(), &mut saved.low, &mut masked);
+        if self.gains(slot).is_some() {
+            self.unscaled(slot, active.freeze(), &mut saved.low, &mut masked);
+        } else {
+            self.reduce(slot, active.freeze(), &mut saved.low.low, &mut masked);
+        }
     }
 
     /// `low = drop(x) · Aᵀ`.
@@ -332,6 +389,13 @@ impl<'a> Pass<'a> {
 
     /// Room for an input with dropout applied; empty without dropout.
     pub fn masked<'c>(&self, carver: &mut Carver<'c>, width: usize) -> SliceMut<'c, f32> {
-        carver.take(if self.dropouts.is_some() { width } else { 0 }, self.tokens)
+        let masks = self.dropouts.is_some_and(|dropouts| dropouts.probability > 0.0);
+        carver.take(if masks { width } else { 0 }, self.tokens)
+    }
+
+    /// Room for the gradient of an output scaled by its gains; empty without magnitudes.
+    pub fn scaled<'c>(&self, carver: &mut Carver<'c>, width: usize) -> SliceMut<'c, f32> {
+        let scales = self.adapters.is_some_and(AdapterSet::has_magnitudes);
+        carver.take(if scales { width } else { 0 }, self.tokens)
     }
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use luthier_core::{StageError, StageResult};
-use luthier_formats::model_files::{ModelConfig, ModelFiles, RopeScaling};
+use luthier_formats::model_files::{ModelConfig, ModelFiles, Nf4Scales, RopeScaling};
 use luthier_formats::quant::TensorType;
 use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Matrix, Storage};
 use luthier_kernels::rope::{Scaling, Table};
+use luthier_kernels::{AbsMax, Nf4View, nf4};
 
 use super::{Block, Decoder};
 use crate::error::device_error;
@@ -40,9 +41,31 @@ pub struct LoadOptions {
     pub positions: usize,
 }
 
+/// A matrix of the files that is NF4 with double quantisation already, by the tables that the engine has.
+fn stored_nf4<'a>(files: &'a ModelFiles, name: &str) -> Option<Nf4View<'a>> {
+    let (stored, packed) = files.nf4(name)?;
+    let Nf4Scales::Nested { codes, map, scales, offset } = &stored.scales else { return None };
+    let known = stored.map == nf4::CODE && map.as_slice() == nf4::dynamic_map();
+    let [rows, cols] = stored.shape;
+    known.then_some(Nf4View { packed, absmax: AbsMax::Nested { codes, scales, offset: *offset }, rows, cols })
+}
+
+/// The type that a projection is kept in: NF4 that the files hold stays as it is, and NF4 of another kind than the
+/// engine's (without double quantisation) is kept as `f32`, since quantising it again would change it.
+#[must_use]
+pub fn projection_storage(files: &ModelFiles, name: &str, base: BaseFormat) -> Storage {
+    match base {
+        BaseFormat::Nf4 if files.nf4(name).is_none() => Storage::Nf4,
+        _ => storage_of(files, name),
+    }
+}
+
 /// The type that a tensor is kept in.
 #[must_use]
 pub fn storage_of(files: &ModelFiles, name: &str) -> Storage {
+    if files.nf4(name).is_some() {
+        return if stored_nf4(files, name).is_some() { Storage::Nf4 } else { Storage::F32 };
+    }
     match files.dtype(name) {
         Some(TensorType::F16) => Storage::F16,
         Some(TensorType::BF16) => Storage::Bf16,
@@ -73,6 +96,11 @@ impl Loader<'_> {
     }
 
     fn matrix(&self, name: &str, shape: [usize; 2], component: Component, storage: Storage) -> StageResult<Matrix> {
+        if storage == Storage::Nf4
+            && let Some(view) = stored_nf4(self.files, name)
+        {
+            return Matrix::of_nf4(self.device, component, &view).map_err(device_error);
+        }
         Matrix::load(self.device, component, shape, storage, &mut |rows, out| self.read(name, rows, out), device_error)
     }
 
@@ -130,10 +158,7 @@ fn load_block(loader: &Loader<'_>, config: &ModelConfig, layer: usize, base: Bas
     for projection in Projection::ALL {
         let name = format!("{}.weight", projection.module(layer));
         let (rows, cols) = projection.shape(config);
-        let storage = match base {
-            BaseFormat::Nf4 => Storage::Nf4,
-            BaseFormat::Stored => storage_of(loader.files, &name),
-        };
+        let storage = projection_storage(loader.files, &name, base);
         matrices.push(loader.matrix(&name, [rows, cols], Component::Weights, storage)?);
         let biased = config.qkv_bias && matches!(projection, Projection::Query | Projection::Key | Projection::Value);
         biases.push(if biased {

@@ -24,14 +24,14 @@ use luthier_formats::model_files::ModelConfig;
 use luthier_kernels::device::{AttentionShape, Buffer, Device, Head, Matrix, Rotary};
 
 pub use batch::Batch;
-pub use load::{BaseFormat, LoadOptions, storage_of};
+pub use load::{BaseFormat, LoadOptions, projection_storage, storage_of};
 pub use sizes::{BlockWidths, Capacity, Sizes};
 pub use workspace::Workspace;
 
 pub(crate) use backward::Gradients;
 pub(crate) use batch::common_prefix;
 pub(crate) use block::{Dropouts, Pass};
-pub(crate) use sizes::{low_offsets, stride};
+pub(crate) use sizes::{low_offsets, raw_offsets, stride};
 
 use crate::projection::Projection;
 

@@ -52,6 +52,8 @@ pub struct BlockWidths {
     pub intermediate: usize,
     /// Sum of the ranks of the block's adapters.
     pub low: usize,
+    /// Sum of the outputs of the block's adapters with magnitudes, whose products are kept before they are scaled.
+    pub raw: usize,
     /// q and k are normalised per head, so they are kept before the norm too.
     pub head_norms: bool,
 }
@@ -68,6 +70,11 @@ impl BlockWidths {
             kv_heads: config.kv_heads,
             intermediate: config.intermediate_size,
             low: slots.iter().filter(|slot| slot.layer == layer).map(|slot| slot.rank).sum(),
+            raw: slots
+                .iter()
+                .filter(|slot| slot.layer == layer && slot.magnitude.is_some())
+                .map(|slot| slot.outputs)
+                .sum(),
             head_norms: config.qk_norm,
         }
     }
@@ -76,18 +83,35 @@ impl BlockWidths {
     #[must_use]
     pub fn saved(&self) -> usize {
         let norms = if self.head_norms { self.query + self.key + self.heads + self.kv_heads } else { 0 };
-        2 + 2 * self.query + 2 * self.key + self.heads + self.hidden + 2 * self.intermediate + self.low + norms
+        2 + 2 * self.query
+            + 2 * self.key
+            + self.heads
+            + self.hidden
+            + 2 * self.intermediate
+            + self.low
+            + self.raw
+            + norms
     }
 }
 
 /// Offsets, in ranks, of each projection's `x · Aᵀ` among its block's.
 #[must_use]
 pub fn low_offsets(slots: &[Slot], layer: usize) -> [usize; Projection::ALL.len()] {
+    offsets(slots, layer, |slot| slot.rank)
+}
+
+/// Offsets, in outputs, of each projection's unscaled product among its block's.
+#[must_use]
+pub fn raw_offsets(slots: &[Slot], layer: usize) -> [usize; Projection::ALL.len()] {
+    offsets(slots, layer, |slot| if slot.magnitude.is_some() { slot.outputs } else { 0 })
+}
+
+fn offsets(slots: &[Slot], layer: usize, width: impl Fn(&Slot) -> usize) -> [usize; Projection::ALL.len()] {
     let mut offsets = [0; Projection::ALL.len()];
     let mut offset = 0;
     for slot in slots.iter().filter(|slot| slot.layer == layer) {
         offsets[slot.projection as usize] = offset;
-        offset += slot.rank;
+        offset += width(slot);
     }
     offsets
 }
@@ -165,12 +189,19 @@ impl Sizes {
         let rank = slots.iter().map(|slot| slot.rank).max().unwrap_or(0);
         let masked = if dropout { hidden.max(query).max(intermediate) } else { 0 };
         let head_norms = if config.qk_norm { key } else { 0 };
-        let attention = 2 * query + 2 * key + 2 * hidden + head_norms + rank + masked;
+        // The gradient of an output, scaled by its gains.
+        let scaled =
+            if slots.iter().any(|slot| slot.magnitude.is_some()) { hidden.max(query).max(intermediate) } else { 0 };
+        let attention = 2 * query + 2 * key + 2 * hidden + head_norms + rank + masked + scaled;
         let whole = stride(capacity.whole);
         let attention_whole = 2 * query + 2 * key + config.heads;
         let peaks = Peaks {
             forward: ((hidden + intermediate + masked) * tokens).max(attention_whole * whole),
-            feed_forward_backward: if train { (3 * intermediate + hidden + rank + masked) * tokens } else { 0 },
+            feed_forward_backward: if train {
+                (3 * intermediate + hidden + rank + masked + scaled) * tokens
+            } else {
+                0
+            },
             attention_backward: if train {
                 attention * tokens + (attention_whole + 2 * query + 2 * key) * whole
             } else {

@@ -134,6 +134,10 @@ impl Workspace {
         let embedding = decoder.embedding.operand();
         let first = residuals[0].slice_mut(..floats);
         decoder.device.embedding(embedding, ids, decoder.config.hidden_size, first);
+        for (rows, noise) in dropouts.map_or(&[][..], |dropouts| dropouts.noise) {
+            let hidden = decoder.config.hidden_size;
+            decoder.device.add_noise(*noise, residuals[0].slice_mut(rows.start * hidden..rows.end * hidden));
+        }
         for layer in 0..decoder.config.layers {
             let widths = pass.widths(layer);
             let kept = layer.saturating_sub(sizes.lowest);
@@ -206,7 +210,7 @@ impl Workspace {
                 pass.attend(&mut pieces, arena.all_mut());
                 pass.widen(layer, input, &mut pieces, arena.all_mut());
                 if let Some(slot) = pass.slot(layer, crate::projection::Projection::Down) {
-                    pass.down_low(slot, &mut pieces, arena.all_mut());
+                    pass.down_kept(slot, &mut pieces, arena.all_mut());
                 }
             }
             let pieces = Pieces::shared(&saved[set], &widths, pass.tokens);

@@ -97,6 +97,9 @@ impl LanguageModel {
 
     /// Makes the workspace large enough.
     pub(super) fn reserve(&mut self, needed: Capacity) -> StageResult<()> {
+        if let Some(adapter) = &mut self.adapter {
+            adapter.attach(&self.decoder)?;
+        }
         let slots = self.adapter.as_ref().map_or(&[][..], AdapterSet::slots);
         let current = self.workspace.as_ref().map_or(Capacity::default(), |workspace| workspace.sizes().capacity);
         let capacity = current.max(needed);

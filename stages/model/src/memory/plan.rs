@@ -6,9 +6,9 @@ use luthier_kernels::device::{Component, Storage};
 use serde::Serialize;
 
 use super::RunShape;
-use crate::decoder::{BaseFormat, Sizes, storage_of};
+use crate::decoder::{BaseFormat, Sizes, projection_storage, storage_of};
 use crate::projection::Projection;
-use crate::train::TrainSpec;
+use crate::train::{OptimizerBytes, TrainSpec};
 
 /// The types that a model's matrices are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +30,7 @@ impl WeightTypes {
     /// Of the files of a model, which the loader follows tensor by tensor.
     #[must_use]
     pub fn of_files(files: &ModelFiles, base: BaseFormat) -> Self {
-        let projection = match base {
-            BaseFormat::Nf4 => Storage::Nf4,
-            BaseFormat::Stored => storage_of(files, &format!("{}.weight", Projection::Query.module(0))),
-        };
+        let projection = projection_storage(files, &format!("{}.weight", Projection::Query.module(0)), base);
         Self { table: storage_of(files, "model.embed_tokens.weight"), projection }
     }
 }
@@ -55,6 +52,9 @@ pub struct MemoryPlan {
     pub adapters: usize,
     pub gradients: usize,
     pub optimizer: usize,
+    /// Optimiser states in a mapped file, which need not be in memory and are not part of the total.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub paged: usize,
     pub activations: usize,
     pub checkpoint: usize,
     pub workspace: usize,
@@ -67,12 +67,18 @@ pub struct MemoryPlan {
     pub chunk_rows: usize,
 }
 
+fn is_zero(bytes: &usize) -> bool {
+    *bytes == 0
+}
+
 impl MemoryPlan {
     /// # Errors
     /// Targets that match nothing.
     pub fn new(config: &ModelConfig, types: WeightTypes, spec: &TrainSpec, shape: RunShape) -> StageResult<Self> {
         let slots = spec.lora.slots(config)?;
         let trainable = crate::adapter::parameters(&slots);
+        let (norms, norms_scratch) = crate::adapter::magnitude_floats(&slots);
+        let states = OptimizerBytes::new(&slots, spec.optimizer.states, spec.pages.is_some());
         let dropout = spec.lora.dropout > 0.0;
         let sizes = Sizes::new(config, &slots, shape.capacity, true, dropout, spec.checkpointing);
         let per_layer: usize = Projection::ALL
@@ -99,13 +105,14 @@ impl MemoryPlan {
         Ok(Self {
             weights: config.layers * per_layer + 4 * vectors,
             embeddings: tables * types.table.bytes(table),
-            adapters: 4 * trainable,
+            adapters: 4 * (trainable + norms),
             gradients: 4 * trainable,
-            optimizer: 8 * trainable,
+            optimizer: states.resident,
+            paged: states.paged,
             activations: if spec.checkpointing { saved } else { saved + residuals },
             checkpoint: if spec.checkpointing { residuals } else { 0 },
             workspace: 4 * (sizes.arena + sizes.gradient),
-            scratch: 4 * sizes.indices,
+            scratch: 4 * (sizes.indices + norms_scratch),
             phases: PhasePeaks {
                 forward: 4 * sizes.peaks.forward,
                 feed_forward_backward: 4 * sizes.peaks.feed_forward_backward,

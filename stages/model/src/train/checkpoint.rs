@@ -1,15 +1,15 @@
 //! The state of a run between two steps, in one file that is written whole or not at all.
 //!
 //! ```text
-//! "LTRCHK01" · length of header (u64 LE) · header (JSON) · parameters · first moments · second moments · extra · BLAKE3
+//! "LTRCHK02" · length of header (u64 LE) · header (JSON) · parameters · extra · optimiser states · BLAKE3
 //! ```
-//! Floats are `f32` LE. The digest at the end covers everything before it, so a damaged file is found out.
+//! Parameters are `f32` LE, the states are as the optimiser keeps them. The digest at the end covers everything before it, so a damaged file is found out.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{Digest, StageError, StageResult};
 use serde::{Deserialize, Serialize};
 
-const MAGIC: &[u8; 8] = b"LTRCHK01";
+const MAGIC: &[u8; 8] = b"LTRCHK02";
 const FILE: &str = "state.checkpoint";
 
 /// What one applied step did.
@@ -28,7 +28,8 @@ pub struct Checkpoint {
     /// Steps done.
     pub step: u64,
     pub params: Vec<f32>,
-    pub moments: [Vec<f32>; 2],
+    /// States of the optimiser, in its own layout.
+    pub states: Vec<u8>,
     pub history: Vec<StepRecord>,
     /// Parameters that the caller keeps beside, such as the best ones so far; empty or as long as `params`.
     pub extra: Vec<f32>,
@@ -41,6 +42,7 @@ struct Header {
     step: u64,
     params: usize,
     extra: usize,
+    states: usize,
     history: Vec<StepRecord>,
     /// What the caller keeps beside.
     note: serde_json::Value,
@@ -55,33 +57,44 @@ impl Checkpoint {
     /// Replaces the checkpoint in `directory`: a kill at any moment leaves the old one or the new one.
     ///
     /// # Errors
-    /// Any write error; the old checkpoint is then untouched.
+    /// `train::checkpoint_write`, as on a full disk; the old checkpoint is then untouched.
     pub fn save(&self, directory: &Utf8Path, run: Digest, note: &serde_json::Value) -> StageResult<()> {
         let header = Header {
             run,
             step: self.step,
             params: self.params.len(),
             extra: self.extra.len(),
+            states: self.states.len(),
             history: self.history.clone(),
             note: note.clone(),
         };
         let header = serde_json::to_vec(&header).map_err(|error| {
             StageError::new("train::checkpoint", "the checkpoint's header could not be written").caused_by(error)
         })?;
-        let floats = 3 * self.params.len() + self.extra.len();
-        let mut bytes = Vec::with_capacity(16 + header.len() + 4 * floats + 32);
+        let floats = self.params.len() + self.extra.len();
+        let mut bytes = Vec::with_capacity(16 + header.len() + 4 * floats + self.states.len() + 32);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&header);
-        for part in [&self.params, &self.moments[0], &self.moments[1], &self.extra] {
-            for value in part {
-                bytes.extend_from_slice(&value.to_le_bytes());
-            }
+        for value in self.params.iter().chain(&self.extra) {
+            bytes.extend_from_slice(&value.to_le_bytes());
         }
+        bytes.extend_from_slice(&self.states);
         let digest = Digest::of(&bytes);
         bytes.extend_from_slice(digest.as_bytes());
-        luthier_core::fs::write_atomic(&Self::path(directory), &bytes)?;
-        Ok(())
+        let path = Self::path(directory);
+        luthier_core::fs::write_atomic(&path, &bytes).map_err(|error| {
+            let kept = if path.is_file() { "the one before it is kept" } else { "none was written before it" };
+            StageError::new(
+                "train::checkpoint_write",
+                format!("the checkpoint of step {} ({} bytes) could not be written; {kept}", self.step, bytes.len()),
+            )
+            .hint(format!(
+                "free space for twice as many bytes where `{directory}` is (`luthier gc` removes what no lock names), then \
+                 run again: it goes on from the last checkpoint"
+            ))
+            .caused_by(error)
+        })
     }
 
     /// The checkpoint in `directory` and the note kept with it; `None` if there is none.
@@ -118,19 +131,20 @@ impl Checkpoint {
             )
             .hint(format!("remove it to train from the start: rm '{path}'")));
         }
-        let wanted = header.params.checked_mul(3).and_then(|count| count.checked_add(header.extra));
-        if wanted.and_then(|count| count.checked_mul(4)) != Some(floats.len()) {
+        let wanted = header.params.checked_add(header.extra).and_then(|count| count.checked_mul(4));
+        let (floats, states) = wanted.and_then(|wanted| floats.split_at_checked(wanted)).ok_or_else(damaged)?;
+        if states.len() != header.states {
             return Err(damaged());
         }
         let values: Vec<f32> =
             floats.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
-        let part = |index: usize| values[index * header.params..(index + 1) * header.params].to_vec();
+        let (params, extra) = values.split_at(header.params);
         let checkpoint = Self {
             step: header.step,
-            params: part(0),
-            moments: [part(1), part(2)],
+            params: params.to_vec(),
+            states: states.to_vec(),
             history: header.history,
-            extra: values[3 * header.params..].to_vec(),
+            extra: extra.to_vec(),
         };
         Ok(Some((checkpoint, header.note)))
     }
@@ -145,7 +159,7 @@ mod tests {
         Checkpoint {
             step: 4,
             params: vec![1.0, -0.0, f32::MIN_POSITIVE],
-            moments: [vec![0.5; 3], vec![0.25; 3]],
+            states: vec![1, 2, 3, 4, 5],
             history: vec![record; 4],
             extra: vec![9.0; 3],
         }

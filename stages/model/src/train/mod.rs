@@ -5,15 +5,19 @@
 //! name or position.
 
 mod checkpoint;
+mod optimizer;
 mod order;
+mod pages;
+mod probe;
 mod schedule;
 mod spec;
 mod trainer;
 mod watchdog;
 
 pub use checkpoint::{Checkpoint, StepRecord};
+pub use optimizer::OptimizerBytes;
 pub use order::DataOrder;
 pub use schedule::Schedule;
-pub use spec::{Duration, OptimizerSpec, TrainSpec};
+pub use spec::{Duration, OptimizerSpec, StateFormat, TrainSpec};
 pub use trainer::{StepReport, Trainer, micro_batch_capacity};
 pub use watchdog::Watchdog;

@@ -29,12 +29,6 @@ impl Schedule {
             Self::Cosine => 0.5 * (1.0 + cos_pi(progress)),
         }
     }
-
-    /// Whether the factor of a step depends on how many steps there are in total.
-    #[must_use]
-    pub fn depends_on_total(self) -> bool {
-        self != Self::Constant
-    }
 }
 
 /// `cos(π x)` for `x` in `[0, 1]`, within 2⁻⁵⁰, by a series: the platform's cosine may differ between machines.

@@ -1,5 +1,7 @@
 //! What a training run is, apart from the model and the data.
 
+use camino::Utf8PathBuf;
+
 use crate::adapter::LoraSpec;
 use crate::train::Schedule;
 
@@ -11,12 +13,24 @@ pub enum Duration {
     Epochs(f64),
 }
 
+/// How the optimiser keeps its moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StateFormat {
+    #[default]
+    F32,
+    /// 8 bits with a scale per 256, as bitsandbytes; tensors of fewer than 4096 elements stay `f32`.
+    Blocks8,
+}
+
 /// AdamW and its learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OptimizerSpec {
     pub learning_rate: f64,
     pub schedule: Schedule,
-    /// Steps if at least 1, else a fraction of all steps.
+    /// The step at which a falling schedule ends; by default the last step of the run. With it, the first steps of a
+    /// longer run are those of a shorter one.
+    pub decay_steps: Option<u64>,
+    /// Steps if at least 1, else a fraction of the schedule's steps.
     pub warmup: f64,
     pub weight_decay: f64,
     pub beta1: f64,
@@ -26,6 +40,7 @@ pub struct OptimizerSpec {
     pub max_grad_norm: f64,
     /// Learning rate of `B` relative to `A`'s (LoRA+, Hayou et al. 2024); 1 for plain LoRA.
     pub b_ratio: f64,
+    pub states: StateFormat,
 }
 
 /// A training run.
@@ -41,16 +56,21 @@ pub struct TrainSpec {
     pub seed: u64,
     /// Keep only block inputs and recompute the rest.
     pub checkpointing: bool,
-    /// Compute the tokens that all samples of a micro-batch begin with once. Has no effect with dropout, which would drop
-    /// the same elements for all of them.
+    /// Compute the tokens that all samples of a micro-batch begin with once. Has no effect with dropout or
+    /// noise, which would be the same for all of them.
     pub share_prefix: bool,
+    /// Uniform noise on the embeddings while training: `±neftune / √(tokens · hidden)` (NEFTune, Jain et al. 2023);
+    /// 0 for none.
+    pub neftune: f64,
+    /// The directory of a file that the optimiser's states are paged from, instead of memory.
+    pub pages: Option<Utf8PathBuf>,
 }
 
 impl TrainSpec {
     /// Whether common prefixes are in fact shared.
     #[must_use]
     pub fn shares_prefix(&self) -> bool {
-        self.share_prefix && self.lora.dropout == 0.0
+        self.share_prefix && self.lora.dropout == 0.0 && self.neftune == 0.0
     }
 
     /// Samples or bins per optimiser step.
@@ -77,10 +97,23 @@ impl TrainSpec {
         }
     }
 
+    /// Steps that the schedule is laid out over.
+    #[must_use]
+    pub fn horizon(&self, units: usize) -> u64 {
+        self.optimizer.decay_steps.unwrap_or_else(|| self.steps(units))
+    }
+
     /// Steps of the warm-up.
     #[must_use]
     pub fn warmup_steps(&self, units: usize) -> u64 {
         let warmup = self.optimizer.warmup;
-        if warmup >= 1.0 { warmup.round() as u64 } else { (warmup * self.steps(units) as f64).ceil() as u64 }
+        if warmup >= 1.0 { warmup.round() as u64 } else { (warmup * self.horizon(units) as f64).ceil() as u64 }
+    }
+
+    /// Whether the rate of a step is the same however many steps there are in all.
+    #[must_use]
+    pub fn rate_is_independent_of_length(&self) -> bool {
+        let OptimizerSpec { schedule, warmup, decay_steps, .. } = self.optimizer;
+        decay_steps.is_some() || (schedule == Schedule::Constant && (warmup == 0.0 || warmup >= 1.0))
     }
 }

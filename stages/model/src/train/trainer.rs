@@ -5,10 +5,11 @@ use std::sync::Arc;
 use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::ModelConfig;
 use luthier_formats::tokens::{TokenSample, TokenSet};
-use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt};
+use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt, Noise};
 use luthier_kernels::random::Stream;
 
 use super::checkpoint::{Checkpoint, StepRecord};
+use super::optimizer::Optimizer;
 use super::order::DataOrder;
 use super::spec::TrainSpec;
 use crate::adapter::AdapterSet;
@@ -35,18 +36,18 @@ pub struct StepReport {
 
 /// Trains adapters on a frozen decoder.
 pub struct Trainer<'a> {
-    decoder: &'a Decoder,
-    data: &'a TokenSet,
+    pub(super) decoder: &'a Decoder,
+    pub(super) data: &'a TokenSet,
     spec: TrainSpec,
     /// Bins that have at least one trained token.
-    units: Vec<u32>,
+    pub(super) units: Vec<u32>,
     order: DataOrder,
-    adapters: AdapterSet,
-    gradients: Buffer<f32>,
-    moments: [Buffer<f32>; 2],
-    workspace: Workspace,
+    pub(super) adapters: AdapterSet,
+    pub(super) gradients: Buffer<f32>,
+    optimizer: Optimizer,
+    pub(super) workspace: Workspace,
     streams: Vec<Stream>,
-    batch: Batch,
+    pub(super) batch: Batch,
     /// Steps done.
     step: u64,
     history: Vec<StepRecord>,
@@ -131,6 +132,14 @@ fn check_samples(data: &TokenSet, config: &ModelConfig, positions: usize) -> Sta
     Ok(())
 }
 
+/// Runs `work` on the decoder's device.
+pub(super) fn inside<T: Send>(decoder: &Decoder, work: impl FnOnce() -> StageResult<T> + Send) -> StageResult<T> {
+    let (mut work, mut result) = (Some(work), None);
+    decoder.device.run(&mut || result = work.take().map(|work| work()));
+    decoder.device.synchronize().map_err(device_error)?;
+    result.unwrap_or_else(|| Err(StageError::new("train::step", "the device did not run")))
+}
+
 impl<'a> Trainer<'a> {
     /// Everything ready for step 1; all memory is allocated here. `validation` only enlarges the buffers where needed.
     ///
@@ -159,14 +168,19 @@ impl<'a> Trainer<'a> {
             capacity = capacity.max(Capacity { tokens: validation.meta.longest, trained: 1, sequences: 1, whole: 0 });
         }
         let device = &decoder.device;
-        let adapters = AdapterSet::initialize(device, &decoder.config, &spec.lora, spec.seed)?;
+        let mut adapters = AdapterSet::initialize(device, &decoder.config, &spec.lora, spec.seed)?;
+        inside(decoder, || {
+            adapters.attach(decoder)?;
+            adapters.reset_magnitudes(decoder);
+            Ok(())
+        })?;
         let dropout = spec.lora.dropout > 0.0;
         let sizes = Sizes::new(&decoder.config, adapters.slots(), capacity, true, dropout, spec.checkpointing);
         let floats = |component| device.as_ref().buffer::<f32>(component, adapters.len()).map_err(device_error);
         Ok(Self {
             order: DataOrder::new(spec.seed, units.len()),
             gradients: floats(Component::Gradients)?,
-            moments: [floats(Component::Optimizer)?, floats(Component::Optimizer)?],
+            optimizer: Optimizer::new(device.as_ref(), adapters.slots(), spec.optimizer.states, spec.pages.as_deref())?,
             workspace: Workspace::new(device.as_ref(), sizes)?,
             streams: adapters
                 .slots()
@@ -230,6 +244,16 @@ impl<'a> Trainer<'a> {
         self.adapters.values(self.decoder.device.as_ref())
     }
 
+    /// Replaces the adapters' values.
+    ///
+    /// # Panics
+    /// If there are more or fewer of them.
+    pub(super) fn set_values(&mut self, values: &[f32]) {
+        let (decoder, adapters) = (self.decoder, &mut self.adapters);
+        decoder.device.as_ref().write(values, adapters.params_mut().all_mut());
+        decoder.device.run(&mut || adapters.refresh(decoder));
+    }
+
     /// The gradients of the last computed step, on the host, laid out like the values.
     #[must_use]
     pub fn gradients(&self) -> Vec<f32> {
@@ -240,7 +264,7 @@ impl<'a> Trainer<'a> {
 
     fn learning_rate(&self) -> f64 {
         let (schedule, units) = (self.spec.optimizer.schedule, self.units.len());
-        let factor = schedule.factor(self.step, self.spec.warmup_steps(units), self.total());
+        let factor = schedule.factor(self.step, self.spec.warmup_steps(units), self.spec.horizon(units));
         self.spec.optimizer.learning_rate * factor
     }
 
@@ -285,11 +309,14 @@ impl<'a> Trainer<'a> {
                 self.batch.share_prefix();
             }
             computed += self.batch.tokens();
-            let dropouts = (self.spec.lora.dropout > 0.0).then(|| Dropouts {
+            // No site draws 2^36 numbers in one micro-batch.
+            let offset = (self.step * self.spec.accumulate as u64 + index as u64) << 36;
+            let noise = self.noise(offset);
+            let dropouts = (self.spec.lora.dropout > 0.0 || !noise.is_empty()).then(|| Dropouts {
                 probability: self.spec.lora.dropout as f32,
                 streams: &self.streams,
-                // No site draws 2^36 numbers in one micro-batch.
-                offset: (self.step * self.spec.accumulate as u64 + index as u64) << 36,
+                offset,
+                noise: &noise,
             });
             let uploaded = self.workspace.upload(self.decoder.device.as_ref(), &self.batch);
             let (decoder, adapters) = (self.decoder, &self.adapters);
@@ -309,6 +336,25 @@ impl<'a> Trainer<'a> {
             trained,
             samples: samples.iter().map(|sample| self.data.samples[*sample as usize].id.clone()).collect(),
         }
+    }
+
+    /// NEFTune's noise for each sequence of the current micro-batch.
+    fn noise(&self, offset: u64) -> Vec<(std::ops::Range<usize>, Noise)> {
+        if self.spec.neftune == 0.0 {
+            return Vec::new();
+        }
+        let hidden = self.decoder.config.hidden_size;
+        let stream = Stream::new(self.spec.seed, "neftune");
+        self.batch
+            .starts
+            .windows(2)
+            .map(|pair| {
+                let rows = pair[0] as usize..pair[1] as usize;
+                let magnitude = (self.spec.neftune / ((rows.len() * hidden) as f64).sqrt()) as f32;
+                let offset = offset + (rows.start * hidden) as u64;
+                (rows, Noise { magnitude, stream, offset })
+            })
+            .collect()
     }
 
     /// Clips and applies the gradients that [`Trainer::compute`] left.
@@ -358,22 +404,9 @@ impl<'a> Trainer<'a> {
             weight_decay: optimizer.weight_decay as f32,
             step: self.step + 1,
         };
-        let first_b = self.adapters.slots().iter().map(|slot| slot.b).min().unwrap_or(0);
-        let end_b = self.adapters.slots().iter().map(|slot| slot.b_range().end).max().unwrap_or(0);
-        let all = self.adapters.len();
-        for (range, ratio) in [(0..first_b, 1.0), (first_b..end_b, optimizer.b_ratio), (end_b..all, 1.0)] {
-            if range.is_empty() {
-                continue;
-            }
-            let [m, v] = &mut self.moments;
-            device.adamw(
-                self.gradients.slice(range.clone()),
-                step(ratio),
-                self.adapters.params_mut().slice_mut(range.clone()),
-                m.slice_mut(range.clone()),
-                v.slice_mut(range),
-            );
-        }
+        let steps = [step(1.0), step(optimizer.b_ratio)];
+        self.optimizer.apply(device, &self.gradients, steps, &mut self.adapters);
+        self.adapters.refresh(self.decoder);
     }
 
     /// Mean loss per trained token over `data`, without dropout.
@@ -427,16 +460,10 @@ impl<'a> Trainer<'a> {
     /// The state after the last applied step.
     #[must_use]
     pub fn checkpoint(&self) -> Checkpoint {
-        let device = self.decoder.device.as_ref();
-        let read = |buffer: &Buffer<f32>| {
-            let mut values = vec![0f32; buffer.len()];
-            device.read(buffer.all(), &mut values);
-            values
-        };
         Checkpoint {
             step: self.step,
-            params: read(self.adapters.params()),
-            moments: [read(&self.moments[0]), read(&self.moments[1])],
+            params: self.values(),
+            states: self.optimizer.save(self.decoder.device.as_ref()),
             history: self.history.clone(),
             extra: Vec::new(),
         }
@@ -458,11 +485,8 @@ impl<'a> Trainer<'a> {
             )
             .hint("run with `--force train` to start over"));
         }
-        let device = self.decoder.device.as_ref();
-        device.write(&checkpoint.params, self.adapters.params_mut().all_mut());
-        for (buffer, values) in self.moments.iter_mut().zip(&checkpoint.moments) {
-            device.write(values, buffer.all_mut());
-        }
+        self.optimizer.restore(self.decoder.device.as_ref(), &checkpoint.states)?;
+        self.set_values(&checkpoint.params);
         self.step = checkpoint.step;
         self.history.clone_from(&checkpoint.history);
         self.pending = None;

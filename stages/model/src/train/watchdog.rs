@@ -20,6 +20,27 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
+    /// Whether nothing has looked wrong lately: only then is a checkpoint worth keeping.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.bad == 0
+    }
+
+    /// Takes note of a step of an earlier attempt.
+    pub fn recall(&mut self, loss: f64) {
+        self.take(loss);
+    }
+
+    /// Returns the best smoothed loss.
+    fn take(&mut self, loss: f64) -> f64 {
+        let smoothed = self.smoothed.map_or(loss, |old| old + SMOOTHING * (loss - old));
+        self.smoothed = Some(smoothed);
+        let best = self.best.map_or(smoothed, |best| best.min(smoothed));
+        self.best = Some(best);
+        self.bad = if loss > FACTOR * best + FACTOR { self.bad + 1 } else { 0 };
+        best
+    }
+
     /// Looks at a step that has been computed but not yet applied.
     ///
     /// # Errors
@@ -41,11 +62,7 @@ impl Watchdog {
             )
             .hint("lower `learning_rate`, add `warmup: 10`, or look at those samples with `luthier data show`"));
         }
-        let smoothed = self.smoothed.map_or(report.loss, |old| old + SMOOTHING * (report.loss - old));
-        self.smoothed = Some(smoothed);
-        let best = self.best.map_or(smoothed, |best| best.min(smoothed));
-        self.best = Some(best);
-        self.bad = if report.loss > FACTOR * best + FACTOR { self.bad + 1 } else { 0 };
+        let best = self.take(report.loss);
         if self.bad >= PATIENCE {
             return Err(StageError::new(
                 "train::diverged",

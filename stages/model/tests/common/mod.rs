@@ -7,7 +7,7 @@ use luthier_core::Digest;
 use luthier_formats::tokens::{TokenSample, TokenSet, TokensMeta};
 use luthier_kernels::random::Stream;
 use luthier_model::adapter::{Initialization, LoraSpec, Targets};
-use luthier_model::train::{Duration, OptimizerSpec, Schedule, TrainSpec};
+use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, TrainSpec};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -160,6 +160,7 @@ pub fn lora(targets: Targets) -> LoraSpec {
         alpha: 8.0,
         dropout: 0.0,
         targets,
+        layers: None,
         rank_pattern: BTreeMap::new(),
         alpha_pattern: BTreeMap::new(),
         rslora: false,
@@ -174,6 +175,7 @@ pub fn spec(lora: LoraSpec, steps: u64, batch: usize, accumulate: usize) -> Trai
         optimizer: OptimizerSpec {
             learning_rate: 1e-2,
             schedule: Schedule::Linear,
+            decay_steps: None,
             warmup: 0.0,
             weight_decay: 0.01,
             beta1: 0.9,
@@ -181,6 +183,7 @@ pub fn spec(lora: LoraSpec, steps: u64, batch: usize, accumulate: usize) -> Trai
             epsilon: 1e-8,
             max_grad_norm: 1.0,
             b_ratio: 1.0,
+            states: StateFormat::F32,
         },
         batch,
         accumulate,
@@ -188,6 +191,8 @@ pub fn spec(lora: LoraSpec, steps: u64, batch: usize, accumulate: usize) -> Trai
         seed: 7,
         checkpointing: false,
         share_prefix: true,
+        neftune: 0.0,
+        pages: None,
     }
 }
 
