@@ -14,7 +14,7 @@ use luthier_kernels::device::{Component, CpuDevice, Device};
 use luthier_model::adapter::{AdapterFiles, AdapterStamp, Targets, write_adapter};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
 use luthier_model::train::{Checkpoint, StateFormat, TrainSpec, Trainer};
-use luthier_model::{BaseFormat, Decoder, LoadOptions};
+use luthier_model::{BaseFormat, Decoder, LanguageModel, LoadOptions};
 
 fn open(model: &TinyModel, base: BaseFormat, threads: usize) -> Decoder {
     let device: Arc<dyn Device> = Arc::new(CpuDevice::new(threads).unwrap());
@@ -250,6 +250,36 @@ fn adapters_survive_the_disk_and_name_their_base() {
         assert_eq!(bits(&read.values[found.a_range()]), bits(&values[expected.a_range()]));
         assert_eq!(bits(&read.values[found.b_range()]), bits(&values[expected.b_range()]));
     }
+}
+
+#[test]
+fn magnitudes_survive_the_disk_and_answer_alike() {
+    let (model, data) = (TinyModel::new(Family::Qwen2), tokens(6, 1, 10));
+    let decoder = open(&model, BaseFormat::Stored, 1);
+    let mut trainer = Trainer::new(&decoder, &data, None, rich_spec(&model, 3)).unwrap();
+    while trainer.step() < trainer.total() {
+        step(&mut trainer);
+    }
+    let evaluated = trainer.evaluate(&data).unwrap();
+    let (values, slots) = (trainer.values(), trainer.adapters().slots());
+    let stamp = AdapterStamp { base: Digest::of(b"base"), quantizer: BaseFormat::Stored.quantizer_id().to_owned() };
+    let directory = sub(&model, "adapter");
+    write_adapter(&directory, &trainer.spec().lora, slots, &values, None, &stamp).unwrap();
+    let read = AdapterFiles::open(&directory, decoder.config()).unwrap();
+    for (found, expected) in read.slots.iter().zip(slots) {
+        for ((name, shape, range), (other, other_shape, place)) in found.tensors().iter().zip(expected.tensors()) {
+            assert_eq!((name, shape), (&other, &other_shape));
+            assert_eq!(bits(&read.values[range.clone()]), bits(&values[place]), "{name}");
+        }
+        assert_eq!(found.tensors().len(), 3);
+    }
+    let adapters = read.load(decoder.device(), decoder.config()).unwrap();
+    let mut tuned = LanguageModel::new(open(&model, BaseFormat::Stored, 1), Some(adapters));
+    let ids: Vec<&[u32]> = data.samples.iter().map(|sample| sample.ids.as_slice()).collect();
+    let masks: Vec<&[bool]> = data.samples.iter().map(|sample| sample.mask.as_slice()).collect();
+    let scored: Vec<f64> = tuned.masked_log_probs(&ids, &masks).unwrap().into_iter().flatten().map(f64::from).collect();
+    let loss = -scored.iter().sum::<f64>() / scored.len() as f64;
+    assert!((loss - evaluated).abs() < 1e-6 * evaluated, "{loss} {evaluated}");
 }
 
 #[test]

@@ -156,6 +156,13 @@ pub fn sections(prediction: &Prediction) -> Vec<Section> {
             vec![component.to_string(), bytes.to_string(), bytes_text(bytes)]
         })
         .collect();
+    if plan.paged > 0 {
+        components.push(vec![
+            "in a mapped file, not in the total".to_owned(),
+            plan.paged.to_string(),
+            bytes_text(plan.paged),
+        ]);
+    }
     components.push(vec!["total".to_owned(), prediction.total.to_string(), bytes_text(prediction.total)]);
     let phases = [
         ("forward", plan.phases.forward),

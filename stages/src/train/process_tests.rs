@@ -77,7 +77,7 @@ fn killed_at_random_moments_it_ends_in_the_same_bytes() {
         loop {
             let mut child = start(&request, None);
             // Longer and longer, so that a slow machine gets somewhere too.
-            let patience = moments.below(kills, 60) + 8 * kills;
+            let patience = moments.below(kills, 60) + 20 * kills;
             std::thread::sleep(Duration::from_millis(patience));
             if child.try_wait().expect("a child").is_some() {
                 break;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{Digest, StageContext, StageError, StageEvent, StageOutcome, StageResult};
 use luthier_formats::model_files::ModelFiles;
+use luthier_formats::tokenizer::Tokenizer;
 use luthier_formats::tokens::TokenSet;
 use luthier_model::adapter::{AdapterStamp, write_adapter};
 use luthier_model::device::{CpuDevice, Device};
@@ -70,6 +71,7 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
         spec.pages = Some(context.temporary());
     }
     let files = ModelFiles::open(&model.path)?;
+    check_tokenizer(context, &model.path, &tokens, validation.as_ref())?;
     let longest = tokens.meta.longest.max(validation.as_ref().map_or(0, |set| set.meta.longest));
     context.progress(0, 0, "steps", "loading the base model");
     let options = LoadOptions { base: config.method.base(), positions: longest };
@@ -116,6 +118,40 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
 
     report(&mut outcome, &job, &trainer, &plan, &device, resumed);
     Ok(outcome)
+}
+
+/// Refuses tokens of another vocabulary, ids of which may all be in range; a model without a tokenizer cannot tell.
+fn check_tokenizer(
+    context: &StageContext<'_>,
+    model: &Utf8Path,
+    tokens: &TokenSet,
+    validation: Option<&TokenSet>,
+) -> StageResult<()> {
+    let Ok(tokenizer) = Tokenizer::from_model(model) else { return Ok(()) };
+    for (port, meta) in [("data", &tokens.meta)].into_iter().chain(validation.map(|set| ("validation", &set.meta))) {
+        if meta.tokenizer == tokenizer.digest() {
+            continue;
+        }
+        if meta.vocab_size != tokenizer.vocab_size() {
+            return Err(StageError::input(
+                "train::other_tokenizer",
+                format!(
+                    "the tokens of input `{port}` were made with a tokenizer of {} tokens, but that of `{model}` has {}",
+                    meta.vocab_size,
+                    tokenizer.vocab_size()
+                ),
+            )
+            .hint("connect the same `model` to the tokenize stage and to this one"));
+        }
+        context.warn(
+            format!("the tokens of input `{port}` were made with another tokenizer than that of `{model}`"),
+            Some(
+                "connect the same `model` to the tokenize stage, unless the two differ in special tokens only"
+                    .to_owned(),
+            ),
+        );
+    }
+    Ok(())
 }
 
 fn open_device(context: &StageContext<'_>) -> StageResult<Arc<dyn Device>> {

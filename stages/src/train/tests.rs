@@ -239,7 +239,7 @@ fn a_foreign_checkpoint_is_refused_and_a_damaged_one_is_left_behind() {
 fn validation_is_watched_and_stops_early() {
     let mut bench = bench(10);
     let path = bench.path("validation");
-    let mut set = token_set(4, 200);
+    let mut set = token_set(4, TinyModel::new(3).config.vocab_size);
     // Random targets: the training cannot help, so the loss soon rises.
     for (index, sample) in set.samples.iter_mut().enumerate() {
         sample
@@ -371,12 +371,18 @@ fn another_models_tokens_are_refused() {
     TinyModel::new(3).write_directory(&base);
     bench.input("model", ArtifactKind::Model, &base);
     let data = bench.path("tokens");
-    token_set(4, 5000).write(&data).expect("tokens");
-    bench.input("data", ArtifactKind::Tokens, &data);
-    let mut set = TokenSet::open(&data).expect("tokens");
-    set.samples[0].ids[0] = 4000;
-    fs_err::remove_dir_all(&data).expect("removed");
+    let mut set = token_set(4, 5000);
+    // All ids are in range, and yet they mean other things.
+    set.samples.iter_mut().for_each(|sample| sample.ids.iter_mut().for_each(|id| *id %= 200));
     set.write(&data).expect("tokens");
+    bench.input("data", ArtifactKind::Tokens, &data);
     let error = bench.run(&TrainStage, &with()).expect_err("refused");
-    assert_eq!(error.code, "train::token_out_of_vocabulary");
+    assert_eq!(
+        show(&error).replace(base.as_str(), "BASE"),
+        format!(
+            "train::other_tokenizer: the tokens of input `data` were made with a tokenizer of 5000 tokens, but that of \
+             `BASE` has {}\n  hint: connect the same `model` to the tokenize stage and to this one",
+            TinyModel::new(3).config.vocab_size
+        )
+    );
 }
