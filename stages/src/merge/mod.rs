@@ -330,7 +330,7 @@ impl<'a, 'b> Merge<'a, 'b> {
         let Some(data) = self.context.optional_input("data") else { return Ok(()) };
         let inputs = self.context.inputs("adapters");
         let adapter = match (&self.adapters[..], inputs) {
-            ([only], [input]) if !only.has_magnitudes() && !only.replaces() => {
+            ([only], [input]) if !only.replaces() => {
                 let quantized = only.stamp.as_ref().is_some_and(|stamp| stamp.quantizer == QUANTIZER);
                 let format = if quantized || self.config.base == MergeBase::Dequantized {
                     BaseFormat::Nf4

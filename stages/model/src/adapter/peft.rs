@@ -77,7 +77,8 @@ fn peft_config(spec: &LoraSpec, slots: &[Slot], base_model: Option<&str>) -> Val
     let mut names: Vec<String> = slots.iter().map(|slot| slot.projection.name().to_owned()).collect();
     names.sort();
     names.dedup();
-    let everywhere = matches!(spec.targets, Targets::AllLinear) || names.len() * layers == slots.len();
+    let everywhere =
+        spec.layers.is_none() && (matches!(spec.targets, Targets::AllLinear) || names.len() * layers == slots.len());
     if !everywhere || matches!(spec.targets, Targets::Pattern(_)) {
         names = slots.iter().map(|slot| slot.projection.module(slot.layer)).collect();
     }
