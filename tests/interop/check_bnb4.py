@@ -39,7 +39,7 @@ def load(path: Path):
     if count == 0:
         raise SystemExit(f"{path} holds no 4-bit weights")
     print(f"{count} matrices in 4 bits")
-    return model.float().eval(), tokenizer
+    return model.eval(), tokenizer
 
 
 def main():

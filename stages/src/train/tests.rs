@@ -195,11 +195,12 @@ fn more_steps_go_on_from_the_finished_run_where_that_is_exact() {
         bench.run(&TrainStage, &with(4)).expect("trained");
         let longer = bench.run(&TrainStage, &with(9)).expect("trained");
         assert_eq!(longer.outcome.metrics["resumed_from"].value, 4.0);
-        let straight = self::bench(9).run(&TrainStage, &with(9)).expect("trained");
+        let mut fresh = self::bench(9);
+        let straight = fresh.run(&TrainStage, &with(9)).expect("trained");
         assert_eq!(adapter(&longer), adapter(&straight));
         let mut plain = with(9);
         plain.as_object_mut().expect("an object").remove("decay_steps");
-        assert_eq!(adapter(&self::bench(9).run(&TrainStage, &plain).expect("trained")), adapter(&straight));
+        assert_eq!(adapter(&fresh.run(&TrainStage, &plain).expect("trained")), adapter(&straight));
     }
 }
 
@@ -211,7 +212,8 @@ fn more_epochs_go_on_where_the_last_step_was_a_whole_one() {
     bench.run(&TrainStage, &with(1.0)).expect("trained");
     let longer = bench.run(&TrainStage, &with(2.0)).expect("trained");
     assert_eq!(longer.outcome.metrics["resumed_from"].value, 2.0);
-    assert_eq!(adapter(&longer), adapter(&self::bench(8).run(&TrainStage, &with(2.0)).expect("trained")));
+    let mut fresh = self::bench(8);
+    assert_eq!(adapter(&longer), adapter(&fresh.run(&TrainStage, &with(2.0)).expect("trained")));
     let mut ragged = self::bench(6);
     ragged.run(&TrainStage, &with(1.0)).expect("trained");
     assert!(!ragged.run(&TrainStage, &with(2.0)).expect("trained").outcome.metrics.contains_key("resumed_from"));
