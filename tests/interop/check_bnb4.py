@@ -39,6 +39,8 @@ def load(path: Path):
     if count == 0:
         raise SystemExit(f"{path} holds no 4-bit weights")
     print(f"{count} matrices in 4 bits")
+    for parameter in model.parameters():  # `.float()` is refused for a model that was loaded in 4 bits
+        parameter.data = parameter.data.float()
     return model.eval(), tokenizer
 
 
