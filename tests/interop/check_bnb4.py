@@ -29,6 +29,7 @@ def load(path: Path):
             state = getattr(getattr(child, "weight", None), "quant_state", None)
             if state is None:
                 continue
+            state.dtype = torch.float32  # the file says bfloat16, to which the values would be rounded
             weight = functional.dequantize_4bit(child.weight.data, state).float().reshape(state.shape)
             plain = torch.nn.Linear(state.shape[1], state.shape[0], bias=child.bias is not None)
             plain.weight = torch.nn.Parameter(weight)
