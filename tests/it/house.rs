@@ -16,14 +16,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("luthier-builtins", &["luthier-filter"]),
     ("luthier-plugins", &["luthier-builtins", "luthier-core", "luthier-filter"]),
     ("luthier-stages", &["luthier-core", "luthier-formats", "luthier-kernels", "luthier-model", "luthier-plugins"]),
-    ("luthier", &["luthier-core", "luthier-engine", "luthier-plugins", "luthier-stages"]),
+    ("luthier-remote", &["luthier-core", "luthier-engine"]),
+    ("luthier", &["luthier-core", "luthier-engine", "luthier-plugins", "luthier-remote", "luthier-stages"]),
 ];
 
 /// Third-party crates that only the named crates may use.
 const CONFINED: &[(&str, &[&str])] = &[
     ("petgraph", &["luthier-engine"]),
     ("serde-saphyr", &["luthier-engine"]),
-    ("tokio", &["luthier-engine", "luthier"]),
+    ("tokio", &["luthier-engine", "luthier-remote", "luthier"]),
+    ("object_store", &["luthier-remote"]),
     ("clap", &["luthier", "luthier-bench"]),
     ("wasmtime", &["luthier-plugins"]),
     ("candle-core", &["luthier-ops", "luthier-model"]),

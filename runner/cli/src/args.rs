@@ -76,6 +76,14 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Remove what no lock and no recent run names.
     Gc(GcArgs),
+    /// Send results to the remote, so that others need not make them.
+    Push(PushArgs),
+    /// Bring what the lock names from the remote.
+    Pull(PullArgs),
+    /// Make the lock's results known to the store after a clone, from the remote if there is one.
+    ImportLock(ImportLockArgs),
+    /// Say what the remote holds, and whether it can be reached and written.
+    Remote(RemoteCheckArgs),
     /// Print the JSON Schema of pipeline files.
     Schema,
     /// List the stage kinds, or one kind's parameters, inputs and outputs.
@@ -160,6 +168,11 @@ pub struct RunArgs {
     /// Never use the network; what was fetched before still works.
     #[arg(long, env = "LUTHIER_OFFLINE")]
     pub offline: bool,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+    /// Bring results from the remote, but send none.
+    #[arg(long)]
+    pub no_push: bool,
     /// Where floats are computed: `auto` or `cpu`.
     #[arg(long, value_name = "DEVICE", default_value = "auto", env = "LUTHIER_DEVICE")]
     pub device: String,
@@ -253,6 +266,11 @@ pub struct VerifyArgs {
     /// Threads for the execution.
     #[arg(long, short = 't', value_name = "N")]
     pub threads: Option<usize>,
+    /// Remove what is damaged and bring it from the remote.
+    #[arg(long)]
+    pub repair: bool,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 #[derive(Debug, Args)]
@@ -263,6 +281,69 @@ pub struct GcArgs {
     /// Keep what the last N runs name.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub keep_runs: usize,
+    /// Keep what the locks name at this git revision, or in this range of revisions; may be repeated.
+    #[arg(long, value_name = "REV")]
+    pub rev: Vec<String>,
+    /// Keep what the locks name at the tips of all branches, remote branches and tags.
+    #[arg(long)]
+    pub all_branches: bool,
+    /// Keep also what the locks named in all commits before those, or before HEAD.
+    #[arg(long)]
+    pub history: bool,
+    /// Keep results that are younger, such as `30d`.
+    #[arg(long, value_name = "TIME")]
+    pub keep_for: Option<String>,
+    /// Keep the youngest results as long as all that is kept fits this size, such as `20GB`.
+    #[arg(long, value_name = "SIZE")]
+    pub keep_size: Option<String>,
+}
+
+/// Where results are shared.
+#[derive(Debug, Clone, Args)]
+pub struct RemoteArgs {
+    /// Where results are shared: `s3://bucket/prefix`, `gs://…`, `az://…`, a directory, or `none`; overrides the
+    /// pipeline's `remote:`.
+    #[arg(long, value_name = "URL", env = "LUTHIER_REMOTE")]
+    pub remote: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// Stages whose results to send, all if left out; and the pipeline file where there are several.
+    #[arg(value_name = "[PIPELINE] STAGE")]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+    /// Send also what the remote has, to replace what is damaged there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Stages whose results to bring, all if left out; and the pipeline file where there are several.
+    #[arg(value_name = "[PIPELINE] STAGE")]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportLockArgs {
+    /// The pipeline file; may be left out where there is only one.
+    #[arg(value_name = "PIPELINE")]
+    pub pipeline: Option<Utf8PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RemoteCheckArgs {
+    /// The pipeline file; may be left out where there is only one.
+    #[arg(value_name = "PIPELINE")]
+    pub pipeline: Option<Utf8PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ use luthier_engine::format;
 use luthier_engine::run::{RunEvent, StageFailure};
 use owo_colors::OwoColorize;
 
+use crate::command::remote;
 use crate::failure;
 use crate::printer::{Printer, Verbosity};
 
@@ -85,6 +86,12 @@ impl Live {
             RunEvent::StageBlocked { stage, by } => {
                 self.say(&format!("{} {stage} not run: it needs `{by}`", "–".dimmed()));
             }
+            RunEvent::RemoteAsked { remote, stages } => {
+                let results = format::plural(stages.len(), "result", "results");
+                self.say(&format!("{} looking for {results} in {remote}", mark("·")));
+            }
+            RunEvent::RemotePulled { remote, shipment } => self.say_all(&remote::told("from", remote, shipment)),
+            RunEvent::RemotePushed { remote, shipment } => self.say_all(&remote::told("to", remote, shipment)),
             RunEvent::StageReused { .. } | RunEvent::RunStarted { .. } | RunEvent::RunFinished { .. } => {}
         }
     }
@@ -150,6 +157,12 @@ impl Live {
             let line = format!("  {stage}: {text}");
             drop(running);
             self.say(&line);
+        }
+    }
+
+    fn say_all(&self, lines: &[String]) {
+        for line in lines {
+            self.say(line);
         }
     }
 

@@ -7,6 +7,7 @@ mod failure;
 mod live;
 mod printer;
 mod target;
+mod tensor;
 
 use std::process::ExitCode;
 

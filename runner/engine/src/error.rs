@@ -5,6 +5,7 @@ use luthier_core::{ErrorClass, Location, StageId, quoted};
 use serde::Serialize;
 
 use crate::lock::{LockDifference, LockError};
+use crate::run::StageFailure;
 use crate::store::StoreError;
 
 /// A source that a stage declares and that cannot be read.
@@ -47,6 +48,14 @@ pub enum EngineError {
     UnknownRun { name: String },
     #[error("no result of stage `{stage}` is in the store")]
     NoRecord { stage: StageId },
+    /// A stage that was to be executed again is not in the lock.
+    #[error("the lock `{file}` has no stage `{stage}`")]
+    NotLocked { stage: StageId, file: Utf8PathBuf },
+    #[error("stage `{stage}` cannot be executed again: its input `{input}`, as the lock names it, is not in the store")]
+    InputMissing { stage: StageId, input: String },
+    /// A stage that was executed again, apart from a run.
+    #[error("stage `{stage}`: {failure}")]
+    Failed { stage: StageId, failure: Box<StageFailure> },
     /// The runner's own machinery: threads, signals, processes.
     #[error("{what}")]
     System { what: String, source: std::io::Error },
@@ -67,6 +76,9 @@ impl EngineError {
             Self::Store(_) => ErrorClass::Store,
             Self::Lock(error) => error.class(),
             Self::LockMismatch { .. } => ErrorClass::Expectation,
+            Self::NotLocked { .. } => ErrorClass::Input,
+            Self::InputMissing { .. } => ErrorClass::Store,
+            Self::Failed { failure, .. } => failure.class,
             Self::Sources(_) | Self::UnknownStage { .. } | Self::UnknownRun { .. } | Self::NoRecord { .. } => {
                 ErrorClass::Input
             }
@@ -82,6 +94,9 @@ impl EngineError {
             Self::Store(error) => error.code(),
             Self::Lock(error) => error.code(),
             Self::LockMismatch { .. } => "lock::mismatch",
+            Self::NotLocked { .. } => "lock::no_stage",
+            Self::InputMissing { .. } => "store::input_missing",
+            Self::Failed { .. } => "run::failed",
             Self::Sources(_) => "plan::missing_source",
             Self::UnknownStage { .. } => "plan::unknown_stage",
             Self::UnknownRun { .. } => "run::unknown_run",
@@ -111,6 +126,16 @@ impl EngineError {
             Self::UnknownStage { known, .. } => vec![format!("its stages are {}", quoted(known))],
             Self::UnknownRun { .. } => vec!["`luthier log` lists the runs".to_owned()],
             Self::NoRecord { stage } => vec![format!("`luthier run --until {stage}` makes it")],
+            Self::NotLocked { stage, .. } => {
+                vec![format!("`luthier run --until {stage}` makes it and writes the lock")]
+            }
+            Self::InputMissing { input, .. } => {
+                let stage = input.rsplit_once('.').map_or(input.as_str(), |(stage, _)| stage);
+                vec![format!(
+                    "`luthier pull {stage}` brings it from the remote, `luthier run --until {stage}` makes it"
+                )]
+            }
+            Self::Failed { failure, .. } => failure.hints.clone(),
             Self::System { .. } => Vec::new(),
             Self::Git { .. } => {
                 vec!["`git log -- FILE` lists the revisions that have the file".to_owned()]

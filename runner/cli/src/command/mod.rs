@@ -14,6 +14,7 @@ mod log;
 mod model;
 mod plan;
 mod plugin;
+pub mod remote;
 mod report;
 mod run;
 mod show;
@@ -49,6 +50,10 @@ pub fn dispatch(cli: &Cli, printer: Printer) -> Result<u8, Failure> {
         Command::Report(args) => report::run(args, global, printer),
         Command::Verify(args) => verify::run(args, global, printer),
         Command::Gc(args) => gc::run(args, global, printer),
+        Command::Push(args) => remote::push(args, global, printer),
+        Command::Pull(args) => remote::pull(args, global, printer),
+        Command::ImportLock(args) => remote::import_lock(args, global, printer),
+        Command::Remote(args) => remote::check(args, printer),
         Command::Schema => kinds::schema(printer),
         Command::Stages(args) => kinds::stages(args, printer),
         Command::Data(args) => data::run(args, global, printer),

@@ -110,6 +110,7 @@ fn options(args: &RunArgs, pipeline: &Pipeline) -> Result<RunOptions, Failure> {
         // An experiment with overridden parameters is not what the committed file describes.
         (false, false) => LockMode::Ignore,
     };
+    options.remote = super::remote::of_run(&args.remote, args.no_push, args.offline, pipeline)?;
     fill(&mut options, &args.select, pipeline)?;
     Ok(options)
 }

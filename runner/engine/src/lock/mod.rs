@@ -44,6 +44,7 @@ use crate::store::StageRecord;
 pub use difference::LockDifference;
 pub(crate) use difference::field;
 pub use error::LockError;
+pub use revision::Revisions;
 
 /// The format of the file. 1: the first.
 pub const FORMAT: u64 = 1;

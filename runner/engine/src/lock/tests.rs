@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::run::RunOptions;
 use crate::testkit::{Bench, CHAIN, id};
 
 fn parse(text: &str) -> Result<Lock, LockError> {
@@ -200,6 +201,117 @@ fn metrics_keep_every_digit_and_measured_ones_stay_out() {
     for text in ["NaN", "-inf", "1e+300"] {
         assert!(text.parse::<f64>().is_ok());
     }
+}
+
+/// Git in the directory of a bench.
+fn git(bench: &Bench, arguments: &[&str]) -> bool {
+    std::process::Command::new("git")
+        .args(["-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=main"])
+        .args(arguments)
+        .current_dir(&bench.root)
+        .output()
+        .unwrap()
+        .status
+        .success()
+}
+
+#[test]
+fn git_merges_changes_of_different_stages() {
+    const STAGES: &str = "\
+luthier: 1
+stages:
+  clean: {uses: work, with: {text: one}}
+  model: {uses: work, with: {text: two}}
+  other: {uses: work, with: {text: three}}
+  train: {uses: work, with: {text: four}}
+";
+    let bench = Bench::new(STAGES);
+    let commit = |message: &str| {
+        bench.run();
+        assert!(git(&bench, &["add", "p.yaml", "p.lock"]) && git(&bench, &["commit", "-q", "-m", message]));
+    };
+    assert!(git(&bench, &["init", "-q"]));
+    commit("base");
+    assert!(git(&bench, &["checkout", "-q", "-b", "side"]));
+    bench.edit("text: two", "text: deux");
+    commit("side: another model");
+    assert!(git(&bench, &["checkout", "-q", "main"]));
+    bench.edit("text: four", "text: quatre");
+    bench.edit(
+        "  other: {uses: work, with: {text: three}}\n",
+        "  other: {uses: work, with: {text: three}}\n  added: {uses: work, with: {text: five}}\n",
+    );
+    commit("main: another training, and a stage more");
+    bench.executed();
+    assert!(git(&bench, &["merge", "-q", "side", "-m", "merge"]), "git merges the lock without conflict");
+
+    let merged = Lock::read(&bench.root.join("p.lock")).unwrap().unwrap();
+    assert_eq!(merged.render(), bench.read("p.lock"), "the merged text is what would be written");
+    let locked = RunOptions { lock: crate::run::LockMode::Locked, ..bench.options() };
+    assert!(bench.try_run(&locked).unwrap().succeeded(), "and says what the merged pipeline makes");
+    assert_eq!(bench.executed(), [""; 0], "of which both branches have made everything");
+}
+
+#[test]
+fn the_text_does_not_depend_on_place_time_or_threads() {
+    let texts: Vec<String> = [1, 2, 7]
+        .into_iter()
+        .map(|threads| {
+            let bench = Bench::new(CHAIN);
+            bench.try_run(&RunOptions { threads, ..bench.options() }).unwrap();
+            assert!(!bench.read("p.lock").contains(bench.root.as_str()));
+            bench.read("p.lock")
+        })
+        .collect();
+    assert_eq!(texts[0], texts[1]);
+    assert_eq!(texts[1], texts[2]);
+}
+
+/// A store and a lock that an older way of hashing keys made: same fingerprints, other keys.
+#[test]
+fn another_version_of_keys_reruns_nothing() {
+    let bench = Bench::new(CHAIN);
+    bench.run();
+    bench.executed();
+    let store = bench.root.join(".luthier/store");
+    let records = store.join("records");
+    let mut old_keys = Vec::new();
+    let old_key = |key: &str| Digest::of(format!("version 0 of {key}").as_bytes()).hex();
+    for name in luthier_core::fs::walk_files(&records).unwrap() {
+        let text = fs_err::read_to_string(records.join(&name)).unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let key = record["key"].as_str().unwrap().to_owned();
+        record["key"] = json!(old_key(&key));
+        record["fingerprint"]["version"] = json!(0);
+        fs_err::remove_file(records.join(&name)).unwrap();
+        let hex = old_key(&key);
+        fs_err::create_dir_all(records.join(&hex[..2])).unwrap();
+        fs_err::write(records.join(&hex[..2]).join(format!("{hex}.json")), record.to_string()).unwrap();
+        old_keys.push(key);
+    }
+    for name in luthier_core::fs::walk_files(&store.join("index")).unwrap() {
+        let path = store.join("index").join(name);
+        let mut text = fs_err::read_to_string(&path)
+            .unwrap()
+            .replace("\"fingerprint\":{\"version\":1", "\"fingerprint\":{\"version\":0");
+        for key in &old_keys {
+            text = text.replace(key, &old_key(key));
+        }
+        fs_err::write(&path, text).unwrap();
+    }
+    let mut lock = bench.read("p.lock");
+    for key in &old_keys {
+        lock = lock.replace(&format!("key: {key}"), &format!("key: {}", old_key(key)));
+    }
+    bench.write("p.lock", &lock);
+
+    let locked = RunOptions { lock: crate::run::LockMode::Locked, ..bench.options() };
+    assert!(
+        bench.try_run(&locked).unwrap().succeeded(),
+        "a lock with other keys for the same fingerprints is no difference"
+    );
+    assert!(bench.run().succeeded());
+    assert_eq!(bench.executed(), [""; 0], "a change of version never reruns work");
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{PrepareEnv, Registry, Stage, StageId, nearest, quoted};
+use luthier_core::{Location, PrepareEnv, Registry, Stage, StageId, nearest, quoted};
 
 use super::connect;
 use super::draft::{Draft, Drafts, Group};
@@ -95,6 +95,7 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn pipeline(&mut self, spec: &PipelineSpec, overrides: &[(String, String)]) -> Option<Pipeline> {
         let params = self.params(spec, overrides);
+        let remote = self.remote(spec, &params);
         let mut drafts = self.drafts(spec, &params);
         for draft in &mut drafts.list {
             self.prepare(draft);
@@ -107,7 +108,14 @@ impl Loader<'_> {
         if !self.problems.is_empty() {
             return None;
         }
-        self.assemble(spec, params, drafts, &order?)
+        self.assemble(spec, remote, params, drafts, &order?)
+    }
+
+    fn remote(&mut self, spec: &PipelineSpec, params: &BTreeMap<String, ParamValue>) -> Option<(String, Location)> {
+        let block = spec.remote.as_ref()?;
+        let scope = Scope { params, matrix: &[], env: self.env, owner: "`remote`" };
+        let value = Interpolation::new(&self.source, scope).node(&block.value, &mut self.problems);
+        Some((value.text()?.to_owned(), self.source.location(block.value.span)))
     }
 
     /// Defaults with overrides. A default may use the environment and parameters above it.
@@ -269,6 +277,7 @@ impl Loader<'_> {
     fn assemble(
         &self,
         spec: &PipelineSpec,
+        remote: Option<(String, Location)>,
         params: BTreeMap<String, ParamValue>,
         drafts: Drafts<'_>,
         order: &[usize],
@@ -308,6 +317,7 @@ impl Loader<'_> {
             file,
             directory: self.directory.clone(),
             source: Arc::clone(&self.source),
+            remote,
             params: params.into_iter().map(|(name, param)| (name, param.value.to_value())).collect(),
             stages,
             graph,

@@ -21,6 +21,8 @@ pub struct Pipeline {
     /// Where relative sources are looked up.
     pub directory: Utf8PathBuf,
     pub source: Arc<SourceText>,
+    /// Where results are shared, as the file says, and the place that says so.
+    pub remote: Option<(String, Location)>,
     /// With overrides applied.
     pub params: BTreeMap<String, Value>,
     /// Each after the stages it reads; otherwise in the order of the file.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::emitter::Emitter;
 use super::execute::{Executed, Job, execute};
 use super::planner::{Planner, Settled, Standing};
+use super::share::Sharing;
 use super::tokens::{Grant, Tokens};
 use super::{RunEvent, RunOptions, RunStatus, StageFailure, StageResult, machine};
 use crate::error::EngineError;
@@ -73,6 +74,7 @@ pub(crate) struct Dispatch<'a> {
     /// With `--locked`: what results must equal.
     pub lock: Option<&'a Lock>,
     pub differences: Vec<LockDifference>,
+    pub sharing: Option<Sharing>,
     pub results: BTreeMap<usize, Arc<StageRecord>>,
     pub report: BTreeMap<usize, StageResult>,
     states: Vec<State>,
@@ -113,6 +115,7 @@ impl<'a> Dispatch<'a> {
             live,
             lock,
             differences: Vec::new(),
+            sharing: None,
             results: BTreeMap::new(),
             report: BTreeMap::new(),
             running: 0,
@@ -251,6 +254,11 @@ impl<'a> Dispatch<'a> {
             host: self.host.clone(),
             cancel: self.cancel.clone(),
             alone: self.running == 0,
+            remote: self
+                .sharing
+                .as_ref()
+                .filter(|sharing| sharing.may_have(&ready.key, &ready.why))
+                .map(Sharing::remote),
         };
         self.emitter.emit(RunEvent::StageStarted {
             stage: planned.id.clone(),
@@ -320,6 +328,9 @@ impl<'a> Dispatch<'a> {
         let differences = self.lock.map(|lock| lock.compare(&self.id(at), &record)).unwrap_or_default();
         self.keep_result(at, Arc::new(record));
         if differences.is_empty() {
+            if let (Some(sharing), Some(record)) = (&mut self.sharing, self.results.get(&at)) {
+                sharing.push(self.planner.store, record.stage.clone(), record.key, &self.cancel);
+            }
             return self.wake(at);
         }
         // What reads this would differ as a mere consequence.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use luthier_core::{Artifact, ArtifactName, Digest, StageEvent, StageId};
 use serde::{Deserialize, Serialize};
 
-use super::{RunSummary, StageFailure};
+use super::{RunSummary, Shipment, StageFailure};
 use crate::fingerprint::DirtyReason;
 use crate::store::StageRecord;
 
@@ -64,6 +64,21 @@ pub enum RunEvent {
         stage: StageId,
         /// The stage whose failure or absence blocks it.
         by: StageId,
+    },
+    /// Results that are not in the store are looked for in the remote.
+    RemoteAsked {
+        remote: String,
+        stages: Vec<StageId>,
+    },
+    /// What the remote had of them.
+    RemotePulled {
+        remote: String,
+        shipment: Shipment,
+    },
+    /// What this run made was sent.
+    RemotePushed {
+        remote: String,
+        shipment: Shipment,
     },
     RunFinished {
         summary: RunSummary,

@@ -9,11 +9,11 @@ use std::time::{Instant, SystemTime};
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{
     Artifact, ArtifactName, CancelToken, Digest, ErrorClass, EventSink, InputArtifact, Prepared, Stage, StageError,
-    StageId, StageOutcome, StageRequest, quoted,
+    StageEvent, StageId, StageOutcome, StageRequest, quoted,
 };
 
 use super::planner::{Sources, changed_source};
-use super::{Executor, StageFailure, child, clock, guard, machine};
+use super::{Executor, Remote, StageFailure, Wanted, child, clock, guard, machine};
 use crate::fingerprint::{DirtyReason, Fingerprint};
 use crate::store::{LiveRun, StageRecord, Store, StoreError};
 
@@ -39,14 +39,19 @@ pub(crate) struct Job {
     pub cancel: CancelToken,
     /// No other stage of this process runs, so memory can be measured for this one alone.
     pub alone: bool,
+    /// Who may have made the same already.
+    pub remote: Option<Arc<dyn Remote>>,
 }
 
 /// What came of it.
 pub(crate) enum Executed {
     Ran(Box<StageRecord>),
-    /// Another process made the result while this one waited.
+    /// Another process made the result while this one waited, or another machine before.
     Reused(Box<StageRecord>),
 }
+
+/// A device with fewer free bytes is full.
+const FULL: u64 = 64 << 10;
 
 /// The version of [`StageRequest`].
 pub(crate) const REQUEST_FORMAT: u32 = 1;
@@ -66,9 +71,12 @@ pub(crate) fn execute(job: &Job, sink: &dyn EventSink, waiting: &mut dyn FnMut()
     let Some(claim) = job.store.claim(&job.key, &job.cancel, waiting)? else {
         return Err((&StageError::interrupted()).into());
     };
-    if claim.waited
+    if (claim.waited || !needs_anew(&job.why))
         && let Some(record) = made_meanwhile(job)?
     {
+        return Ok(Executed::Reused(Box::new(record)));
+    }
+    if let Some(record) = made_elsewhere(job, sink)? {
         return Ok(Executed::Reused(Box::new(record)));
     }
     let scratch = job.store.workspace().scratch_dir().join(job.key.hex());
@@ -79,6 +87,7 @@ pub(crate) fn execute(job: &Job, sink: &dyn EventSink, waiting: &mut dyn FnMut()
     let (outcome, peak_memory) = match result {
         Ok(done) => done,
         Err(failure) => {
+            let failure = blame_the_disk(failure, job);
             tidy(&scratch, true);
             return Err(failure);
         }
@@ -96,6 +105,19 @@ pub(crate) fn execute(job: &Job, sink: &dyn EventSink, waiting: &mut dyn FnMut()
     }
 }
 
+/// Whether a result that is there does not count.
+fn needs_anew(why: &[DirtyReason]) -> bool {
+    why.iter().any(|reason| {
+        matches!(reason, DirtyReason::Forced | DirtyReason::OutputMissing { .. } | DirtyReason::Corrupt { .. })
+    })
+}
+
+/// Executes the job in a directory of its own and leaves its outputs there; the store stays as it is.
+pub(crate) fn apart(job: &Job, scratch: &Utf8Path, sink: &dyn EventSink) -> Result<StageOutcome, StageFailure> {
+    prepare(job, scratch)?;
+    attempt(job, scratch, sink).map(|(outcome, _)| outcome)
+}
+
 fn made_meanwhile(job: &Job) -> Result<Option<StageRecord>, StageFailure> {
     let _shared = job.store.share()?;
     let Some(record) = job.store.record(&job.key)? else { return Ok(None) };
@@ -108,6 +130,19 @@ fn made_meanwhile(job: &Job) -> Result<Option<StageRecord>, StageFailure> {
     job.live.uses(&job.key).map_err(|error| StageFailure::from(&StageError::from(error)))?;
     job.store.index_record(&job.pipeline_file, &job.id, &record)?;
     Ok(Some(record))
+}
+
+/// Brings the result from the remote, if it is there.
+fn made_elsewhere(job: &Job, sink: &dyn EventSink) -> Result<Option<StageRecord>, StageFailure> {
+    let Some(remote) = &job.remote else { return Ok(None) };
+    let wanted = Wanted { stage: job.id.clone(), key: job.key, locked: None };
+    let shipment = remote.pull(&job.store, &[wanted], &job.cancel);
+    for problem in shipment.problems {
+        let causes: Vec<String> = std::iter::once(problem.failure.message).chain(problem.failure.causes).collect();
+        let hint = problem.failure.hints.into_iter().next();
+        sink.emit(StageEvent::Warning { message: causes.join(": "), hint });
+    }
+    if shipment.stages.is_empty() { Ok(None) } else { made_meanwhile(job) }
 }
 
 /// Makes `out` and `tmp` empty; `checkpoint` keeps what an earlier try left.
@@ -127,6 +162,24 @@ fn prepare(job: &Job, scratch: &Utf8Path) -> Result<(), StageFailure> {
     make().map_err(|error| {
         StoreError::sort(job.store.workspace().root(), "the scratch directory cannot be made", error).into()
     })
+}
+
+/// A program that found the disk full rarely says so in a way that helps.
+fn blame_the_disk(failure: StageFailure, job: &Job) -> StageFailure {
+    let root = job.store.workspace().root();
+    if failure.class != ErrorClass::Stage || machine::free_bytes(root).is_none_or(|free| free > FULL) {
+        return failure;
+    }
+    let full = StoreError::sort(root, "", std::io::ErrorKind::StorageFull.into());
+    let mut hints = full.hints();
+    hints.extend(failure.hints);
+    let causes = std::iter::once(failure.message).chain(failure.causes).collect();
+    StageFailure {
+        causes,
+        hints,
+        log: failure.log,
+        ..StageFailure::new(ErrorClass::Store, full.code(), full.to_string())
+    }
 }
 
 /// Removes scratch; after a failure the checkpoint stays, if there is one.

@@ -35,3 +35,22 @@ pub fn reset_peak() {
     // 5 resets the peak resident set size, proc_pid_clear_refs(5); without it the peak is of the whole process.
     let _ = fs_err::write("/proc/self/clear_refs", "5");
 }
+
+/// Bytes that may still be written to the file system of `path`; `None` if unknown.
+pub fn free_bytes(path: &camino::Utf8Path) -> Option<u64> {
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    {
+        let path = std::ffi::CString::new(path.as_str()).ok()?;
+        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: the path ends in a zero byte and `stat` has room for the structure that the call fills.
+        let done = unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) };
+        // SAFETY: a return value of 0 says that the structure is filled.
+        let stat = (done == 0).then(|| unsafe { stat.assume_init() })?;
+        stat.f_bavail.checked_mul(stat.f_frsize)
+    }
+    #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+    {
+        let _ = path;
+        None
+    }
+}

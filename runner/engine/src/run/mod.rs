@@ -13,6 +13,7 @@
 //! A stage whose inputs are not known yet is settled when they are: if its key turns out to be known, it is reused, so
 //! an upstream that reran with equal output stops there.
 
+mod again;
 mod child;
 mod clock;
 mod dispatch;
@@ -27,13 +28,16 @@ mod machine;
 mod options;
 mod plan;
 pub(crate) mod planner;
+mod remote;
 pub(crate) mod select;
+mod share;
 mod start;
 mod summary;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
+pub use again::{Comparison, CurveDifference, FileDifference, Reexecution, reexecute};
 pub use child::exec_stage;
 pub use clock::{rfc3339, run_id};
 pub use emitter::Sink;
@@ -43,5 +47,6 @@ pub use interrupt::interrupt_on_ctrl_c;
 pub use options::{Executor, LockMode, RunOptions};
 pub use plan::{Action, RunPlan};
 pub use planner::plan;
+pub use remote::{Remote, RemoteProblem, Shipment, Wanted};
 pub use start::run;
 pub use summary::{LockOutcome, RunStatus, RunSummary, StageResult};

@@ -1,8 +1,12 @@
 //! What a run may be told. Nothing here enters a key.
 
+use std::sync::Arc;
+
 use camino::Utf8PathBuf;
 use luthier_core::StageId;
 use serde::{Deserialize, Serialize};
+
+use super::Remote;
 
 /// Where stages execute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +56,8 @@ pub struct RunOptions {
     /// `cpu` or `cuda:0`.
     pub device: String,
     pub executor: Executor,
+    /// Where results are shared.
+    pub remote: Option<Arc<dyn Remote>>,
 }
 
 impl Default for RunOptions {
@@ -70,6 +76,7 @@ impl Default for RunOptions {
             offline: false,
             device: "cpu".to_owned(),
             executor: Executor::Local,
+            remote: None,
         }
     }
 }

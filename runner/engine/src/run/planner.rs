@@ -70,6 +70,12 @@ impl<'a> Planner<'a> {
         Ok(Self { pipeline, store, layout, selection, latest, sources, ailing: RefCell::default() })
     }
 
+    /// The selected stages and all that they need, in topological order.
+    pub fn needed(&self) -> BTreeSet<usize> {
+        let chosen: Vec<usize> = (0..self.pipeline.stages.len()).filter(|at| self.selection.selected[*at]).collect();
+        self.layout.up(&chosen)
+    }
+
     pub fn sources(&self, at: usize) -> &Sources {
         &self.sources[at]
     }
@@ -130,8 +136,8 @@ impl<'a> Planner<'a> {
         planned.inputs.iter().map(|(port, from)| (port.clone(), from.iter().filter_map(artifact).collect())).collect()
     }
 
-    /// Decides about a stage whose upstream results are all known.
-    pub fn settle(&self, at: usize, results: &BTreeMap<usize, Arc<StageRecord>>) -> Result<Settled, EngineError> {
+    /// What decides about the output of a stage whose upstream results are all known.
+    pub fn print(&self, at: usize, results: &BTreeMap<usize, Arc<StageRecord>>) -> Fingerprint {
         let planned = &self.pipeline.stages[at];
         let mut fingerprint = self.fixed_print(at);
         for (port, artifacts) in self.inputs(at, results) {
@@ -148,6 +154,13 @@ impl<'a> Planner<'a> {
                 .collect();
             fingerprint.inputs.insert(port, prints);
         }
+        fingerprint
+    }
+
+    /// Decides about a stage whose upstream results are all known.
+    pub fn settle(&self, at: usize, results: &BTreeMap<usize, Arc<StageRecord>>) -> Result<Settled, EngineError> {
+        let planned = &self.pipeline.stages[at];
+        let fingerprint = self.print(at, results);
         let key = fingerprint.digest();
         let latest = self.latest(&planned.id);
         let known = match latest {

@@ -9,6 +9,7 @@ use super::dispatch::{Dispatch, reused};
 use super::emitter::{Emitter, Sink};
 use super::journal::Journal;
 use super::planner::{Planner, Standing};
+use super::share::Sharing;
 use super::{LockMode, LockOutcome, RunEvent, RunOptions, RunStatus, RunSummary, StageResult, clock, machine};
 use crate::error::EngineError;
 use crate::lock::{Lock, LockDifference, LockError};
@@ -49,11 +50,15 @@ pub fn run(
             return Err(EngineError::LockMismatch { file: lock_file, differences });
         }
     }
-    let work = standings.iter().any(|standing| matches!(standing, Standing::Ready { .. } | Standing::Waiting { .. }));
+    let mut work = has_work(&standings);
     let mut id = clock::run_id(started);
+    // Made and registered in one go, or a collection would take the run's directory for that of an old run.
+    let starting = if work { Some(store.share()?) } else { None };
+    let mut live = None;
     let journal = match store.workspace().create().and_then(|()| Journal::create(store.workspace(), &id)) {
         Ok(journal) => {
             journal.id().clone_into(&mut id);
+            live = starting.is_some().then(|| store.live(&id)).transpose()?.map(Arc::new);
             Some(journal)
         }
         // Nothing needs to be written, so a workspace that cannot be is no obstacle.
@@ -66,6 +71,7 @@ pub fn run(
             return Err(crate::store::StoreError::sort(root, "the journal of the run cannot be written", error).into());
         }
     };
+    drop(starting);
     let mut emitter = Emitter::new(sink, journal);
     emitter.emit(RunEvent::RunStarted {
         run: id.clone(),
@@ -75,15 +81,30 @@ pub fn run(
         started: clock::rfc3339(started),
     });
 
+    let mut sharing = options.remote.as_ref().map(|remote| Sharing::new(Arc::clone(remote)));
+    if let (true, Some(sharing)) = (work || lacking(&standings), &mut sharing) {
+        sharing.pull(&planner, lock.as_ref(), &mut emitter, &cancel)?;
+        standings = planner.standings()?;
+        work = has_work(&standings);
+        let differences = locked.map(|lock| foreseen(&planner, &standings, lock)).unwrap_or_default();
+        if !differences.is_empty() {
+            return Err(EngineError::LockMismatch { file: lock_file, differences });
+        }
+    }
     note_reused(&planner, &standings, work)?;
     let (stages, records, differences);
     let all = planner.selection.all;
     if work {
-        let live;
+        let live = match live {
+            Some(live) => live,
+            None => {
+                let _shared = store.share()?;
+                Arc::new(store.live(&id)?)
+            }
+        };
         {
             // What the plan relies on is looked at again while nothing can be collected, and noted as used.
             let _shared = store.share()?;
-            live = Arc::new(store.live(&id)?);
             standings = planner.standings()?;
             for standing in &standings {
                 if let Standing::Reuse(record) = standing {
@@ -102,11 +123,13 @@ pub fn run(
             .build()
             .map_err(|source| EngineError::System { what: "threads cannot be started".to_owned(), source })?;
         let mut dispatch = Dispatch::new(planner, options, &mut emitter, cancel.clone(), live, locked);
+        dispatch.sharing = sharing.take();
         // Stages still at work when the runner itself fails are told to stop; dropping the runtime waits for them.
         runtime.block_on(dispatch.drive(standings)).inspect_err(|_| cancel.cancel())?;
         differences = std::mem::take(&mut dispatch.differences);
         stages = std::mem::take(&mut dispatch.report).into_values().collect::<Vec<_>>();
         records = std::mem::take(&mut dispatch.results);
+        sharing = dispatch.sharing.take();
     } else {
         differences = Vec::new();
         let (done, kept) = nothing_to_do(&planner, standings, &mut emitter);
@@ -114,6 +137,9 @@ pub fn run(
         records = kept;
     }
     store.memo().save();
+    if let Some(sharing) = sharing {
+        sharing.finish(&mut emitter);
+    }
 
     let mut summary = RunSummary {
         version: RunSummary::FORMAT,
@@ -143,6 +169,15 @@ pub fn run(
         tracing::warn!("the journal of the run is not complete: {error}");
     }
     if differences.is_empty() { Ok(summary) } else { Err(EngineError::LockMismatch { file: lock_file, differences }) }
+}
+
+fn has_work(standings: &[Standing]) -> bool {
+    standings.iter().any(|standing| matches!(standing, Standing::Ready { .. } | Standing::Waiting { .. }))
+}
+
+/// Whether what is not selected is wanted all the same, and not here.
+fn lacking(standings: &[Standing]) -> bool {
+    standings.iter().any(|standing| matches!(standing, Standing::Stale))
 }
 
 fn selected<'b>(planner: &'b Planner<'_>) -> impl Iterator<Item = usize> + 'b {

@@ -10,7 +10,7 @@ use super::source::Span;
 pub const FORMAT_VERSION: i64 = 1;
 
 /// Keys of a pipeline, in the order they are usually written.
-pub const PIPELINE_KEYS: [&str; 5] = ["luthier", "name", "about", "params", "stages"];
+pub const PIPELINE_KEYS: [&str; 6] = ["luthier", "name", "about", "remote", "params", "stages"];
 /// Keys of a stage, in the order they are usually written.
 pub const STAGE_KEYS: [&str; 8] = ["uses", "about", "in", "with", "matrix", "env", "resources", "retries"];
 
@@ -58,6 +58,8 @@ pub struct StageSpec {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PipelineSpec {
     pub name: Option<String>,
+    /// Where results are shared, with references not yet replaced.
+    pub remote: Option<Block>,
     pub params: Vec<ParamSpec>,
     /// The key `params`, if it is there.
     pub params_span: Option<Span>,
@@ -84,6 +86,11 @@ pub fn read(root: &Node, problems: &mut Vec<Diagnostic>) -> PipelineSpec {
             }
             "name" => spec.name = text(entry, problems).map(|name| name.text),
             "about" => drop(text(entry, problems)),
+            "remote" => {
+                if text(entry, problems).is_some() {
+                    spec.remote = Some(Block { key_span: entry.key_span, value: entry.value.clone() });
+                }
+            }
             "params" => {
                 spec.params_span = Some(entry.key_span);
                 read_params(entry, &mut spec.params, problems);

@@ -28,6 +28,11 @@ pub fn schema(registry: &Registry) -> Value {
             "luthier": {"const": FORMAT_VERSION, "description": "Version of the format."},
             "name": {"type": "string", "description": "What reports call the pipeline; the file's name by default."},
             "about": {"type": "string", "description": "What the pipeline is for."},
+            "remote": {
+                "type": "string",
+                "description": "Where results are shared: a bucket or a directory. `--remote` and LUTHIER_REMOTE override it.",
+                "examples": ["s3://bucket/prefix", "gs://bucket/prefix", "az://container/prefix", "file:///mnt/share"],
+            },
             "params": {
                 "type": "object",
                 "description": "Values that stages use as `${params.NAME}`, with their defaults; `-p NAME=VALUE` overrides one.",

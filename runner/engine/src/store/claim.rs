@@ -43,8 +43,19 @@ pub struct LiveRun {
 
 impl LiveRun {
     /// Adds a key whose outputs this run relies on. Called while a [`Shared`] hold lasts.
-    pub(crate) fn uses(&self, key: &Digest) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn uses(&self, key: &Digest) -> io::Result<()> {
         (&self.file).write_all(format!("{key}\n").as_bytes())
+    }
+
+    /// Adds an object that no record names yet. Called while a [`Shared`] hold lasts.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn uses_object(&self, digest: &Digest) -> io::Result<()> {
+        (&self.file).write_all(format!("object {digest}\n").as_bytes())
     }
 }
 
@@ -162,11 +173,11 @@ impl Store {
         }
     }
 
-    /// Registers a run that is about to use results.
+    /// Registers a run that is about to use results. The caller holds [`Store::share`].
     ///
     /// # Errors
     /// The store cannot be written.
-    pub(crate) fn live(&self, run: &str) -> Result<LiveRun, StoreError> {
+    pub fn live(&self, run: &str) -> Result<LiveRun, StoreError> {
         let fail = |error| self.error("a run cannot be registered", error);
         let path = self.root().join("live").join(run);
         let file = open(&path).map_err(fail)?;
@@ -186,13 +197,13 @@ impl Store {
         Ok(())
     }
 
-    /// The keys that running processes use; what dead ones left is removed. Called with the store locked.
-    pub(super) fn live_keys(&self) -> Result<Vec<Digest>, StoreError> {
+    /// The keys and the objects that running processes use; what dead ones left is removed. Called with the store locked.
+    pub(super) fn live_uses(&self) -> Result<(Vec<Digest>, Vec<Digest>), StoreError> {
         let fail = |error| self.error("the running processes cannot be listed", error);
         let directory = self.root().join("live");
-        let mut keys = Vec::new();
+        let (mut keys, mut objects) = (Vec::new(), Vec::new());
         if !directory.exists() {
-            return Ok(keys);
+            return Ok((keys, objects));
         }
         for name in luthier_core::fs::walk_files(&directory).map_err(fail)? {
             let path = directory.join(name);
@@ -202,8 +213,13 @@ impl Store {
                 continue;
             }
             let text = fs_err::read_to_string(&path).unwrap_or_default();
-            keys.extend(text.lines().filter_map(|line| line.parse::<Digest>().ok()));
+            for line in text.lines() {
+                match line.strip_prefix("object ") {
+                    Some(object) => objects.extend(object.parse::<Digest>()),
+                    None => keys.extend(line.parse::<Digest>()),
+                }
+            }
         }
-        Ok(keys)
+        Ok((keys, objects))
     }
 }

@@ -4,7 +4,7 @@
 //! and notes that it uses them, and while it adds new ones. So nothing vanishes between being found and being used, and
 //! a run that executes for days blocks nobody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -19,6 +19,9 @@ use crate::run::{RunEvent, journal};
 /// How long a collection waits for runs to finish what must not be interrupted.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long an unfinished transfer is left to be gone on with.
+const RESUMABLE: Duration = Duration::from_secs(7 * 86_400);
+
 /// What to keep besides what running processes use.
 #[derive(Debug, Clone)]
 pub struct GcOptions {
@@ -26,6 +29,10 @@ pub struct GcOptions {
     pub keep_runs: usize,
     /// Keep what these locks name; locks beside pipelines that this store has run are kept without being given.
     pub locks: Vec<Lock>,
+    /// Keep results that were made or brought since.
+    pub keep_for: Option<Duration>,
+    /// Keep the youngest results as long as all that is kept has no more bytes.
+    pub keep_size: Option<u64>,
     /// Only say what would go.
     pub dry_run: bool,
 }
@@ -33,7 +40,7 @@ pub struct GcOptions {
 /// One thing that went, or would.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Removed {
-    /// `object`, `tree`, `record`, `checkpoint`, `run` or `temporary`.
+    /// `object`, `tree`, `record`, `checkpoint`, `run`, `temporary` or `transfer`.
     pub what: &'static str,
     /// Its digest, key or run id.
     pub name: String,
@@ -47,9 +54,21 @@ pub struct GcReport {
     pub dry_run: bool,
     pub removed: Vec<Removed>,
     pub freed_bytes: u64,
+    /// Removed objects by the stage whose results they were; an object of several stages counts for the first by name.
+    pub stages: BTreeMap<String, StageShare>,
     pub kept_objects: usize,
     pub kept_bytes: u64,
 }
+
+/// What goes of one stage's results.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StageShare {
+    pub objects: usize,
+    pub bytes: u64,
+}
+
+/// Objects of which no record is left.
+const UNNAMED: &str = "of no result";
 
 /// Bytes on disk, by what they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -77,6 +96,8 @@ struct Roots {
     keys: BTreeSet<Digest>,
     /// Digests of files and trees that a lock names, also where the record is gone.
     artifacts: BTreeSet<(Digest, bool)>,
+    /// Of files that no record names yet.
+    objects: BTreeSet<Digest>,
     runs: BTreeSet<String>,
 }
 
@@ -97,14 +118,24 @@ impl Store {
             return Ok(report);
         }
         let _alone = self.exclusive(PATIENCE)?;
-        let roots = self.roots(options)?;
-        let marked = self.mark(&roots)?;
+        let mut roots = self.roots(options)?;
+        let mut marked = self.mark(&roots)?;
+        if options.keep_for.is_some() || options.keep_size.is_some() {
+            self.keep_young(options, &mut roots, &mut marked)?;
+        }
+        let owners = self.owners(&roots)?;
         self.sweep_trees(&marked.trees, &mut report)?;
         self.sweep_objects(&marked.objects, &mut report)?;
         self.sweep_records(&roots, &mut report)?;
         self.sweep_rest(&roots, &mut report)?;
         report.freed_bytes = report.removed.iter().map(|removed| removed.bytes).sum();
         report.removed.sort();
+        for removed in report.removed.iter().filter(|removed| removed.what == "object") {
+            let owner = removed.name.parse().ok().and_then(|digest: Digest| owners.get(&digest));
+            let share = report.stages.entry(owner.cloned().unwrap_or_else(|| UNNAMED.to_owned())).or_default();
+            share.objects += 1;
+            share.bytes += removed.bytes;
+        }
         if !options.dry_run {
             self.sweep_claims()?;
             self.memo().save();
@@ -141,8 +172,70 @@ impl Store {
         }
         let live = self.root().join("live");
         roots.runs.extend(ids.into_iter().filter(|id| live.join(id).exists()));
-        roots.keys.extend(self.live_keys()?);
+        let (keys, objects) = self.live_uses()?;
+        roots.keys.extend(keys);
+        roots.objects.extend(objects);
         Ok(roots)
+    }
+
+    /// Adds results that nothing names but that are young, youngest first.
+    fn keep_young(&self, options: &GcOptions, roots: &mut Roots, marked: &mut Marked) -> Result<(), StoreError> {
+        let root = self.root().join("records");
+        let mut young = Vec::new();
+        for name in self.files("records")? {
+            let Some(key) = filed_digest(&name).filter(|key| !roots.keys.contains(key)) else { continue };
+            if let Ok(time) = fs_err::metadata(root.join(&name)).and_then(|meta| meta.modified()) {
+                young.push((std::cmp::Reverse(time), key));
+            }
+        }
+        young.sort();
+        let bytes = |marked: &Marked| -> u64 {
+            let sizes = marked.objects.iter().map(|(digest, executable)| self.object_path(digest, *executable));
+            sizes.filter_map(|path| fs_err::metadata(path).ok()).map(|meta| meta.len()).sum()
+        };
+        let now = std::time::SystemTime::now();
+        let mut kept = bytes(marked);
+        for (std::cmp::Reverse(time), key) in young {
+            let age = now.duration_since(time).unwrap_or_default();
+            if options.keep_for.is_some_and(|limit| age > limit) {
+                break;
+            }
+            let more = self.mark(&Roots { keys: BTreeSet::from([key]), ..Roots::default() })?;
+            let new =
+                Marked { objects: more.objects.difference(&marked.objects).copied().collect(), trees: BTreeSet::new() };
+            kept += bytes(&new);
+            if options.keep_size.is_some_and(|limit| kept > limit) {
+                break;
+            }
+            roots.keys.insert(key);
+            marked.objects.extend(more.objects);
+            marked.trees.extend(more.trees);
+        }
+        Ok(())
+    }
+
+    /// Which stage the objects of results that go belong to.
+    fn owners(&self, roots: &Roots) -> Result<BTreeMap<Digest, String>, StoreError> {
+        let mut owners: BTreeMap<Digest, String> = BTreeMap::new();
+        for name in self.files("records")? {
+            let Some(key) = filed_digest(&name).filter(|key| !roots.keys.contains(key)) else { continue };
+            let Some(record) = self.record(&key)? else { continue };
+            let reached = self.mark(&Roots { keys: BTreeSet::from([key]), ..Roots::default() })?;
+            for (digest, _) in reached.objects {
+                let owner = owners.entry(digest).or_insert_with(|| record.stage.to_string());
+                if record.stage.as_str() < owner.as_str() {
+                    *owner = record.stage.to_string();
+                }
+            }
+        }
+        Ok(owners)
+    }
+
+    /// The locks beside the pipelines that this store has run.
+    #[must_use]
+    pub fn known_locks(&self) -> Vec<Utf8PathBuf> {
+        let beside = self.known_pipelines().into_iter().map(|pipeline| pipeline.with_extension("lock"));
+        beside.filter(|path| path.is_file()).collect()
     }
 
     fn mark(&self, roots: &Roots) -> Result<Marked, StoreError> {
@@ -153,6 +246,7 @@ impl Store {
             }
         }
         let mut marked = Marked::default();
+        marked.objects.extend(roots.objects.iter().flat_map(|digest| [(*digest, false), (*digest, true)]));
         for (digest, tree) in artifacts {
             if tree {
                 marked.trees.insert(digest);
@@ -227,13 +321,28 @@ impl Store {
     /// Scratch that nobody executes in, old runs, unfinished files.
     fn sweep_rest(&self, roots: &Roots, report: &mut GcReport) -> Result<(), StoreError> {
         let claimed = |name: &str| self.is_claimed(name);
+        let live = self.root().join("live");
         let kept_key = |name: &str| name.parse().is_ok_and(|key: Digest| roots.keys.contains(&key));
         let scratch = self.workspace().scratch_dir();
-        self.sweep_directory(&scratch, "checkpoint", report, &|name| claimed(name) || kept_key(name))?;
+        self.sweep_directory(&scratch, "checkpoint", report, &|name| {
+            claimed(name) || kept_key(name) || live.join(name).exists()
+        })?;
         self.sweep_directory(&self.workspace().runs_dir(), "run", report, &|name| {
             name == "last" || roots.runs.contains(name)
         })?;
+        self.sweep_transfers(report)?;
         self.sweep_directory(&self.root().join("tmp"), "temporary", report, &|_| false)
+    }
+
+    /// What killed pulls and pushes left, unless one is under way or may go on soon.
+    fn sweep_transfers(&self, report: &mut GcReport) -> Result<(), StoreError> {
+        let directory = self.workspace().cache_dir().join("remote");
+        let now = std::time::SystemTime::now();
+        let fresh = |name: &str| {
+            let modified = fs_err::metadata(directory.join(name)).and_then(|meta| meta.modified());
+            modified.is_ok_and(|time| now.duration_since(time).unwrap_or_default() < RESUMABLE)
+        };
+        self.sweep_directory(&directory, "transfer", report, &fresh)
     }
 
     fn sweep_directory(

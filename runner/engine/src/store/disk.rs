@@ -31,6 +31,8 @@ pub enum Fault {
     Fail(io::ErrorKind),
     /// Half of the bytes reach the disk, then the step fails.
     Tear,
+    /// The step takes long, so that others overtake it.
+    Delay(std::time::Duration),
 }
 
 /// Asked before each step; for tests.
@@ -65,6 +67,10 @@ impl Disk {
     fn step(&self, step: Step, path: &Utf8Path) -> io::Result<Option<Fault>> {
         self.written.fetch_add(1, Ordering::Relaxed);
         match self.hook.as_ref().and_then(|hook| hook(step, path)) {
+            Some(Fault::Delay(time)) => {
+                std::thread::sleep(time);
+                Ok(None)
+            }
             Some(Fault::Fail(kind)) => Err(io::Error::new(kind, format!("injected fault: {step:?} `{path}`"))),
             other => Ok(other),
         }

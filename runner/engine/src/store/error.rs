@@ -24,7 +24,8 @@ pub enum StoreError {
 
 impl StoreError {
     /// Sorts an I/O error by what the user can do about it.
-    pub(crate) fn sort(root: &Utf8Path, what: impl Into<String>, source: io::Error) -> Self {
+    #[must_use]
+    pub fn sort(root: &Utf8Path, what: impl Into<String>, source: io::Error) -> Self {
         let root = root.to_owned();
         match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full { root, source },

@@ -5,7 +5,7 @@ use luthier_core::fs::{is_executable, walk_files};
 use luthier_core::{Artifact, ArtifactKind, Digest, TreeEntry, digest_tree};
 
 use super::memo::hash_file;
-use super::{Health, Store, StoreError, TreeManifest};
+use super::{Health, Store, StoreError};
 
 impl Store {
     /// Moves a finished output into the store: hashed, synchronised, read-only, under its digest. Equal content that is
@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// Builds the directory of a tree from objects, then its manifest.
-    fn make_tree(&self, artifact: &Artifact, mut entries: Vec<TreeEntry>) -> Result<(), StoreError> {
+    pub(super) fn make_tree(&self, artifact: &Artifact, entries: Vec<TreeEntry>) -> Result<(), StoreError> {
         let fail = |error| self.error("a tree cannot be stored", error);
         let target = self.tree_path(&artifact.digest);
         match self.examine(artifact)? {
@@ -94,9 +94,7 @@ impl Store {
         }
         let meta = fs_err::metadata(&target).map_err(fail)?;
         self.memo().remember_owned(&target, &meta, artifact.digest);
-        entries.sort();
-        let manifest = TreeManifest { version: 1, entries };
-        let bytes = serde_json::to_vec_pretty(&manifest).map_err(|error| fail(error.into()))?;
+        let bytes = Self::render_manifest(&entries).map_err(|error| fail(error.into()))?;
         self.disk().write_atomic(&self.manifest_path(&artifact.digest), &bytes).map_err(fail)
     }
 

@@ -9,7 +9,7 @@
 //!   index/NAME-….jsonl    the newest record of each stage of a pipeline, without outcomes, appended as stages finish
 //!   memo                  digests remembered by stat
 //!   claims/KEY            held under an OS lock while some process executes KEY
-//!   live/RUN              held under an OS lock by a run; lists what it uses
+//!   live/RUN              held under an OS lock by a run or a pull; lists the keys and objects it uses
 //!   collect.lock          shared while a run looks up or adds results, exclusive while garbage is collected
 //!   tmp/                  unfinished files; anything in it may be removed when nobody holds the lock above
 //! ```
@@ -18,6 +18,7 @@
 //! names; the index and the memo can be lost without harm. A reader that finds an object with another size or time than
 //! it was stored with hashes it again and calls it damaged if it differs.
 
+mod adopt;
 mod claim;
 mod collect;
 mod disk;
@@ -27,6 +28,7 @@ mod import;
 mod index;
 mod memo;
 mod record;
+mod repair;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -40,8 +42,8 @@ use serde::{Deserialize, Serialize};
 use crate::workspace::Workspace;
 use disk::Disk;
 
-pub use claim::{Claim, LiveRun};
-pub use collect::{DiskUsage, GcOptions, GcReport, Removed};
+pub use claim::{Claim, LiveRun, Shared};
+pub use collect::{DiskUsage, GcOptions, GcReport, Removed, StageShare};
 pub use disk::{Fault, FaultHook, Step};
 pub use error::StoreError;
 pub use health::Health;
@@ -165,10 +167,7 @@ impl Store {
         let path = self.manifest_path(digest);
         let bytes = self.disk().read(&path).map_err(|error| self.error("a tree cannot be read", error))?;
         let Some(bytes) = bytes else { return Ok(None) };
-        Ok(serde_json::from_slice::<TreeManifest>(&bytes)
-            .ok()
-            .filter(|manifest| luthier_core::digest_tree(&manifest.entries) == *digest)
-            .map(|manifest| manifest.entries))
+        Ok(Self::parse_manifest(&bytes, digest))
     }
 
     fn error(&self, what: &str, source: std::io::Error) -> StoreError {

@@ -63,6 +63,38 @@ fn every_write_may_fail_or_tear() {
     assert!(faults > 150, "only {faults} steps were struck");
 }
 
+/// Two runs on one store, of which one is held up at each of its writes in turn: they share the work, and neither sees
+/// anything half done.
+#[test]
+fn every_write_may_be_overtaken() {
+    let good = Bench::new(CHAIN);
+    good.run();
+    let lock = good.read("p.lock");
+    let mut delays = 0;
+    for at in 0..60 {
+        let bench = Bench::new(CHAIN);
+        let (hook, count) = strike(at, Fault::Delay(std::time::Duration::from_millis(12)), false);
+        let store = Store::with_faults(&bench.workspace(), hook).unwrap();
+        let go =
+            |store: &Store| run::run(&bench.pipeline(), store, &bench.options(), Arc::new(|_| {}), CancelToken::new());
+        let (held_up, other) = std::thread::scope(|scope| {
+            let held_up = scope.spawn(|| go(&store));
+            let other = scope.spawn(|| go(&bench.store()));
+            (held_up.join().unwrap(), other.join().unwrap())
+        });
+        assert!(held_up.is_ok_and(|summary| summary.succeeded()), "step {at}");
+        assert!(other.is_ok_and(|summary| summary.succeeded()), "step {at}");
+        assert_eq!(bench.executed(), ["a", "b", "c", "d"], "step {at}: each stage ran once, in one of the two");
+        let report = bench.store().verify(&mut |_, _| {}).unwrap();
+        assert_eq!((&report.damaged, &report.missing), (&vec![], &vec![]), "step {at}");
+        assert_eq!(bench.read("p.lock"), lock, "step {at}");
+        delays += u32::from(count.load(Ordering::Relaxed) > at);
+    }
+    println!("{delays} writes held up");
+    // The run that is held up may find everything made, so how many it writes itself varies.
+    assert!(delays > 4, "only {delays} steps were held up");
+}
+
 #[test]
 fn full_and_read_only_disks_are_named_with_a_remedy() {
     for (kind, message, hint) in [

@@ -1,10 +1,10 @@
 //! `kill -9` at moments all over a run. The run is a child process: this test program.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::CancelToken;
 
 use crate::pipeline;
@@ -14,7 +14,7 @@ use crate::testkit::{Bench, CHAIN, registry};
 use crate::workspace::Workspace;
 
 const DIRECTORY: &str = "LUTHIER_TEST_DIRECTORY";
-const KILLS: u64 = 40;
+const KILLS: u64 = 100;
 
 /// Not a test by itself: one run of the pipeline in the directory named by the environment.
 #[test]
@@ -26,6 +26,17 @@ fn run_entry() {
     let store = Store::open(&Workspace::new(root.join(".luthier"))).unwrap();
     let options = RunOptions { threads: 2, ..RunOptions::default() };
     run::run(&pipeline, &store, &options, Arc::new(|_| {}), CancelToken::new()).unwrap();
+}
+
+/// Starts a run of the pipeline in `directory` as a process of its own.
+pub(super) fn spawn(program: &std::path::Path, directory: &Utf8Path) -> Child {
+    Command::new(program)
+        .args(["--exact", "store::tests::kill::run_entry", "--ignored"])
+        .env(DIRECTORY, directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 #[test]
@@ -41,14 +52,9 @@ fn killed_runs_leave_a_whole_store() {
         fs_err::remove_dir_all(bench.root.join(".luthier")).unwrap();
         // One run after another is killed in the same store, later each time.
         for turn in 0..3 {
-            let mut child = Command::new(&program)
-                .args(["--exact", "store::tests::kill::run_entry", "--ignored"])
-                .env(DIRECTORY, &bench.root)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            std::thread::sleep(Duration::from_micros(3_000 + 700 * kill + 5_000 * turn));
+            let mut child = spawn(&program, &bench.root);
+            // All over a run, which takes some 30 ms; in an order that looks random and is the same each time.
+            std::thread::sleep(Duration::from_micros(2_000 + (kill * 7_919 + turn * 3_571) % 33_000));
             child.kill().unwrap();
             completed += u32::from(child.wait().unwrap().success());
         }
