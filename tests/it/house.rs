@@ -11,13 +11,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("luthier-kernels", &[]),
     ("luthier-ops", &["luthier-kernels"]),
     ("luthier-engine", &["luthier-core"]),
+    ("luthier-executors", &["luthier-core"]),
     ("luthier-formats", &["luthier-core"]),
     ("luthier-model", &["luthier-core", "luthier-formats", "luthier-kernels", "luthier-ops"]),
     ("luthier-builtins", &["luthier-filter"]),
     ("luthier-plugins", &["luthier-builtins", "luthier-core", "luthier-filter"]),
     ("luthier-stages", &["luthier-core", "luthier-formats", "luthier-kernels", "luthier-model", "luthier-plugins"]),
     ("luthier-remote", &["luthier-core", "luthier-engine"]),
-    ("luthier", &["luthier-core", "luthier-engine", "luthier-plugins", "luthier-remote", "luthier-stages"]),
+    (
+        "luthier",
+        &["luthier-core", "luthier-engine", "luthier-executors", "luthier-plugins", "luthier-remote", "luthier-stages"],
+    ),
 ];
 
 /// Third-party crates that only the named crates may use.

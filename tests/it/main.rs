@@ -1,7 +1,10 @@
 //! Whole-program tests: the binary on real pipelines, its words on bad input, and the shape of the house.
 
 mod disk;
+mod executors;
 mod house;
+mod processes;
 mod program;
 mod remote;
+mod sweep;
 mod tiny;

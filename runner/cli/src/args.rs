@@ -159,6 +159,16 @@ pub struct RunArgs {
     /// How many stages may run at once.
     #[arg(long, short = 'j', value_name = "N")]
     pub jobs: Option<usize>,
+    /// Memory for all stages together, such as `8GB`; most of what the machine has if left out.
+    #[arg(long, value_name = "SIZE", env = "LUTHIER_MEMORY", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// GPUs for all stages together; those the driver shows if left out.
+    #[arg(long, value_name = "N", env = "LUTHIER_GPUS")]
+    pub gpus: Option<usize>,
+    /// Where stages execute: `child` (a process each), `local` (this process), `slurm`, `slurm:SBATCH-ARGUMENTS` or
+    /// `external:COMMAND`; with `STAGE=` before it, for that stage, group or pattern, whatever the pipeline says of it.
+    #[arg(long, value_name = "[STAGE=]EXECUTOR", env = "LUTHIER_EXECUTOR", value_delimiter = None)]
+    pub executor: Vec<String>,
     /// After a failure go on with the stages that do not depend on it.
     #[arg(long, short = 'k')]
     pub keep_going: bool,
@@ -546,6 +556,10 @@ pub struct ExecStageArgs {
     /// A file with the request, or `-` for standard input.
     #[arg(value_name = "REQUEST")]
     pub request: Utf8PathBuf,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    luthier_engine::format::parse_bytes(text).ok_or_else(|| format!("`{text}` is not a size such as `8GB` or `512MiB`"))
 }
 
 fn parse_assignment(text: &str) -> Result<(String, String), String> {

@@ -5,12 +5,14 @@
 //! graphs, async runtimes, tensors or WebAssembly, and must stay that way: every other crate depends on it.
 
 mod artifact;
+mod batch;
 mod cancel;
 mod config;
 mod context;
 mod digest;
 mod error;
 mod event;
+mod executor;
 pub mod fs;
 mod id;
 mod outcome;
@@ -18,12 +20,14 @@ mod stage;
 mod suggest;
 
 pub use artifact::{Artifact, ArtifactKind, TreeEntry, digest_path, digest_tree};
+pub use batch::{BatchExecutor, CancelMode, JobEnd, JobOrder, JobState};
 pub use cancel::CancelToken;
 pub use config::{ConfigIssue, config_schema, parse_config};
 pub use context::{InputArtifact, ResolvedSource, StageContext, StageRequest};
 pub use digest::{Digest, DigestError};
 pub use error::{ErrorClass, Location, StageError, StageResult};
 pub use event::{EventSink, NullSink, Progress, StageEvent};
+pub use executor::{ExecutorError, ExecutorSpec};
 pub use id::{ArtifactName, IdError, StageId, StageKind};
 pub use outcome::{MetricValue, Section, Series, StageOutcome};
 pub use stage::{InputPort, OutputDecl, PrepareEnv, Prepared, Registry, Resources, SourceKind, SourceRef, Stage};

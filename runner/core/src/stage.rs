@@ -72,12 +72,15 @@ pub struct Resources {
     pub threads: usize,
     /// Resident bytes it expects to need; 0 for little.
     pub memory: u64,
-    pub gpu: bool,
+    /// Accelerators it has to itself.
+    pub gpu: u32,
+    /// Seconds after which it is stopped; 0 for no limit.
+    pub time: u64,
 }
 
 impl Resources {
-    pub const ONE_THREAD: Self = Self { threads: 1, memory: 0, gpu: false };
-    pub const ALL_THREADS: Self = Self { threads: 0, memory: 0, gpu: false };
+    pub const ONE_THREAD: Self = Self { threads: 1, memory: 0, gpu: 0, time: 0 };
+    pub const ALL_THREADS: Self = Self { threads: 0, memory: 0, gpu: 0, time: 0 };
 }
 
 /// A checked configuration.

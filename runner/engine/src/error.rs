@@ -5,7 +5,7 @@ use luthier_core::{ErrorClass, Location, StageId, quoted};
 use serde::Serialize;
 
 use crate::lock::{LockDifference, LockError};
-use crate::run::StageFailure;
+use crate::run::{Excess, StageFailure};
 use crate::store::StoreError;
 
 /// A source that a stage declares and that cannot be read.
@@ -42,6 +42,12 @@ pub enum EngineError {
     LockMismatch { file: Utf8PathBuf, differences: Vec<LockDifference> },
     #[error("{}", lines(.0))]
     Sources(Vec<SourceProblem>),
+    /// Stages ask for more than there is, in stage order.
+    #[error("{}", lines(.0))]
+    Excess(Vec<Excess>),
+    /// An executor cannot be had.
+    #[error("{0}")]
+    Executor(Box<StageFailure>),
     #[error("the pipeline has no stage `{name}`")]
     UnknownStage { name: String, nearest: Option<String>, known: Vec<String> },
     #[error("there is no run `{name}`")]
@@ -64,7 +70,7 @@ pub enum EngineError {
     Git { path: Utf8PathBuf, revision: String, detail: String },
 }
 
-fn lines(problems: &[SourceProblem]) -> String {
+fn lines(problems: &[impl std::fmt::Display]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
@@ -82,7 +88,8 @@ impl EngineError {
             Self::Sources(_) | Self::UnknownStage { .. } | Self::UnknownRun { .. } | Self::NoRecord { .. } => {
                 ErrorClass::Input
             }
-            Self::Git { .. } => ErrorClass::Input,
+            Self::Git { .. } | Self::Excess(_) => ErrorClass::Input,
+            Self::Executor(failure) => failure.class,
             Self::System { .. } => ErrorClass::Stage,
         }
     }
@@ -98,6 +105,8 @@ impl EngineError {
             Self::InputMissing { .. } => "store::input_missing",
             Self::Failed { .. } => "run::failed",
             Self::Sources(_) => "plan::missing_source",
+            Self::Excess(_) => "plan::resources",
+            Self::Executor(_) => "plan::executor",
             Self::UnknownStage { .. } => "plan::unknown_stage",
             Self::UnknownRun { .. } => "run::unknown_run",
             Self::NoRecord { .. } => "store::no_record",
@@ -122,6 +131,12 @@ impl EngineError {
                         .to_owned(),
                 ]
             }
+            Self::Excess(excesses) => {
+                let mut hints: Vec<String> = excesses.iter().map(|excess| excess.hint.clone()).collect();
+                hints.dedup();
+                hints
+            }
+            Self::Executor(failure) => failure.hints.clone(),
             Self::UnknownStage { nearest: Some(near), .. } => vec![format!("did you mean `{near}`?")],
             Self::UnknownStage { known, .. } => vec![format!("its stages are {}", quoted(known))],
             Self::UnknownRun { .. } => vec!["`luthier log` lists the runs".to_owned()],

@@ -84,6 +84,29 @@ pub fn metric(metric: &MetricValue) -> String {
     }
 }
 
+/// The bytes of `8GB`, `512 MiB` or `1.5k`; units are decimal unless they say otherwise.
+#[must_use]
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = (text[..split].parse::<f64>().ok()?, text[split..].trim());
+    let unit = unit.strip_suffix(['b', 'B']).unwrap_or(unit);
+    let scale: f64 = match unit.to_ascii_lowercase().as_str() {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "t" => 1e12,
+        "ki" => 1024.0,
+        "mi" => 1024.0 * 1024.0,
+        "gi" => 1024.0 * 1024.0 * 1024.0,
+        "ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let bytes = number * scale;
+    (bytes.is_finite() && bytes < 1e18).then_some(bytes as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,12 +31,17 @@ pub struct Work {
     pub tree: bool,
     /// What else to do: `fail`, `wrong` (an input error), `panic`, `silent` (no output), `extra` (one too many),
     /// `wait` (until `go` exists in the pipeline's directory), `loop` (until cancelled), `resume` (fails once with a
-    /// checkpoint), `die` (ends the process).
+    /// checkpoint), `die` (ends the process), `abort`, `kill`, `hog` (wants more than its address space), `oom` (wants
+    /// more than its control group), `spin` (until its CPU time is up), `family` (leaves processes behind).
     pub mode: String,
     /// A file to read.
     pub file: Option<String>,
     /// A directory to read.
     pub directory: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     pub steps: Vec<Value>,
     pub class: Option<String>,
     pub threads: usize,
@@ -101,7 +106,7 @@ impl Stage for WorkStage {
             key,
             outputs: vec![OutputDecl::new("out", kind)],
             sources,
-            resources: Resources { threads: work.threads.max(1), memory: 0, gpu: false },
+            resources: Resources { threads: work.threads.max(1), ..Resources::ONE_THREAD },
             numeric_class: work.class.clone(),
         })
     }
@@ -134,6 +139,19 @@ impl Stage for WorkStage {
             "panic" => panic!("the work panicked as it was told"),
             "silent" => return Ok(StageOutcome::new()),
             "die" => std::process::exit(9),
+            "abort" => {
+                eprintln!("the work will abort");
+                std::process::abort();
+            }
+            "kill" => end::by_signal(),
+            "hog" => end::by_address_space(),
+            "oom" => end::by_control_group()?,
+            "spin" => end::by_cpu_time(),
+            "gpus" => {
+                let granted = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+                fs_err::write(context.request().directory.join("gpus"), granted)?;
+            }
+            "family" => end::leaving_a_family(&context.request().directory)?,
             "extra" => fs_err::write(context.output("surplus"), "")?,
             "wait" => {
                 let go = context.request().directory.join("go");
@@ -164,7 +182,67 @@ impl Stage for WorkStage {
         context.progress(1, 1, "files", "");
         let mut outcome = StageOutcome::new();
         outcome.metric("bytes", text.len() as f64, "bytes").measured("speed", 17.0, "bytes/s");
+        for (name, value) in [("loss", work.loss), ("accuracy", work.accuracy)] {
+            if let Some(value) = value {
+                outcome.metric(name, value, "");
+            }
+        }
         Ok(outcome)
+    }
+}
+
+/// Ways for a process to end that no language has a word for.
+mod end {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use camino::Utf8Path;
+
+    fn limit(resource: libc::__rlimit_resource_t, value: u64) {
+        // A process over the hard limit of CPU time is killed without a word; the soft one comes first.
+        let limit = libc::rlimit { rlim_cur: value, rlim_max: value + 10 };
+        // SAFETY: `limit` is a valid rlimit.
+        assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0, "the limit is set");
+    }
+
+    pub fn by_signal() {
+        // SAFETY: kill takes no pointers.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+
+    pub fn by_address_space() {
+        limit(libc::RLIMIT_AS, 1 << 30);
+        let huge: Vec<u8> = Vec::with_capacity(8 << 30);
+        std::hint::black_box(huge);
+    }
+
+    pub fn by_cpu_time() {
+        limit(libc::RLIMIT_CPU, 1);
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// The group is made by the test, which says where in the environment.
+    pub fn by_control_group() -> std::io::Result<()> {
+        let group = std::env::var("LUTHIER_TEST_GROUP").expect("the test says which group");
+        fs_err::write(format!("{group}/cgroup.procs"), std::process::id().to_string())?;
+        eprintln!("about to fill the memory");
+        let filled = vec![1_u8; 512 << 20];
+        std::hint::black_box(filled);
+        Ok(())
+    }
+
+    /// A shell in a process group of its own, and a sleeper under it whose parent ends at once.
+    pub fn leaving_a_family(directory: &Utf8Path) -> std::io::Result<()> {
+        let line = format!(
+            "sleep 300 & echo $! > {directory}/pids; (sleep 300 & echo $! >> {directory}/pids); echo $$ >> {directory}/pids; echo >> {directory}/pids; wait"
+        );
+        Command::new("sh").arg("-c").arg(line).process_group(0).spawn()?;
+        while !fs_err::read_to_string(directory.join("pids")).is_ok_and(|text| text.ends_with("\n\n")) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Ok(())
     }
 }
 
@@ -226,6 +304,13 @@ impl Bench {
         let text = self.read("p.yaml");
         assert!(text.contains(old), "`{old}` is not in the pipeline");
         self.write("p.yaml", &text.replace(old, new));
+    }
+
+    /// Adds a line to the script that stands for the program, `luthier.sh`.
+    pub fn edit_program(&self, line: &str) {
+        let text = self.read("luthier.sh").replacen("#!/bin/sh\n", &format!("#!/bin/sh\n{line}\n"), 1);
+        // Written in place, so that it stays executable.
+        self.write("luthier.sh", &text);
     }
 
     pub fn pipeline(&self) -> Pipeline {

@@ -34,6 +34,15 @@ pub fn run(
     }
     command.env("TMPDIR", &temporary).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").envs(environment);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    // If the process that runs the stage is killed, nobody is left to end the program.
+    #[cfg(target_os = "linux")]
+    // SAFETY: the closure makes one async-signal-safe call and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
     let mut child = command.spawn().map_err(|error| {
         StageError::new("command::start", format!("`{program}` cannot be started"))
             .hint(format!("check that `{program}` is installed: `command -v {program}`"))

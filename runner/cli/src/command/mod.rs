@@ -1,6 +1,7 @@
 //! One module per command. Each returns its exit code, or the failure that ends it.
 
 mod bench;
+mod comparison;
 mod data;
 mod diff;
 mod doctor;

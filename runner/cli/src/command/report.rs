@@ -48,6 +48,7 @@ fn collect(store: &Store, summary: &RunSummary) -> Report {
         host: summary.host.clone(),
         version: summary.program.clone(),
         succeeded: summary.succeeded(),
+        comparisons: summary.comparisons.clone(),
         stages: summary.stages.iter().map(|result| stage(store, result)).collect(),
     }
 }

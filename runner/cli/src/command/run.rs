@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use luthier_core::{CancelToken, StageId};
+use camino::Utf8PathBuf;
+use luthier_core::{CancelToken, ExecutorSpec, StageId};
 use luthier_engine::EngineError;
 use luthier_engine::format;
 use luthier_engine::pipeline::Pipeline;
-use luthier_engine::run::{self, LockMode, LockOutcome, RunEvent, RunOptions, RunStatus, RunSummary};
+use luthier_engine::run::{self, BatchFactory, LockMode, LockOutcome, RunEvent, RunOptions, RunStatus, RunSummary};
 use owo_colors::OwoColorize;
 
 use super::{load, open_store, plan, select, workspace};
@@ -49,6 +50,9 @@ pub fn run(args: &RunArgs, global: &Global, printer: Printer) -> Result<u8, Fail
     let news = summary.count(RunStatus::Ran) + summary.count(RunStatus::Failed) > 0;
     let report = news.then(|| super::report::write_for(&workspace, &store, &summary, None));
     if !printer.json {
+        for comparison in &summary.comparisons {
+            printer.note(&super::comparison::text(comparison, printer.width()));
+        }
         printer.note(&closing(&summary, began.elapsed().as_secs_f64()));
         match report {
             Some(Ok(path)) => printer.note(&format!("report: {path}")),
@@ -101,6 +105,8 @@ fn options(args: &RunArgs, pipeline: &Pipeline) -> Result<RunOptions, Failure> {
     let mut options = RunOptions { device, ..RunOptions::default() };
     options.threads = args.threads.unwrap_or(options.threads).max(1);
     options.jobs = args.jobs;
+    options.memory = args.memory;
+    options.gpus = args.gpus;
     options.keep_going = args.keep_going;
     options.retries = args.retries;
     options.offline = args.offline;
@@ -112,7 +118,32 @@ fn options(args: &RunArgs, pipeline: &Pipeline) -> Result<RunOptions, Failure> {
     };
     options.remote = super::remote::of_run(&args.remote, args.no_push, args.offline, pipeline)?;
     fill(&mut options, &args.select, pipeline)?;
+    place(&mut options, &args.executor, pipeline)?;
     Ok(options)
+}
+
+/// Turns each `--executor [STAGE=]EXECUTOR` into where stages execute.
+fn place(options: &mut RunOptions, texts: &[String], pipeline: &Pipeline) -> Result<(), Failure> {
+    options.program = std::env::current_exe().ok().and_then(|path| Utf8PathBuf::from_path_buf(path).ok());
+    options.batch = BatchFactory::new(luthier_executors::make);
+    for text in texts {
+        // Names of members and commands contain `=` too, so the one in question is where an executor begins.
+        let split = text
+            .match_indices('=')
+            .find_map(|(at, _)| Some((&text[..at], text[at + 1..].parse::<ExecutorSpec>().ok()?)));
+        match (text.parse::<ExecutorSpec>(), split) {
+            (Ok(executor), _) => options.executor = Some(executor),
+            (Err(_), Some((name, executor))) => {
+                options.executors.extend(select(pipeline, name)?.into_iter().map(|stage| (stage, executor.clone())));
+            }
+            (Err(error), None) => {
+                let last = text.rsplit_once('=').and_then(|(_, last)| last.parse::<ExecutorSpec>().err());
+                let error = last.unwrap_or(error);
+                return Err(Failure::input("run::executor", error.message).hint(error.hint));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Turns `--only`, `--from`, `--until` and `--force` into stages.

@@ -1,13 +1,14 @@
 //! `luthier show STAGE`: the last result of a stage.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{Artifact, Section};
+use luthier_core::{Artifact, Section, StageId};
 use luthier_engine::EngineError;
 use luthier_engine::format;
+use luthier_engine::run;
 use luthier_engine::store::{StageRecord, Store};
 use owo_colors::OwoColorize;
 
-use super::{load, one_stage, open_store, workspace};
+use super::{load, one_stage, open_store, select, workspace};
 use crate::args::{Global, ShowArgs};
 use crate::exit;
 use crate::failure::Failure;
@@ -21,6 +22,9 @@ pub fn run(args: &ShowArgs, global: &Global, printer: Printer) -> Result<u8, Fai
             .hint("`luthier show STAGE`; `luthier status` lists the stages"));
     };
     let store = open_store(&workspace(global))?;
+    if args.path.is_none() && sweep(&store, file.as_deref(), &stage, printer)? {
+        return Ok(exit::DONE);
+    }
     let record = latest(&store, file.as_deref(), &stage, printer)?;
     if let Some(output) = &args.path {
         let artifact = output_of(&record, Some(output.as_str()).filter(|name| !name.is_empty()))?;
@@ -31,6 +35,31 @@ pub fn run(args: &ShowArgs, global: &Global, printer: Printer) -> Result<u8, Fai
         printer.result(&text(&record, &store));
     }
     Ok(exit::DONE)
+}
+
+/// Shows the members of a matrix side by side; false if the name means a single stage.
+fn sweep(store: &Store, file: Option<&Utf8Path>, name: &str, printer: Printer) -> Result<bool, Failure> {
+    let pipeline = load(file, &[], printer)?;
+    let found = select(&pipeline, name)?;
+    let members = pipeline.stages.iter().filter(|stage| found.contains(&stage.id) && !stage.matrix.is_empty());
+    let groups: Vec<&StageId> = members.map(|stage| &stage.group).collect();
+    if groups.len() < 2 {
+        return Ok(false);
+    }
+    let mut compared = run::compare(&pipeline, store)?;
+    compared.retain(|comparison| comparison.groups.iter().any(|group| groups.contains(&group)));
+    if compared.is_empty() {
+        return Err(Failure::input("show::no_results", format!("no member of `{name}` has a result to compare"))
+            .hint(format!("make them with `luthier run {} --until '{name}'`", pipeline.file)));
+    }
+    if printer.json {
+        printer.json(&compared);
+    } else {
+        for comparison in &compared {
+            printer.result(&super::comparison::text(comparison, printer.width()));
+        }
+    }
+    Ok(true)
 }
 
 /// The last result of a stage of a pipeline.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{Location, PrepareEnv, Registry, Stage, StageId, nearest, quoted};
+use luthier_core::{ExecutorSpec, Location, PrepareEnv, Registry, Stage, StageId, nearest, quoted};
 
 use super::connect;
 use super::draft::{Draft, Drafts, Group};
@@ -96,6 +96,7 @@ impl Loader<'_> {
     fn pipeline(&mut self, spec: &PipelineSpec, overrides: &[(String, String)]) -> Option<Pipeline> {
         let params = self.params(spec, overrides);
         let remote = self.remote(spec, &params);
+        let executor = self.executor(spec, &params);
         let mut drafts = self.drafts(spec, &params);
         for draft in &mut drafts.list {
             self.prepare(draft);
@@ -108,7 +109,7 @@ impl Loader<'_> {
         if !self.problems.is_empty() {
             return None;
         }
-        self.assemble(spec, remote, params, drafts, &order?)
+        self.assemble(spec, remote, params, executor, drafts, &order?)
     }
 
     fn remote(&mut self, spec: &PipelineSpec, params: &BTreeMap<String, ParamValue>) -> Option<(String, Location)> {
@@ -116,6 +117,14 @@ impl Loader<'_> {
         let scope = Scope { params, matrix: &[], env: self.env, owner: "`remote`" };
         let value = Interpolation::new(&self.source, scope).node(&block.value, &mut self.problems);
         Some((value.text()?.to_owned(), self.source.location(block.value.span)))
+    }
+
+    fn executor(&mut self, spec: &PipelineSpec, params: &BTreeMap<String, ParamValue>) -> Option<ExecutorSpec> {
+        let block = spec.executor.as_ref()?;
+        let scope = Scope { params, matrix: &[], env: self.env, owner: "the pipeline" };
+        let before = self.problems.len();
+        let node = Interpolation::new(&self.source, scope).node(&block.value, &mut self.problems);
+        if self.problems.len() > before { None } else { settings::read_executor(&node, &mut self.problems) }
     }
 
     /// Defaults with overrides. A default may use the environment and parameters above it.
@@ -226,9 +235,13 @@ impl Loader<'_> {
         let mut replaced = |block: &spec::Block| interpolation.node(&block.value, &mut self.problems);
         let with = stage.with.as_ref().map(&mut replaced);
         let inputs = stage.inputs.as_ref().map(&mut replaced);
-        let resources = stage.resources.as_ref().map(&mut replaced);
-        let retries = stage.retries.as_ref().map(&mut replaced);
         let declared = stage.env.as_ref().map(&mut replaced);
+        // What these are made from cannot change a result, so it stays out of the key.
+        let mut aside = Interpolation::new(&self.source, scope);
+        let mut replaced = |block: &spec::Block| aside.node(&block.value, &mut self.problems);
+        let resources = stage.resources.as_ref().map(&mut replaced);
+        let executor = stage.executor.as_ref().map(&mut replaced);
+        let retries = stage.retries.as_ref().map(&mut replaced);
         // With a reference missing, a complaint about the value that is not there would only distract.
         let broken = self.problems.len() > before;
         let mut env = interpolation.env;
@@ -236,6 +249,9 @@ impl Loader<'_> {
         let mut settings = Settings::default();
         if let (Some(block), Some(node), false) = (&stage.resources, &resources, broken) {
             settings.read_resources(owner, block, node, &mut self.problems);
+        }
+        if let (Some(node), false) = (&executor, broken) {
+            settings.read_executor(node, &mut self.problems);
         }
         if let (Some(node), false) = (&retries, broken) {
             settings.read_retries(node, &mut self.problems);
@@ -279,6 +295,7 @@ impl Loader<'_> {
         spec: &PipelineSpec,
         remote: Option<(String, Location)>,
         params: BTreeMap<String, ParamValue>,
+        executor: Option<ExecutorSpec>,
         drafts: Drafts<'_>,
         order: &[usize],
     ) -> Option<Pipeline> {
@@ -299,6 +316,8 @@ impl Loader<'_> {
                 stage: draft.stage.clone()?,
                 inputs,
                 retries: draft.settings.retries,
+                asked_at: draft.settings.asked_at.clone(),
+                executor: draft.settings.executor.clone(),
                 location: self.source.location(draft.spec.span),
                 source: Arc::clone(&self.source),
                 with_span: draft.with_span(),
@@ -318,6 +337,7 @@ impl Loader<'_> {
             directory: self.directory.clone(),
             source: Arc::clone(&self.source),
             remote,
+            executor,
             params: params.into_iter().map(|(name, param)| (name, param.value.to_value())).collect(),
             stages,
             graph,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
-use luthier_core::{ArtifactName, Location, Prepared, Stage, StageId};
+use luthier_core::{ArtifactName, ExecutorSpec, Location, Prepared, Stage, StageId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,6 +25,8 @@ pub struct Pipeline {
     pub remote: Option<(String, Location)>,
     /// With overrides applied.
     pub params: BTreeMap<String, Value>,
+    /// Where stages execute that do not say so themselves; never part of a key.
+    pub executor: Option<ExecutorSpec>,
     /// Each after the stages it reads; otherwise in the order of the file.
     pub stages: Vec<PlannedStage>,
     pub graph: StageGraph,
@@ -47,11 +49,14 @@ pub struct PlannedStage {
     pub env: BTreeMap<String, String>,
     /// Further tries after a failure; `None` leaves it to the run.
     pub retries: Option<u32>,
+    /// Where it executes, if the file says so; never part of the key.
+    pub executor: Option<ExecutorSpec>,
     /// The stage's name in the file.
     pub location: Location,
     pub(super) source: Arc<SourceText>,
     pub(super) with: Node,
     pub(super) with_span: Span,
+    pub(super) asked_at: BTreeMap<&'static str, Span>,
 }
 
 /// One output of a stage. Written `stage.output`.
@@ -74,6 +79,12 @@ impl PlannedStage {
     pub fn location_of(&self, config_path: &str) -> Location {
         let span = if config_path.is_empty() { self.with_span } else { self.with.find(config_path, false) };
         self.source.location(if span == self.with.span { self.with_span } else { span })
+    }
+
+    /// Where the file asks for a resource (`threads`, `memory`, `gpu`, `time`); `None` if the kind does.
+    #[must_use]
+    pub fn asked_at(&self, resource: &str) -> Option<Location> {
+        self.asked_at.get(resource).map(|span| self.source.location(*span))
     }
 
     /// The stages it reads, each once, sorted.

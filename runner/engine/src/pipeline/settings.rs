@@ -1,17 +1,21 @@
-//! `env`, `resources` and `retries`: what is said of a stage besides its parameters.
+//! `env`, `resources`, `executor` and `retries`: what is said of a stage besides its parameters.
 
 use std::collections::BTreeMap;
 
-use luthier_core::Resources;
+use luthier_core::{ExecutorSpec, Resources};
 
-use crate::spec::{Block, Diagnostic, Entry, Node, NodeValue, ReadEnv, unknown_key};
+use crate::spec::{Block, Diagnostic, Entry, Node, NodeValue, ReadEnv, Span, unknown_key};
 
 /// Overrides of what the kind declares, and the number of tries.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     threads: Option<usize>,
     memory: Option<u64>,
-    gpu: Option<bool>,
+    gpu: Option<u32>,
+    time: Option<u64>,
+    /// Where `resources.KEY` stands, for complaints about what it asks.
+    pub asked_at: BTreeMap<&'static str, Span>,
+    pub executor: Option<ExecutorSpec>,
     pub retries: Option<u32>,
 }
 
@@ -20,6 +24,7 @@ impl Settings {
         resources.threads = self.threads.unwrap_or(resources.threads);
         resources.memory = self.memory.unwrap_or(resources.memory);
         resources.gpu = self.gpu.unwrap_or(resources.gpu);
+        resources.time = self.time.unwrap_or(resources.time);
     }
 
     /// Reads `resources:`, with references replaced.
@@ -33,21 +38,23 @@ impl Settings {
             return;
         };
         for entry in entries {
-            match entry.key.as_str() {
+            let Some(known) = RESOURCES.into_iter().find(|known| *known == entry.key) else {
+                problems.push(unknown_key(entry, &format!("`resources` of {owner}"), &RESOURCES));
+                continue;
+            };
+            self.asked_at.insert(known, entry.key_span);
+            match known {
                 "threads" => self.threads = unsigned(entry, problems).and_then(|count| usize::try_from(count).ok()),
                 "memory" => self.memory = memory(entry, problems),
-                "gpu" => match entry.value.value {
-                    NodeValue::Bool(flag) => self.gpu = Some(flag),
-                    _ => {
-                        let message = format!("`gpu` must be true or false, found {}", entry.value.describe());
-                        problems.push(wrong(message, entry.value.span, "expected true or false"));
-                    }
-                },
-                _ => {
-                    problems.push(unknown_key(entry, &format!("`resources` of {owner}"), &["threads", "memory", "gpu"]))
-                }
+                "gpu" => self.gpu = gpu(entry, problems),
+                _ => self.time = time(entry, problems),
             }
         }
+    }
+
+    /// Reads `executor:`, with references replaced.
+    pub fn read_executor(&mut self, node: &Node, problems: &mut Vec<Diagnostic>) {
+        self.executor = read_executor(node, problems);
     }
 
     /// Reads `retries:`, with references replaced.
@@ -62,6 +69,23 @@ impl Settings {
             }
         }
     }
+}
+
+const RESOURCES: [&str; 4] = ["threads", "memory", "gpu", "time"];
+
+/// An executor's name, of a stage or of the pipeline.
+pub(super) fn read_executor(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<ExecutorSpec> {
+    let Some(text) = node.text() else {
+        let message = format!("`executor` must be a text, found {}", node.describe());
+        problems.push(wrong(message, node.span, "expected a name such as `slurm`"));
+        return None;
+    };
+    text.parse()
+        .map_err(|error: luthier_core::ExecutorError| {
+            problems
+                .push(Diagnostic::new("spec::executor", error.message).at(node.span, "no executor").hint(error.hint));
+        })
+        .ok()
 }
 
 /// Reads `env:`: a list of variables to record, or a mapping of names to values, with references replaced.
@@ -116,7 +140,7 @@ pub(super) fn read_env(
     found
 }
 
-fn wrong(message: String, span: crate::spec::Span, label: &str) -> Diagnostic {
+fn wrong(message: String, span: Span, label: &str) -> Diagnostic {
     Diagnostic::new("spec::wrong_type", message).at(span, label)
 }
 
@@ -136,7 +160,7 @@ fn unsigned(entry: &Entry, problems: &mut Vec<Diagnostic>) -> Option<u64> {
 fn memory(entry: &Entry, problems: &mut Vec<Diagnostic>) -> Option<u64> {
     let found = match &entry.value.value {
         NodeValue::Number(number) => number.as_u64(),
-        NodeValue::Text(text) => parse_bytes(text),
+        NodeValue::Text(text) => crate::format::parse_bytes(text),
         _ => None,
     };
     if found.is_none() {
@@ -146,30 +170,58 @@ fn memory(entry: &Entry, problems: &mut Vec<Diagnostic>) -> Option<u64> {
     found
 }
 
-fn parse_bytes(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = (text[..split].parse::<f64>().ok()?, text[split..].trim());
-    let unit = unit.strip_suffix(['b', 'B']).unwrap_or(unit);
-    let scale: f64 = match unit.to_ascii_lowercase().as_str() {
-        "" => 1.0,
-        "k" => 1e3,
-        "m" => 1e6,
-        "g" => 1e9,
-        "t" => 1e12,
-        "ki" => 1024.0,
-        "mi" => 1024.0 * 1024.0,
-        "gi" => 1024.0 * 1024.0 * 1024.0,
-        "ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
+/// A number of accelerators; `true` for one.
+fn gpu(entry: &Entry, problems: &mut Vec<Diagnostic>) -> Option<u32> {
+    let found = match &entry.value.value {
+        NodeValue::Bool(flag) => Some(u32::from(*flag)),
+        NodeValue::Number(number) => number.as_u64().and_then(|count| u32::try_from(count).ok()),
+        _ => None,
     };
-    let bytes = number * scale;
-    (bytes.is_finite() && bytes < 1e18).then_some(bytes as u64)
+    if found.is_none() {
+        let message = format!("`gpu` must be true, false or a number of GPUs, found {}", entry.value.describe());
+        problems.push(wrong(message, entry.value.span, "expected true, false or a number"));
+    }
+    found
+}
+
+/// Seconds, or a text such as `2h30m`.
+fn time(entry: &Entry, problems: &mut Vec<Diagnostic>) -> Option<u64> {
+    let found = match &entry.value.value {
+        NodeValue::Number(number) => number.as_u64(),
+        NodeValue::Text(text) => parse_seconds(text),
+        _ => None,
+    };
+    let found = found.filter(|seconds| *seconds > 0);
+    if found.is_none() {
+        let message = format!("`time` must be a number of seconds or a time, found {}", entry.value.describe());
+        problems.push(wrong(message, entry.value.span, "expected a time").hint("write it like `2h`, `90m` or `1h30m`"));
+    }
+    found
+}
+
+fn parse_seconds(text: &str) -> Option<u64> {
+    let mut rest = text.trim();
+    let mut seconds: u64 = 0;
+    while !rest.is_empty() {
+        let split = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = (rest[..split].parse::<u64>().ok()?, rest[split..].chars().next()?);
+        let scale = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return None,
+        };
+        seconds = seconds.checked_add(number.checked_mul(scale)?)?;
+        rest = rest[split + 1..].trim_start();
+    }
+    Some(seconds)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse_bytes;
+    use super::parse_seconds;
+    use crate::format::parse_bytes;
 
     #[test]
     fn sizes_are_decimal_unless_they_say_otherwise() {
@@ -179,5 +231,14 @@ mod tests {
         assert_eq!(parse_bytes("12"), Some(12));
         assert_eq!(parse_bytes("GB"), None);
         assert_eq!(parse_bytes("8 parsecs"), None);
+    }
+    #[test]
+    fn times_add_up() {
+        assert_eq!(parse_seconds("90s"), Some(90));
+        assert_eq!(parse_seconds("1h30m"), Some(5_400));
+        assert_eq!(parse_seconds("1d 2h"), Some(93_600));
+        assert_eq!(parse_seconds("90"), None);
+        assert_eq!(parse_seconds("2 hours"), None);
+        assert_eq!(parse_seconds("99999999999999999999d"), None);
     }
 }

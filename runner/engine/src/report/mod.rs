@@ -3,6 +3,7 @@
 //! The report knows stages only by what they reported: metrics and [`Section`]s. It draws the graph, says what ran and
 //! why, and renders each stage's sections in order. All text is escaped by construction (maud).
 
+mod comparison;
 mod graph;
 mod page;
 mod plot;
@@ -26,6 +27,7 @@ pub struct Report {
     pub succeeded: bool,
     /// In topological order.
     pub stages: Vec<ReportStage>,
+    pub comparisons: Vec<crate::run::Sweep>,
 }
 
 /// How a stage fared in this run.

@@ -46,6 +46,7 @@ pub fn render(report: &Report) -> String {
                         h2 { "What ran, and why" }
                         (overview(&report.stages))
                     }
+                    @for comparison in &report.comparisons { (super::comparison::draw(comparison)) }
                     @for stage in &report.stages { (detail(stage)) }
                 }
             }

@@ -9,6 +9,7 @@ use luthier_core::{Artifact, ArtifactName, CancelToken, EventSink, Section, Stag
 use serde::Serialize;
 
 use super::execute::{self, Job};
+use super::placement::{Place, Placement};
 use super::planner::Planner;
 use super::{RunOptions, machine};
 use crate::error::EngineError;
@@ -146,9 +147,12 @@ pub fn reexecute(
         threads: options.threads.max(1),
         device: options.device.clone(),
         offline: options.offline,
-        executor: options.executor.clone(),
+        placement: Arc::new(Placement::new(pipeline, &options)),
+        place: Place::Local,
+        gpus: Vec::new(),
         host: machine::host(),
-        cancel: cancel.clone(),
+        stop: cancel.clone(),
+        kill: CancelToken::new(),
         alone: true,
         remote: None,
     };

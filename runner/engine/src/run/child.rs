@@ -1,43 +1,49 @@
 //! A stage in a process of its own: `PROGRAM exec-stage REQUEST`.
 //!
 //! The request is a file; the child writes one JSON line per event and a last one with the result to its standard
-//! output, and anything else to standard error. Its standard input is the leash: the line `cancel` asks it to checkpoint
-//! and stop, and the end of input, which the death of the runner causes too, ends it. So a child never outlives its
-//! runner, and a child that crashes or is killed for memory takes no one with it.
+//! output, and anything else to standard error. Its standard input is the leash ([`super::exec_stage`]). It leads a
+//! session, and when it ends, however it does, the rest of the session is killed. So no process of a stage outlives its
+//! stage or its runner, and a child that crashes or is killed for memory takes no one with it.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use camino::Utf8Path;
-use luthier_core::{CancelToken, ErrorClass, EventSink, Registry, StageEvent, StageOutcome, StageRequest};
-use serde::{Deserialize, Serialize};
+use luthier_core::{CancelToken, ErrorClass, EventSink, StageEvent, StageOutcome, StageRequest};
 
-use super::execute::REQUEST_FORMAT;
-use super::{StageFailure, guard, machine};
+use super::death::Death;
+use super::wire::{LEASH, Message};
+use super::{StageFailure, machine, processes};
 
-/// Lines of a child's standard error that are kept for its failure.
+/// Lines of a child that are kept for its failure.
 const LOG_LINES: usize = 40;
 
-/// One line of a child's standard output.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Message {
-    Event(StageEvent),
-    Done { outcome: StageOutcome, peak_memory: u64 },
-    Failed(StageFailure),
+/// How long what a dead child has written may take to arrive.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How a child is run and stopped.
+pub(crate) struct Leash<'a> {
+    pub sink: &'a dyn EventSink,
+    /// Checkpoint and stop.
+    pub stop: &'a CancelToken,
+    /// End at once.
+    pub kill: &'a CancelToken,
+    /// Bytes that the stage declares, for its obituary.
+    pub memory: u64,
+    /// Accelerators that it has to itself, as CUDA_VISIBLE_DEVICES names them; empty for no say.
+    pub gpus: &'a [String],
 }
 
 /// What the reading threads tell the waiting one.
 enum Heard {
     Message(Message),
     Line(String),
-    Closed,
 }
 
-fn system(what: &str, error: &std::io::Error) -> StageFailure {
+pub(crate) fn system(what: &str, error: &std::io::Error) -> StageFailure {
     let mut failure = StageFailure::new(ErrorClass::Stage, "run::child", what);
     failure.causes.push(error.to_string());
     failure
@@ -47,8 +53,7 @@ fn system(what: &str, error: &std::io::Error) -> StageFailure {
 pub(crate) fn run(
     program: &Utf8Path,
     request: &StageRequest,
-    sink: &dyn EventSink,
-    cancel: &CancelToken,
+    leash: &Leash<'_>,
 ) -> Result<(StageOutcome, u64), StageFailure> {
     let file = request.scratch.join("request.json");
     let bytes = serde_json::to_vec(request).map_err(|error| system("the request cannot be written", &error.into()))?;
@@ -61,17 +66,29 @@ pub(crate) fn run(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    if !leash.gpus.is_empty() {
+        command.env("CUDA_VISIBLE_DEVICES", leash.gpus.join(","));
+    }
     // Ctrl-C of the terminal goes to the runner alone, which passes it on in its own way.
     #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = command.spawn().map_err(|error| system(&format!("`{program}` cannot be started"), &error))?;
-    let result = attend(&mut child, sink, cancel);
+    {
+        use std::os::unix::process::CommandExt;
+        // SAFETY: the closure makes one async-signal-safe call and touches no memory.
+        unsafe { command.pre_exec(processes::lead_session) };
+    }
+    let kills = machine::oom_kills();
+    let mut child = command.spawn().map_err(|error| {
+        system(&format!("`{program}` cannot be started"), &error)
+            .hint("`--executor local` runs stages inside the runner's process")
+    })?;
+    let registered = processes::register(child.id());
+    let result = attend(&mut child, leash, kills);
+    drop(registered);
     let _ = fs_err::remove_file(&file);
     result
 }
 
-fn attend(child: &mut Child, sink: &dyn EventSink, cancel: &CancelToken) -> Result<(StageOutcome, u64), StageFailure> {
-    let mut leash = child.stdin.take();
+fn listen(child: &mut Child) -> mpsc::Receiver<Heard> {
     let (send, heard) = mpsc::channel();
     if let Some(out) = child.stdout.take() {
         let send = send.clone();
@@ -85,7 +102,6 @@ fn attend(child: &mut Child, sink: &dyn EventSink, cancel: &CancelToken) -> Resu
                     return;
                 }
             }
-            let _ = send.send(Heard::Closed);
         });
     }
     if let Some(err) = child.stderr.take() {
@@ -97,139 +113,133 @@ fn attend(child: &mut Child, sink: &dyn EventSink, cancel: &CancelToken) -> Resu
             }
         });
     }
-    let mut log: VecDeque<String> = VecDeque::new();
-    let mut told = false;
-    let mut result = None;
-    loop {
-        if cancel.is_cancelled() && !told {
-            told = true;
-            if let Some(leash) = leash.as_mut() {
-                let _ = leash.write_all(b"cancel\n").and_then(|()| leash.flush());
-            }
-        }
-        match heard.recv_timeout(Duration::from_millis(100)) {
-            Ok(Heard::Message(Message::Event(event))) => sink.emit(event),
-            Ok(Heard::Message(Message::Done { outcome, peak_memory })) => result = Some(Ok((outcome, peak_memory))),
-            Ok(Heard::Message(Message::Failed(failure))) => result = Some(Err(failure)),
-            Ok(Heard::Line(line)) => {
-                if log.len() == LOG_LINES {
-                    log.pop_front();
+    heard
+}
+
+/// What was heard so far.
+#[derive(Default)]
+struct Ledger {
+    /// Everything said, for one that dies.
+    said: VecDeque<String>,
+    /// What did not come as an event, for one that fails.
+    stray: VecDeque<String>,
+    result: Option<Result<(StageOutcome, u64), StageFailure>>,
+}
+
+fn push(lines: &mut VecDeque<String>, line: &str) {
+    if lines.len() == LOG_LINES {
+        lines.pop_front();
+    }
+    lines.push_back(line.to_owned());
+}
+
+impl Ledger {
+    fn hear(&mut self, heard: Heard, sink: &dyn EventSink) {
+        match heard {
+            Heard::Message(Message::Event(event)) => {
+                if let StageEvent::Log(line) = &event {
+                    push(&mut self.said, line);
                 }
-                log.push_back(line.clone());
+                sink.emit(event);
+            }
+            Heard::Message(Message::Done { outcome, peak_memory }) => self.result = Some(Ok((outcome, peak_memory))),
+            Heard::Message(Message::Failed(failure)) => self.result = Some(Err(failure)),
+            Heard::Line(line) => {
+                push(&mut self.said, &line);
+                push(&mut self.stray, &line);
                 sink.emit(StageEvent::Log(line));
             }
-            // A grandchild may hold the pipe open after the child has ended.
-            Err(mpsc::RecvTimeoutError::Timeout) if child.try_wait().is_ok_and(|status| status.is_some()) => break,
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Ok(Heard::Closed) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
     }
-    let status = child.wait().map_err(|error| system("the stage's process cannot be waited for", &error))?;
-    while let Ok(Heard::Line(line)) = heard.recv_timeout(Duration::from_millis(200)) {
-        log.push_back(line);
-    }
-    drop(leash);
-    while log.len() > LOG_LINES {
-        log.pop_front();
-    }
-    match result {
-        Some(Ok(done)) if status.success() => Ok(done),
-        Some(Err(mut failure)) => {
-            failure.log = log.into();
-            Err(failure)
+}
+
+fn attend(child: &mut Child, leash: &Leash<'_>, kills: u64) -> Result<(StageOutcome, u64), StageFailure> {
+    let id = child.id();
+    let mut line = child.stdin.take();
+    let heard = listen(child);
+    let mut ledger = Ledger::default();
+    let (mut told, mut killed) = (false, false);
+    loop {
+        if leash.stop.is_cancelled() && !told {
+            told = true;
+            if let Some(line) = line.as_mut() {
+                let _ = line.write_all(b"cancel\n").and_then(|()| line.flush());
+            }
         }
-        _ => Err(died(status, log.into())),
-    }
-}
-
-fn died(status: ExitStatus, log: Vec<String>) -> StageFailure {
-    #[cfg(unix)]
-    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-    #[cfg(not(unix))]
-    let signal: Option<i32> = None;
-    let message = match (signal, status.code()) {
-        (Some(signal), _) => format!("the stage's process was killed by signal {signal}"),
-        (None, Some(code)) => format!("the stage's process ended with status {code} and without a result"),
-        (None, None) => "the stage's process ended without a result".to_owned(),
-    };
-    let mut failure = StageFailure::new(ErrorClass::Stage, "run::stage_died", message);
-    failure.log = log;
-    if signal == Some(libc::SIGKILL) {
-        failure = failure.hint(
-            "the system most likely ran out of memory: `dmesg` says so; `luthier plan --memory` shows what training needs",
-        );
-    }
-    failure
-}
-
-/// Writes events as lines.
-struct LineSink<'a>(std::sync::Mutex<&'a mut (dyn Write + Send)>);
-
-impl LineSink<'_> {
-    fn send(&self, message: &Message) {
-        let Ok(mut line) = serde_json::to_vec(message) else { return };
-        line.push(b'\n');
-        let mut out = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // A runner that is gone closes the leash too, which ends this process.
-        let _ = out.write_all(&line).and_then(|()| out.flush());
-    }
-}
-
-impl EventSink for LineSink<'_> {
-    fn emit(&self, event: StageEvent) {
-        self.send(&Message::Event(event));
-    }
-}
-
-/// Set for children, whose standard input is the leash; other callers, such as a batch system, leave it alone.
-const LEASH: &str = "LUTHIER_LEASH";
-
-/// The other end: executes one request in this process, events and result as JSON lines on `out`. Returns the class of
-/// the failure, if it failed. If the environment has `LUTHIER_LEASH`, standard input is watched as described above.
-pub fn exec_stage(request: &StageRequest, registry: &Registry, out: &mut (dyn Write + Send)) -> Option<ErrorClass> {
-    let cancel = CancelToken::new();
-    if std::env::var_os(LEASH).is_some() {
-        let token = cancel.clone();
-        std::thread::spawn(move || {
-            for line in std::io::stdin().lines().map_while(Result::ok) {
-                if line.trim() == "cancel" {
-                    token.cancel();
+        if leash.kill.is_cancelled() && !killed {
+            killed = true;
+            processes::kill_session(id, None);
+        }
+        match heard.recv_timeout(Duration::from_millis(50)) {
+            Ok(word) => ledger.hear(word, leash.sink),
+            Err(error) => {
+                if error == mpsc::RecvTimeoutError::Disconnected {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                if has_ended(child) {
+                    break;
                 }
             }
-            // The runner is gone; nobody will read the result.
-            std::process::exit(130);
-        });
-    }
-    let sink = LineSink(std::sync::Mutex::new(out));
-    let result = find(request, registry).and_then(|stage| guard::run(stage.as_ref(), request.clone(), &sink, cancel));
-    match result {
-        Ok(outcome) => {
-            sink.send(&Message::Done { outcome, peak_memory: machine::peak_memory() });
-            None
         }
-        Err(failure) => {
-            let class = failure.class;
-            sink.send(&Message::Failed(failure));
-            Some(class)
+    }
+    // While the dead child is not waited for, its number and with it the session's cannot be given to another process.
+    processes::kill_session(id, None);
+    let (status, peak) = reap(child).map_err(|error| system("the stage's process cannot be waited for", &error))?;
+    let since = Instant::now();
+    while let Ok(word) = heard.recv_timeout(DRAIN.saturating_sub(since.elapsed())) {
+        ledger.hear(word, leash.sink);
+    }
+    drop(line);
+    match ledger.result {
+        Some(Ok(done)) if status.success() => Ok(done),
+        Some(Err(mut failure)) => {
+            failure.log = ledger.stray.into();
+            Err(failure)
+        }
+        _ => {
+            let death = Death { status, peak, declared: leash.memory, oom_kill: machine::oom_kills() > kills };
+            Err(death.failure(ledger.said.into()))
         }
     }
 }
 
-fn find(request: &StageRequest, registry: &Registry) -> Result<std::sync::Arc<dyn luthier_core::Stage>, StageFailure> {
-    if request.version != REQUEST_FORMAT {
-        return Err(StageFailure::new(
-            ErrorClass::Input,
-            "run::request_version",
-            format!("the request has version {}, but this luthier knows version {REQUEST_FORMAT}", request.version),
-        )
-        .hint("use the same luthier on both sides"));
+/// Whether the child has ended; it stays a zombie.
+#[cfg(target_os = "linux")]
+fn has_ended(child: &mut Child) -> bool {
+    // SAFETY: all-zero is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is valid for writes; the child is ours and has not been waited for.
+    let answer = unsafe { libc::waitid(libc::P_PID, child.id(), &raw mut info, flags) };
+    // SAFETY: waitid filled `info`, or left it zero while the child runs.
+    answer != 0 || unsafe { info.si_pid() } != 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_ended(child: &mut Child) -> bool {
+    !matches!(child.try_wait(), Ok(None))
+}
+
+/// Waits for the child; its status and highest resident bytes.
+#[cfg(target_os = "linux")]
+fn reap(child: &mut Child) -> std::io::Result<(ExitStatus, u64)> {
+    use std::os::unix::process::ExitStatusExt;
+    let id = libc::pid_t::try_from(child.id()).map_err(std::io::Error::other)?;
+    let mut status = 0;
+    // SAFETY: all-zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are valid for writes; the child is ours and has not been waited for.
+    while unsafe { libc::wait4(id, &raw mut status, 0, &raw mut usage) } < 0 {
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error);
+        }
     }
-    registry.get(&request.kind).cloned().ok_or_else(|| {
-        StageFailure::new(
-            ErrorClass::Input,
-            "run::unknown_kind",
-            format!("this luthier has no stage kind `{}`", request.kind),
-        )
-        .hint("use the same luthier on both sides")
-    })
+    // In units of 1024 bytes on Linux, getrusage(2).
+    Ok((ExitStatus::from_raw(status), u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reap(child: &mut Child) -> std::io::Result<(ExitStatus, u64)> {
+    Ok((child.wait()?, 0))
 }

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use luthier_core::{CancelToken, Digest, ErrorClass, EventSink, StageError, StageEvent, StageId};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::emitter::Emitter;
 use super::execute::{Executed, Job, execute};
+use super::placement::Placement;
 use super::planner::{Planner, Settled, Standing};
 use super::share::Sharing;
 use super::tokens::{Grant, Tokens};
@@ -22,6 +23,9 @@ use crate::store::{LiveRun, StageRecord};
 /// How often a ready stage may be passed over by smaller ones behind it.
 const PATIENCE: u32 = 16;
 
+/// How long a stage may take to checkpoint after its time is up.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// How often cancellation is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -33,15 +37,22 @@ struct Ready {
     passed_over: u32,
 }
 
+struct Running {
+    ready: Box<Ready>,
+    grant: Grant,
+    stop: CancelToken,
+    kill: CancelToken,
+    /// When it has had its time, if that is limited here.
+    until: Option<Instant>,
+    overdue: bool,
+}
+
 enum State {
     Unneeded,
     /// Some stage it reads has yet to end.
     Pending,
     Ready(Box<Ready>),
-    Running {
-        ready: Box<Ready>,
-        grant: Grant,
-    },
+    Running(Box<Running>),
     Ended,
 }
 
@@ -77,6 +88,7 @@ pub(crate) struct Dispatch<'a> {
     pub sharing: Option<Sharing>,
     pub results: BTreeMap<usize, Arc<StageRecord>>,
     pub report: BTreeMap<usize, StageResult>,
+    placement: Arc<Placement>,
     states: Vec<State>,
     /// Places of the states that are `Ready`.
     ready: BTreeSet<usize>,
@@ -100,11 +112,11 @@ impl<'a> Dispatch<'a> {
         cancel: CancelToken,
         live: Arc<LiveRun>,
         lock: Option<&'a Lock>,
+        placement: Arc<Placement>,
     ) -> Self {
         let (sender, receiver) = unbounded_channel();
-        let memory = options.memory.or_else(machine::memory_limit);
         Self {
-            tokens: Tokens::new(options.threads, memory, options.jobs),
+            tokens: Tokens::new(options.threads, placement.memory, placement.gpus.clone(), options.jobs),
             states: planner.pipeline.stages.iter().map(|_| State::Unneeded).collect(),
             ready: BTreeSet::new(),
             missing: planner.layout.reads.iter().map(Vec::len).collect(),
@@ -118,6 +130,7 @@ impl<'a> Dispatch<'a> {
             sharing: None,
             results: BTreeMap::new(),
             report: BTreeMap::new(),
+            placement,
             running: 0,
             sleeping: 0,
             stopping: false,
@@ -146,7 +159,9 @@ impl<'a> Dispatch<'a> {
         loop {
             if self.cancel.is_cancelled() {
                 self.stopping = true;
+                self.stop_running();
             }
+            self.watch_time();
             self.start_ready();
             if self.running == 0 && (self.sleeping == 0 || self.stopping) {
                 break;
@@ -158,6 +173,29 @@ impl<'a> Dispatch<'a> {
         }
         self.stop_rest();
         Ok(())
+    }
+
+    /// Asks all running stages to checkpoint and stop.
+    pub fn stop_running(&self) {
+        for state in &self.states {
+            if let State::Running(running) = state {
+                running.stop.cancel();
+            }
+        }
+    }
+
+    /// Stops the stages whose time is up, and ends those that do not stop.
+    fn watch_time(&mut self) {
+        let now = Instant::now();
+        for state in &mut self.states {
+            let State::Running(running) = state else { continue };
+            let Some(until) = running.until.filter(|until| now >= *until) else { continue };
+            running.overdue = true;
+            running.stop.cancel();
+            if now >= until + GRACE {
+                running.kill.cancel();
+            }
+        }
     }
 
     fn make_ready(&mut self, at: usize, fingerprint: Fingerprint, key: Digest, why: Vec<DirtyReason>) {
@@ -176,8 +214,8 @@ impl<'a> Dispatch<'a> {
     fn hear(&mut self, message: Message) -> Result<(), EngineError> {
         match message {
             Message::Waiting(at) => {
-                if let State::Running { ready, .. } = &self.states[at] {
-                    let key = ready.key;
+                if let State::Running(running) = &self.states[at] {
+                    let key = running.ready.key;
                     self.emitter.emit(RunEvent::StageWaiting { stage: self.id(at), key });
                 }
             }
@@ -189,9 +227,10 @@ impl<'a> Dispatch<'a> {
                 }
             }
             Message::Ended(at, result) => {
-                let State::Running { ready, grant } = std::mem::replace(&mut self.states[at], State::Ended) else {
+                let State::Running(running) = std::mem::replace(&mut self.states[at], State::Ended) else {
                     return Ok(());
                 };
+                let Running { ready, grant, overdue, .. } = *running;
                 self.running -= 1;
                 self.tokens.give_back(grant);
                 match *result {
@@ -200,7 +239,12 @@ impl<'a> Dispatch<'a> {
                         self.reuse(at, Arc::from(record));
                         self.wake(at)?;
                     }
-                    Err(failure) => self.failed(at, ready, failure),
+                    Err(failure) => {
+                        // A stage that was told to stop for its time and not by the user.
+                        let failure =
+                            if overdue && !self.cancel.is_cancelled() { self.overdue(at, failure) } else { failure };
+                        self.failed(at, ready, failure);
+                    }
                 }
             }
         }
@@ -218,7 +262,7 @@ impl<'a> Dispatch<'a> {
             if ready.passed_over == u32::MAX {
                 continue;
             }
-            match self.tokens.take(self.planner.pipeline.stages[at].prepared.resources) {
+            match self.tokens.take(self.planner.pipeline.stages[at].prepared.resources, self.placement.is_here(at)) {
                 Some(grant) => self.start(at, grant),
                 None => {
                     ready.passed_over += 1;
@@ -234,6 +278,14 @@ impl<'a> Dispatch<'a> {
         let State::Ready(ready) = std::mem::replace(&mut self.states[at], State::Ended) else { return };
         self.ready.remove(&at);
         let planned = &self.planner.pipeline.stages[at];
+        let place = match self.placement.place(at) {
+            Ok(place) => place,
+            Err(failure) => {
+                self.tokens.give_back(grant);
+                return self.failed(at, ready, failure);
+            }
+        };
+        let (stop, kill) = (CancelToken::new(), CancelToken::new());
         let job = Job {
             id: planned.id.clone(),
             stage: Arc::clone(&planned.stage),
@@ -250,9 +302,12 @@ impl<'a> Dispatch<'a> {
             threads: grant.threads,
             device: self.options.device.clone(),
             offline: self.options.offline,
-            executor: self.options.executor.clone(),
+            placement: Arc::clone(&self.placement),
+            place,
+            gpus: grant.gpus.clone(),
             host: self.host.clone(),
-            cancel: self.cancel.clone(),
+            stop: stop.clone(),
+            kill: kill.clone(),
             alone: self.running == 0,
             remote: self
                 .sharing
@@ -268,8 +323,15 @@ impl<'a> Dispatch<'a> {
             attempt: ready.attempt,
             threads: grant.threads,
         });
+        if let Some(warning) = self.placement.thread_warning(planned, at, grant.threads).filter(|_| ready.attempt == 1)
+        {
+            let event = StageEvent::Warning { message: warning, hint: None };
+            self.emitter.emit(RunEvent::StageEvent { stage: planned.id.clone(), event });
+        }
         self.emitter.flush();
-        self.states[at] = State::Running { ready, grant };
+        let time = planned.prepared.resources.time;
+        let until = (time > 0 && self.placement.is_here(at)).then(|| Instant::now() + Duration::from_secs(time));
+        self.states[at] = State::Running(Box::new(Running { ready, grant, stop, kill, until, overdue: false }));
         self.running += 1;
         let sender = self.sender.clone();
         let work = tokio::task::spawn_blocking(move || {
@@ -366,6 +428,22 @@ impl<'a> Dispatch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The failure of a stage whose time was up, whatever it says itself.
+    fn overdue(&self, at: usize, failure: StageFailure) -> StageFailure {
+        let planned = &self.planner.pipeline.stages[at];
+        let limit = crate::format::duration(planned.prepared.resources.time as f64);
+        let place = planned.asked_at("time").map_or_else(String::new, |place| format!(" ({place})"));
+        StageFailure {
+            log: failure.log,
+            ..StageFailure::new(
+                ErrorClass::Stage,
+                "run::time_limit",
+                format!("the stage ran longer than the {limit} that `resources.time` allows"),
+            )
+        }
+        .hint(format!("raise `time`{place}; a rerun goes on from the checkpoint, if the stage made one"))
     }
 
     fn failed(&mut self, at: usize, mut ready: Box<Ready>, failure: StageFailure) {

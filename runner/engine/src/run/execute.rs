@@ -12,8 +12,10 @@ use luthier_core::{
     StageEvent, StageId, StageOutcome, StageRequest, quoted,
 };
 
+use super::jobs::{self, JobNote};
+use super::placement::{Place, Placement};
 use super::planner::{Sources, changed_source};
-use super::{Executor, Remote, StageFailure, Wanted, child, clock, guard, machine};
+use super::{Remote, StageFailure, Wanted, child, clock, guard, machine};
 use crate::fingerprint::{DirtyReason, Fingerprint};
 use crate::store::{LiveRun, StageRecord, Store, StoreError};
 
@@ -34,9 +36,15 @@ pub(crate) struct Job {
     pub threads: usize,
     pub device: String,
     pub offline: bool,
-    pub executor: Executor,
+    pub placement: Arc<Placement>,
+    pub place: Place,
+    /// Accelerators that the stage has to itself.
+    pub gpus: Vec<String>,
     pub host: String,
-    pub cancel: CancelToken,
+    /// Checkpoint and stop.
+    pub stop: CancelToken,
+    /// End at once.
+    pub kill: CancelToken,
     /// No other stage of this process runs, so memory can be measured for this one alone.
     pub alone: bool,
     /// Who may have made the same already.
@@ -68,7 +76,7 @@ impl From<StoreError> for StageFailure {
 
 /// Executes the job and stores its result.
 pub(crate) fn execute(job: &Job, sink: &dyn EventSink, waiting: &mut dyn FnMut()) -> Result<Executed, StageFailure> {
-    let Some(claim) = job.store.claim(&job.key, &job.cancel, waiting)? else {
+    let Some(claim) = job.store.claim(&job.key, &job.stop, waiting)? else {
         return Err((&StageError::interrupted()).into());
     };
     if (claim.waited || !needs_anew(&job.why))
@@ -80,15 +88,23 @@ pub(crate) fn execute(job: &Job, sink: &dyn EventSink, waiting: &mut dyn FnMut()
         return Ok(Executed::Reused(Box::new(record)));
     }
     let scratch = job.store.workspace().scratch_dir().join(job.key.hex());
-    prepare(job, &scratch)?;
+    let found = recover(job, &scratch)?;
+    if found.is_none() {
+        if !super::wire::wait_until_free(&scratch, &job.stop) {
+            return Err((&StageError::interrupted()).into());
+        }
+        prepare(job, &scratch)?;
+    }
     let (started, clock) = (SystemTime::now(), Instant::now());
-    let result = attempt(job, &scratch, sink);
+    let result = attempt(job, &scratch, sink, found);
     let seconds = clock.elapsed().as_secs_f64();
     let (outcome, peak_memory) = match result {
         Ok(done) => done,
         Err(failure) => {
             let failure = blame_the_disk(failure, job);
-            tidy(&scratch, true);
+            if failure.code != jobs::LOST {
+                tidy(&scratch, true);
+            }
             return Err(failure);
         }
     };
@@ -115,7 +131,7 @@ fn needs_anew(why: &[DirtyReason]) -> bool {
 /// Executes the job in a directory of its own and leaves its outputs there; the store stays as it is.
 pub(crate) fn apart(job: &Job, scratch: &Utf8Path, sink: &dyn EventSink) -> Result<StageOutcome, StageFailure> {
     prepare(job, scratch)?;
-    attempt(job, scratch, sink).map(|(outcome, _)| outcome)
+    attempt(job, scratch, sink, None).map(|(outcome, _)| outcome)
 }
 
 fn made_meanwhile(job: &Job) -> Result<Option<StageRecord>, StageFailure> {
@@ -136,7 +152,7 @@ fn made_meanwhile(job: &Job) -> Result<Option<StageRecord>, StageFailure> {
 fn made_elsewhere(job: &Job, sink: &dyn EventSink) -> Result<Option<StageRecord>, StageFailure> {
     let Some(remote) = &job.remote else { return Ok(None) };
     let wanted = Wanted { stage: job.id.clone(), key: job.key, locked: None };
-    let shipment = remote.pull(&job.store, &[wanted], &job.cancel);
+    let shipment = remote.pull(&job.store, &[wanted], &job.stop);
     for problem in shipment.problems {
         let causes: Vec<String> = std::iter::once(problem.failure.message).chain(problem.failure.causes).collect();
         let hint = problem.failure.hints.into_iter().next();
@@ -196,17 +212,68 @@ fn tidy(scratch: &Utf8Path, failed: bool) {
     }
 }
 
-fn attempt(job: &Job, scratch: &Utf8Path, sink: &dyn EventSink) -> Result<(StageOutcome, u64), StageFailure> {
+/// The job of an earlier run that executes this key; jobs that execute the same stage under another key are ended.
+fn recover(job: &Job, scratch: &Utf8Path) -> Result<Option<String>, StageFailure> {
+    let others = |spec: &luthier_core::ExecutorSpec| job.placement.follower(spec);
+    let root = job.store.workspace().root();
+    let follower = match &job.place {
+        Place::Remote { follower, .. } => Some(follower),
+        _ => None,
+    };
+    let found = jobs::recover(scratch, root, &job.key, &job.id, follower, &others)?;
+    let Ok(entries) = fs_err::read_dir(job.store.workspace().scratch_dir()) else { return Ok(found) };
+    for entry in entries.flatten() {
+        let Ok(path) = Utf8PathBuf::from_path_buf(entry.path()) else { continue };
+        let Some(key) = path.file_name().and_then(|name| name.parse::<Digest>().ok()) else { continue };
+        let Some(note) = JobNote::read(&path).filter(|_| key != job.key) else { continue };
+        if note.stage != job.id || note.pipeline != job.pipeline_file {
+            continue;
+        }
+        // A runner that follows it holds its key; a cancelled token makes this a single try.
+        let once = CancelToken::new();
+        once.cancel();
+        if let Some(_claim) = job.store.claim(&key, &once, &mut || {})? {
+            jobs::supersede(&note, &path, &others)?;
+        }
+    }
+    Ok(found)
+}
+
+fn attempt(
+    job: &Job,
+    scratch: &Utf8Path,
+    sink: &dyn EventSink,
+    found: Option<String>,
+) -> Result<(StageOutcome, u64), StageFailure> {
     let request = request(job, scratch);
-    let done = match &job.executor {
-        Executor::Local => {
+    let done = match &job.place {
+        Place::Local => {
             if job.alone {
                 machine::reset_peak();
             }
-            let outcome = guard::run(job.stage.as_ref(), request, sink, job.cancel.clone())?;
+            let outcome = guard::run(job.stage.as_ref(), request, sink, job.stop.clone())?;
             (outcome, machine::peak_memory())
         }
-        Executor::Child { program } => child::run(program, &request, sink, &job.cancel)?,
+        Place::Child { program } => {
+            let memory = job.prepared.resources.memory;
+            let leash = child::Leash { sink, stop: &job.stop, kill: &job.kill, memory, gpus: &job.gpus };
+            child::run(program, &request, &leash)?
+        }
+        Place::Remote { program, follower } => {
+            let errand = jobs::Errand {
+                program,
+                request: &request,
+                resources: job.prepared.resources,
+                pipeline: &job.pipeline_file,
+                key: &job.key,
+                root: job.store.workspace().root(),
+                sink,
+                prepare: &|| prepare(job, scratch),
+                stop: &job.stop,
+                kill: &job.kill,
+            };
+            jobs::run(follower, &errand, found)?
+        }
     };
     if let Some(path) = changed_source(&job.prepared, &job.sources, &job.store) {
         return Err(StageFailure::new(

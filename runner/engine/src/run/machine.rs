@@ -1,4 +1,4 @@
-//! What the runner asks of the machine: its name, its memory, and how much of it a stage took.
+//! What the runner asks of the machine: its name, its memory and accelerators, and how much of it a stage took.
 
 /// The host's name, for records; never in a key.
 #[must_use]
@@ -18,10 +18,47 @@ fn kilobytes(path: &str, field: &str) -> Option<u64> {
     Some(line.trim_start_matches(':').split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// Bytes of memory that stages may use together: nine tenths of what the machine has; `None` where it does not say.
+/// Bytes of memory that this process and its children can have: what the machine has, or the control group if less.
+#[must_use]
+pub fn memory_total() -> Option<u64> {
+    let machine = kilobytes("/proc/meminfo", "MemTotal");
+    // cgroups v2 and v1 as containers see them; `max` and absurdly large numbers mean no limit.
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .filter_map(|path| fs_err::read_to_string(path).ok()?.trim().parse::<u64>().ok())
+        .min();
+    match (machine, group) {
+        (Some(machine), Some(group)) => Some(machine.min(group)),
+        (machine, group) => machine.or(group),
+    }
+}
+
+/// Bytes of memory that stages may use together: nine tenths of what there is; `None` where the system does not say.
 #[must_use]
 pub fn memory_limit() -> Option<u64> {
-    kilobytes("/proc/meminfo", "MemTotal").map(|total| total / 10 * 9)
+    memory_total().map(|total| total / 10 * 9)
+}
+
+/// The accelerators by the names that CUDA_VISIBLE_DEVICES knows: what that variable says, else all of the driver's.
+#[must_use]
+pub fn gpus() -> Vec<String> {
+    if let Ok(list) = std::env::var("CUDA_VISIBLE_DEVICES") {
+        return list
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty() && *name != "-1")
+            .map(str::to_owned)
+            .collect();
+    }
+    let count = fs_err::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.flatten().count());
+    (0..count).map(|at| at.to_string()).collect()
+}
+
+/// How often the system has killed a process for memory since it started; 0 where it does not say.
+#[must_use]
+pub fn oom_kills() -> u64 {
+    let Ok(text) = fs_err::read_to_string("/proc/vmstat") else { return 0 };
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Highest resident bytes of this process since [`reset_peak`] or its start; 0 where it is not known.

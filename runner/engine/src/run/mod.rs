@@ -4,7 +4,7 @@
 //! Pipeline ─▶ Planner ─▶ Standing per stage ──▶ RunPlan          plan, status, --dry-run
 //!                 ▲            │
 //!                 │ settle     ▼
-//!                 └─────── Dispatch ◀── channel ── execute (blocking threads or child processes) ─▶ Store
+//!                 └─────── Dispatch ◀── channel ── execute (threads, child processes, jobs) ─▶ Store
 //!                              │
 //!                              ▼
 //!                          Emitter ─▶ journal, terminal, JSON          RunSummary, lock
@@ -16,6 +16,8 @@
 mod again;
 mod child;
 mod clock;
+mod comparison;
+mod death;
 mod dispatch;
 mod emitter;
 mod event;
@@ -23,11 +25,14 @@ mod execute;
 mod failure;
 mod guard;
 mod interrupt;
+mod jobs;
 pub mod journal;
 mod machine;
 mod options;
+mod placement;
 mod plan;
 pub(crate) mod planner;
+mod processes;
 mod remote;
 pub(crate) mod select;
 mod share;
@@ -36,17 +41,20 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod wire;
 
 pub use again::{Comparison, CurveDifference, FileDifference, Reexecution, reexecute};
-pub use child::exec_stage;
 pub use clock::{rfc3339, run_id};
+pub use comparison::{Better, Sweep, SweepCell, SweepColumn, SweepRow};
 pub use emitter::Sink;
 pub use event::RunEvent;
 pub use failure::StageFailure;
 pub use interrupt::interrupt_on_ctrl_c;
-pub use options::{Executor, LockMode, RunOptions};
+pub use options::{LockMode, RunOptions};
+pub use placement::{BatchFactory, Excess};
 pub use plan::{Action, RunPlan};
 pub use planner::plan;
 pub use remote::{Remote, RemoteProblem, Shipment, Wanted};
-pub use start::run;
+pub use start::{compare, run};
 pub use summary::{LockOutcome, RunStatus, RunSummary, StageResult};
+pub use wire::exec_stage;

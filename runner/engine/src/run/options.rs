@@ -1,23 +1,13 @@
 //! What a run may be told. Nothing here enters a key.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
-use luthier_core::StageId;
+use luthier_core::{ExecutorSpec, StageId};
 use serde::{Deserialize, Serialize};
 
-use super::Remote;
-
-/// Where stages execute.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Executor {
-    /// In this process.
-    Local,
-    /// Each stage in a process of its own, `PROGRAM exec-stage REQUEST`: a crash or an out-of-memory kill is that
-    /// stage's failure.
-    Child { program: Utf8PathBuf },
-}
+use super::{BatchFactory, Remote};
 
 /// What happens to `NAME.lock`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +30,8 @@ pub struct RunOptions {
     pub jobs: Option<usize>,
     /// Resident bytes for all stages together; `None` for most of what the machine has.
     pub memory: Option<u64>,
+    /// Accelerators for all stages together; `None` for those the machine has.
+    pub gpus: Option<usize>,
     pub keep_going: bool,
     /// Only these; what they need must be up to date.
     pub only: Vec<StageId>,
@@ -55,7 +47,15 @@ pub struct RunOptions {
     pub offline: bool,
     /// `cpu` or `cuda:0`.
     pub device: String,
-    pub executor: Executor,
+    /// Where stages execute that do not say so themselves. `None` leaves it to the pipeline, and without a word there it
+    /// is [`ExecutorSpec::Child`] if `program` is known, else [`ExecutorSpec::Local`].
+    pub executor: Option<ExecutorSpec>,
+    /// Where these stages execute, whatever they say themselves.
+    pub executors: BTreeMap<StageId, ExecutorSpec>,
+    /// The luthier program, for stages in other processes.
+    pub program: Option<Utf8PathBuf>,
+    /// Makes the executors that are not of this machine.
+    pub batch: BatchFactory,
     /// Where results are shared.
     pub remote: Option<Arc<dyn Remote>>,
 }
@@ -66,6 +66,7 @@ impl Default for RunOptions {
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             jobs: None,
             memory: None,
+            gpus: None,
             keep_going: false,
             only: Vec::new(),
             from: Vec::new(),
@@ -75,7 +76,10 @@ impl Default for RunOptions {
             lock: LockMode::Write,
             offline: false,
             device: "cpu".to_owned(),
-            executor: Executor::Local,
+            executor: None,
+            executors: BTreeMap::new(),
+            program: None,
+            batch: BatchFactory::default(),
             remote: None,
         }
     }

@@ -8,13 +8,14 @@ use luthier_core::CancelToken;
 use super::dispatch::{Dispatch, reused};
 use super::emitter::{Emitter, Sink};
 use super::journal::Journal;
+use super::placement::Placement;
 use super::planner::{Planner, Standing};
 use super::share::Sharing;
-use super::{LockMode, LockOutcome, RunEvent, RunOptions, RunStatus, RunSummary, StageResult, clock, machine};
+use super::{LockMode, LockOutcome, RunEvent, RunOptions, RunStatus, RunSummary, StageResult, Sweep, clock, machine};
 use crate::error::EngineError;
 use crate::lock::{Lock, LockDifference, LockError};
 use crate::pipeline::Pipeline;
-use crate::store::{StageRecord, Store};
+use crate::store::{StageRecord, Store, StoreError};
 
 /// Runs a pipeline: executes what changed and nothing else, then brings the lock up to date.
 ///
@@ -51,6 +52,11 @@ pub fn run(
         }
     }
     let mut work = has_work(&standings);
+    let placement = Arc::new(Placement::new(pipeline, options));
+    // What a remote has need not run here.
+    if options.remote.is_none() {
+        placement.check(pipeline, options, &may_run(&standings))?;
+    }
     let mut id = clock::run_id(started);
     // Made and registered in one go, or a collection would take the run's directory for that of an old run.
     let starting = if work { Some(store.share()?) } else { None };
@@ -68,7 +74,7 @@ pub fn run(
         }
         Err(error) => {
             let root = store.workspace().root();
-            return Err(crate::store::StoreError::sort(root, "the journal of the run cannot be written", error).into());
+            return Err(StoreError::sort(root, "the journal of the run cannot be written", error).into());
         }
     };
     drop(starting);
@@ -86,6 +92,7 @@ pub fn run(
         sharing.pull(&planner, lock.as_ref(), &mut emitter, &cancel)?;
         standings = planner.standings()?;
         work = has_work(&standings);
+        placement.check(pipeline, options, &may_run(&standings))?;
         let differences = locked.map(|lock| foreseen(&planner, &standings, lock)).unwrap_or_default();
         if !differences.is_empty() {
             return Err(EngineError::LockMismatch { file: lock_file, differences });
@@ -122,10 +129,11 @@ pub fn run(
             .enable_time()
             .build()
             .map_err(|source| EngineError::System { what: "threads cannot be started".to_owned(), source })?;
-        let mut dispatch = Dispatch::new(planner, options, &mut emitter, cancel.clone(), live, locked);
+        let mut dispatch = Dispatch::new(planner, options, &mut emitter, cancel, live, locked, placement);
         dispatch.sharing = sharing.take();
         // Stages still at work when the runner itself fails are told to stop; dropping the runtime waits for them.
-        runtime.block_on(dispatch.drive(standings)).inspect_err(|_| cancel.cancel())?;
+        let driven = runtime.block_on(dispatch.drive(standings));
+        driven.inspect_err(|_| dispatch.stop_running())?;
         differences = std::mem::take(&mut dispatch.differences);
         stages = std::mem::take(&mut dispatch.report).into_values().collect::<Vec<_>>();
         records = std::mem::take(&mut dispatch.results);
@@ -152,7 +160,14 @@ pub fn run(
         threads: options.threads.max(1),
         stages,
         lock: LockOutcome::Untouched,
+        comparisons: Vec::new(),
     };
+    if summary.count(RunStatus::Ran) > 0 {
+        summary.comparisons = super::comparison::compare(pipeline, &mut |id| {
+            let place = pipeline.graph.position(id);
+            place.and_then(|at| records.get(&at)).map_or(Ok(None), |record| whole(store, record))
+        })?;
+    }
     if summary.succeeded() && differences.is_empty() {
         summary.lock = match options.lock {
             LockMode::Ignore => LockOutcome::Untouched,
@@ -182,6 +197,28 @@ fn lacking(standings: &[Standing]) -> bool {
 
 fn selected<'b>(planner: &'b Planner<'_>) -> impl Iterator<Item = usize> + 'b {
     planner.selection.selected.iter().enumerate().filter(|(_, chosen)| **chosen).map(|(at, _)| at)
+}
+
+/// The sweeps of a pipeline side by side, from the last results of their members.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn compare(pipeline: &Pipeline, store: &Store) -> Result<Vec<Sweep>, EngineError> {
+    let latest = store.latest(pipeline)?;
+    let compared =
+        super::comparison::compare(pipeline, &mut |id| latest.get(id).map_or(Ok(None), |record| whole(store, record)))?;
+    Ok(compared)
+}
+
+/// A record with its outcome, which the index leaves out.
+fn whole(store: &Store, record: &StageRecord) -> Result<Option<StageRecord>, StoreError> {
+    if record.outcome.metrics.is_empty() { store.record(&record.key) } else { Ok(Some(record.clone())) }
+}
+
+/// The stages that execute, or will if their inputs turn out to be new.
+fn may_run(standings: &[Standing]) -> Vec<usize> {
+    let runs = |standing: &Standing| matches!(standing, Standing::Ready { .. } | Standing::Waiting { .. });
+    standings.iter().enumerate().filter(|(_, standing)| runs(standing)).map(|(at, _)| at).collect()
 }
 
 type Results = std::collections::BTreeMap<usize, Arc<StageRecord>>;

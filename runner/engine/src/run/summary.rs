@@ -3,7 +3,7 @@
 use luthier_core::{Digest, ErrorClass, StageId};
 use serde::{Deserialize, Serialize};
 
-use super::StageFailure;
+use super::{StageFailure, Sweep};
 use crate::fingerprint::DirtyReason;
 
 /// How one stage ended.
@@ -67,6 +67,9 @@ pub struct RunSummary {
     /// The selected stages in topological order.
     pub stages: Vec<StageResult>,
     pub lock: LockOutcome,
+    /// A table per sweep, if anything ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comparisons: Vec<Sweep>,
 }
 
 impl RunSummary {

@@ -10,9 +10,9 @@ use super::source::Span;
 pub const FORMAT_VERSION: i64 = 1;
 
 /// Keys of a pipeline, in the order they are usually written.
-pub const PIPELINE_KEYS: [&str; 6] = ["luthier", "name", "about", "remote", "params", "stages"];
+pub const PIPELINE_KEYS: [&str; 7] = ["luthier", "name", "about", "remote", "params", "executor", "stages"];
 /// Keys of a stage, in the order they are usually written.
-pub const STAGE_KEYS: [&str; 8] = ["uses", "about", "in", "with", "matrix", "env", "resources", "retries"];
+pub const STAGE_KEYS: [&str; 9] = ["uses", "about", "in", "with", "matrix", "env", "resources", "executor", "retries"];
 
 const FIRST_STAGE: &str = "add a stage, as in `stages: {raw: {uses: ingest, with: {files: [data.jsonl]}}}`";
 
@@ -51,6 +51,7 @@ pub struct StageSpec {
     pub matrix: Option<Block>,
     pub env: Option<Block>,
     pub resources: Option<Block>,
+    pub executor: Option<Block>,
     pub retries: Option<Block>,
 }
 
@@ -63,6 +64,8 @@ pub struct PipelineSpec {
     pub params: Vec<ParamSpec>,
     /// The key `params`, if it is there.
     pub params_span: Option<Span>,
+    /// Where stages execute that do not say so themselves.
+    pub executor: Option<Block>,
     pub stages: Vec<StageSpec>,
 }
 
@@ -95,6 +98,7 @@ pub fn read(root: &Node, problems: &mut Vec<Diagnostic>) -> PipelineSpec {
                 spec.params_span = Some(entry.key_span);
                 read_params(entry, &mut spec.params, problems);
             }
+            "executor" => spec.executor = Some(Block { key_span: entry.key_span, value: entry.value.clone() }),
             "stages" => {
                 stages = true;
                 read_stages(entry, &mut spec.stages, problems);
@@ -191,6 +195,7 @@ fn read_stage(id: StageId, entry: &Entry, problems: &mut Vec<Diagnostic>) -> Opt
         matrix: None,
         env: None,
         resources: None,
+        executor: None,
         retries: None,
     };
     let Some(keys) = entry.value.entries() else {
@@ -222,6 +227,7 @@ fn read_stage(id: StageId, entry: &Entry, problems: &mut Vec<Diagnostic>) -> Opt
             "matrix" => stage.matrix = block(),
             "env" => stage.env = block(),
             "resources" => stage.resources = block(),
+            "executor" => stage.executor = block(),
             "retries" => stage.retries = block(),
             _ => problems.push(unknown_key(key, &what, &STAGE_KEYS)),
         }

@@ -39,6 +39,10 @@ pub fn schema(registry: &Registry) -> Value {
                 "propertyNames": {"pattern": NAME},
                 "examples": [{"rank": 16, "seed": 7}],
             },
+            "executor": {
+                "description": "Where stages execute that do not say so themselves. Never part of a key.",
+                "$ref": "#/$defs/executor",
+            },
             "stages": {
                 "type": "object",
                 "description": "The stages by name. Their order in the file means nothing: `in` does.",
@@ -53,6 +57,12 @@ pub fn schema(registry: &Registry) -> Value {
                 "type": "string",
                 "pattern": r"\$\{(params|matrix|env)\.",
                 "examples": ["${params.rank}"],
+            },
+            "executor": {
+                "type": "string",
+                "description": "`local` (in the runner's process), `child` (a process of its own, the default), `slurm`, `slurm:SBATCH-ARGUMENTS`, or `external:COMMAND`.",
+                "default": "child",
+                "examples": ["local", "slurm:--partition=gpu", "external:./executor.py"],
             },
             "output": {
                 "description": "`STAGE`, `STAGE.OUTPUT`, or one member of a matrix: `STAGE@rank=8`.",
@@ -101,8 +111,21 @@ pub fn schema(registry: &Registry) -> Value {
                                 "description": "Resident memory, in bytes or as `8GB`.",
                                 "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9.]+ ?([kKMGT]i?)?B?$"}],
                             },
-                            "gpu": {"type": "boolean", "description": "Needs the GPU."},
+                            "gpu": {
+                                "description": "GPUs that it has to itself; `true` for one.",
+                                "anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 0}],
+                                "default": 0,
+                            },
+                            "time": {
+                                "description": "How long it may run, in seconds or as `2h30m`; then it is told to checkpoint and stop.",
+                                "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^([0-9]+[dhms])+$"}],
+                                "examples": ["2h", "90s"],
+                            },
                         },
+                    },
+                    "executor": {
+                        "description": "Where this stage executes, whatever the pipeline or the command line says for all. Never part of the key.",
+                        "$ref": "#/$defs/executor",
                     },
                     "retries": {"type": "integer", "minimum": 0, "maximum": 100, "description": "Further tries after a failure."},
                 },

@@ -324,8 +324,10 @@ impl Store {
         let live = self.root().join("live");
         let kept_key = |name: &str| name.parse().is_ok_and(|key: Digest| roots.keys.contains(&key));
         let scratch = self.workspace().scratch_dir();
+        // A job elsewhere may have lost its runner and go on; the next run follows it.
+        let job = |name: &str| scratch.join(name).join("job.json").exists();
         self.sweep_directory(&scratch, "checkpoint", report, &|name| {
-            claimed(name) || kept_key(name) || live.join(name).exists()
+            claimed(name) || kept_key(name) || live.join(name).exists() || job(name)
         })?;
         self.sweep_directory(&self.workspace().runs_dir(), "run", report, &|name| {
             name == "last" || roots.runs.contains(name)

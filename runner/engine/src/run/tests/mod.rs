@@ -4,6 +4,8 @@ mod failure;
 mod freshness;
 mod locked;
 mod reasons;
+mod resources;
 mod scale;
 mod selection;
 mod sources;
+mod sweep;
