@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 
+use super::host_bytes::HostBytes;
 use super::ledger::{Component, Ledger};
 
 /// Which address space an address belongs to.
@@ -32,6 +33,7 @@ pub struct Allocation {
     space: Space,
     component: Component,
     ledger: Arc<Ledger>,
+    writable: bool,
     /// Frees the memory; never looked at.
     _owner: Box<dyn Any + Send + Sync>,
 }
@@ -56,7 +58,7 @@ impl Allocation {
         owner: Box<dyn Any + Send + Sync>,
     ) -> Self {
         ledger.add(component, bytes);
-        Self { address, bytes, counted: bytes, space, component, ledger, _owner: owner }
+        Self { address, bytes, counted: bytes, space, component, ledger, writable: true, _owner: owner }
     }
 
     /// Takes over host memory that a file backs, which the ledger does not count: the system may write it out and take it
@@ -71,7 +73,16 @@ impl Allocation {
         ledger: Arc<Ledger>,
         owner: Box<dyn Any + Send + Sync>,
     ) -> Self {
-        Self { address, bytes, counted: 0, space: Space::Host, component, ledger, _owner: owner }
+        Self { address, bytes, counted: 0, space: Space::Host, component, ledger, writable: true, _owner: owner }
+    }
+
+    /// Host memory that is only ever read and that is not counted: whoever keeps it says when it is resident, with
+    /// [`Ledger::hold`].
+    #[must_use]
+    pub fn adopt(memory: HostBytes, component: Component, ledger: Arc<Ledger>) -> Self {
+        let (address, bytes, owner) = memory.into_parts();
+        let owner = Box::new(owner);
+        Self { address, bytes, counted: 0, space: Space::Host, component, ledger, writable: false, _owner: owner }
     }
 }
 
@@ -96,6 +107,7 @@ impl<T: Pod> Buffer<T> {
     #[must_use]
     pub fn new(allocation: Allocation, len: usize) -> Self {
         assert!(len * size_of::<T>() <= allocation.bytes, "the allocation holds fewer than {len} elements");
+        assert!(allocation.address.as_ptr().addr().is_multiple_of(align_of::<T>()), "the allocation is not aligned");
         Self { allocation, len, marker: PhantomData }
     }
 
@@ -124,8 +136,13 @@ impl<T: Pod> Buffer<T> {
         }
     }
 
+    /// All of it, to write to.
+    ///
+    /// # Panics
+    /// If the memory is somebody else's, to be read only.
     #[must_use]
     pub fn all_mut(&mut self) -> SliceMut<'_, T> {
+        assert!(self.allocation.writable, "adopted memory is only read");
         SliceMut {
             address: self.allocation.address.cast(),
             len: self.len,

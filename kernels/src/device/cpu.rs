@@ -9,6 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::buffer::{Allocation, Slice, SliceMut, Space};
 use super::error::{DeviceError, DeviceResult};
+use super::host_bytes::HostBytes;
 use super::ledger::{Component, Ledger};
 use super::weight::Operand;
 use super::{AttentionSaved, Device, DoraRows, Dropout, Head, KeyValues, Moments8, NO_ROW, Noise, Rotary, Segments};
@@ -103,6 +104,10 @@ impl Device for CpuDevice {
         let ledger = Arc::clone(&self.ledger);
         // SAFETY: `address` is fresh, zeroed, aligned memory of at least `bytes` bytes that `owner` alone frees.
         Ok(unsafe { Allocation::new(address, bytes, Space::Host, component, ledger, owner) })
+    }
+
+    fn adopt(&self, component: Component, memory: HostBytes) -> Option<Allocation> {
+        Some(Allocation::adopt(memory, component, Arc::clone(&self.ledger)))
     }
 
     fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>) {

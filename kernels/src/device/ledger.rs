@@ -1,6 +1,7 @@
 //! Bytes in use per named component: what the memory plan predicts is what this counts.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a buffer is for. The names are those of the memory plan.
@@ -89,6 +90,14 @@ impl Ledger {
         self.total.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// Counts bytes that no allocation of a device stands for, such as those of a mapped file, until the guard is
+    /// dropped.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>, component: Component, bytes: usize) -> Held {
+        self.add(component, bytes);
+        Held { ledger: Arc::clone(self), component, bytes }
+    }
+
     /// Bytes held now.
     #[must_use]
     pub fn current(&self, component: Component) -> usize {
@@ -105,5 +114,19 @@ impl Ledger {
     #[must_use]
     pub fn total_peak(&self) -> usize {
         self.total_peak.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes that count as in use for as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    ledger: Arc<Ledger>,
+    component: Component,
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.ledger.remove(self.component, self.bytes);
     }
 }

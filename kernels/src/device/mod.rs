@@ -10,6 +10,7 @@
 mod buffer;
 mod cpu;
 mod error;
+mod host_bytes;
 mod ledger;
 mod timed;
 mod weight;
@@ -21,9 +22,10 @@ use bytemuck::Pod;
 pub use buffer::{Allocation, Buffer, Slice, SliceMut, Space};
 pub use cpu::CpuDevice;
 pub use error::{DeviceError, DeviceResult};
-pub use ledger::{Component, Ledger};
+pub use host_bytes::HostBytes;
+pub use ledger::{Component, Held, Ledger};
 pub use timed::{OperationTime, TimedDevice};
-pub use weight::{Matrix, Operand, Storage};
+pub use weight::{Matrix, Nf4Parts, Operand, Storage};
 
 pub use crate::attention::AttentionShape;
 pub use crate::optimizer::AdamW;
@@ -128,6 +130,11 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// [`DeviceError::OutOfMemory`].
     fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation>;
+
+    /// Host memory as this device's own, to be read in place and not counted; `None` if it computes elsewhere.
+    fn adopt(&self, _component: Component, _memory: HostBytes) -> Option<Allocation> {
+        None
+    }
 
     /// Copies host bytes to the device; returns when `source` may be reused.
     fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>);

@@ -63,6 +63,10 @@ impl Device for TimedDevice {
         self.timed("allocate", 0, || self.inner.allocate(component, bytes))
     }
 
+    fn adopt(&self, component: Component, memory: HostBytes) -> Option<Allocation> {
+        self.inner.adopt(component, memory)
+    }
+
     fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>) {
         self.timed("write_bytes", 0, || self.inner.write_bytes(source, target))
     }

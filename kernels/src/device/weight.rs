@@ -7,6 +7,7 @@ use half::{bf16, f16};
 
 use super::buffer::{Buffer, Slice};
 use super::error::{DeviceError, DeviceResult};
+use super::host_bytes::HostBytes;
 use super::ledger::Component;
 use super::{Device, DeviceExt};
 use crate::nf4;
@@ -76,6 +77,18 @@ impl Storage {
     }
 }
 
+/// The parts of a matrix in NF4 with double quantisation, in memory that is read in place.
+#[derive(Clone)]
+pub struct Nf4Parts {
+    /// Two codes a byte, high nibble first.
+    pub packed: HostBytes,
+    /// A block scale of 8 bits per 64 elements.
+    pub codes: HostBytes,
+    /// An `f32` per 256 block scales.
+    pub scales: HostBytes,
+    pub offset: f32,
+}
+
 /// Elements converted at a time while a matrix is loaded.
 const LOAD_CHUNK: usize = 1 << 20;
 
@@ -138,6 +151,61 @@ impl Matrix {
             offset,
         };
         Ok(Self { rows: view.rows, cols: view.cols, data })
+    }
+
+    /// A matrix on memory that its keeper counts; `None` if the device computes elsewhere, or the parts do not have the
+    /// lengths and the alignment of the shape.
+    #[must_use]
+    pub fn adopt_nf4(
+        device: &dyn Device,
+        component: Component,
+        [rows, cols]: [usize; 2],
+        parts: Nf4Parts,
+    ) -> Option<Self> {
+        let blocks = rows.checked_mul(cols)?.div_ceil(nf4::BLOCK);
+        let scales = blocks.div_ceil(nf4::NESTED_BLOCK);
+        let fits = parts.packed.len() == (rows * cols).div_ceil(2)
+            && parts.codes.len() == blocks
+            && parts.scales.len() == 4 * scales
+            && parts.scales.is_aligned_for::<f32>();
+        if !fits {
+            return None;
+        }
+        let data = MatrixData::Nf4 {
+            packed: Buffer::new(device.adopt(component, parts.packed)?, (rows * cols).div_ceil(2)),
+            codes: Buffer::new(device.adopt(component, parts.codes)?, blocks),
+            scales: Buffer::new(device.adopt(component, parts.scales)?, scales),
+            offset: parts.offset,
+        };
+        Some(Self { rows, cols, data })
+    }
+
+    /// A matrix of `f32`, `f16` or `bf16` on memory that its keeper counts; `None` as for [`Matrix::adopt_nf4`].
+    #[must_use]
+    pub fn adopt(
+        device: &dyn Device,
+        component: Component,
+        [rows, cols]: [usize; 2],
+        storage: Storage,
+        memory: HostBytes,
+    ) -> Option<Self> {
+        let len = rows.checked_mul(cols)?;
+        if memory.len() != storage.bytes(len) {
+            return None;
+        }
+        let data = match storage {
+            Storage::F32 if memory.is_aligned_for::<f32>() => {
+                MatrixData::F32(Buffer::new(device.adopt(component, memory)?, len))
+            }
+            Storage::F16 if memory.is_aligned_for::<f16>() => {
+                MatrixData::F16(Buffer::new(device.adopt(component, memory)?, len))
+            }
+            Storage::Bf16 if memory.is_aligned_for::<bf16>() => {
+                MatrixData::Bf16(Buffer::new(device.adopt(component, memory)?, len))
+            }
+            _ => return None,
+        };
+        Some(Self { rows, cols, data })
     }
 
     #[must_use]

@@ -2,6 +2,7 @@
 
 mod filters;
 mod kernels;
+mod stream;
 mod tokenizer;
 mod train;
 
@@ -26,6 +27,9 @@ enum Bench {
     Train(train::Arguments),
     /// Built-in filters, beside datatrove where a Python has it.
     Filters(filters::Arguments),
+    /// One step of a 7B-shaped random model whose blocks stay on disk, with predicted and measured memory.
+    #[command(name = "stream-7b")]
+    Stream(stream::Arguments),
 }
 
 fn main() -> io::Result<()> {
@@ -38,6 +42,7 @@ fn main() -> io::Result<()> {
         Bench::Tokenizer(arguments) => tokenizer::run(&arguments, &mut out),
         Bench::Train(arguments) => train::run(&arguments, &mut out),
         Bench::Filters(arguments) => filters::run(&arguments, &mut out),
+        Bench::Stream(arguments) => stream::run(&arguments, &mut out),
     }
 }
 

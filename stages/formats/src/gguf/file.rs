@@ -3,6 +3,8 @@
 //! Opening checks everything the file says about itself: counts, lengths, types, dimensions and offsets. Afterwards every
 //! tensor lies wholly inside the file, does not overflow, and starts aligned, so reading one cannot fail for its bounds.
 
+use std::sync::Arc;
+
 use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
 use luthier_core::{StageError, StageResult, nearest};
@@ -49,7 +51,7 @@ impl TensorInfo {
 #[derive(Debug)]
 pub struct GgufFile {
     path: Utf8PathBuf,
-    map: Mmap,
+    map: Arc<Mmap>,
     version: u32,
     metadata: IndexMap<String, MetaValue>,
     tensors: IndexMap<String, TensorInfo>,
@@ -65,7 +67,7 @@ impl GgufFile {
         let file = fs_err::File::open(path)?;
         // SAFETY: the map is only read. Inputs of a stage are immutable artifacts; a file that another program truncates
         // meanwhile would raise SIGBUS, as with every memory-mapped model loader.
-        let map = unsafe { Mmap::map(file.file()) }?;
+        let map = Arc::new(unsafe { Mmap::map(file.file()) }?);
         let (version, metadata, tensors) = parse(path, &map)?;
         Ok(Self { path: path.to_owned(), map, version, metadata, tensors })
     }
@@ -114,6 +116,12 @@ impl GgufFile {
                 None => error.hint("the file may be one part of a split model, or an adapter or projector only"),
             }
         })
+    }
+
+    /// The map of the file.
+    #[must_use]
+    pub fn map(&self) -> Arc<Mmap> {
+        Arc::clone(&self.map)
     }
 
     /// The stored bytes of a tensor.

@@ -17,10 +17,12 @@ mod tokenizer_metadata;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
 use luthier_core::{StageError, StageResult, nearest};
+use memmap2::Mmap;
 use rayon::prelude::*;
 use serde_json::Value;
 
@@ -239,6 +241,20 @@ impl ModelFiles {
             *out = all[order.gguf_row(row)];
         }
         Ok(())
+    }
+
+    /// The stored bytes of a tensor and the map that keeps them in place, where its rows are in Hugging Face order.
+    #[must_use]
+    pub fn mapped(&self, name: &str) -> Option<(Arc<Mmap>, &[u8])> {
+        if self.row_order(self.specs.get(name)?) != RowOrder::Same {
+            return None;
+        }
+        let (_, bytes) = self.find(name)?;
+        let map = match &self.source {
+            Source::Gguf(file) => file.map(),
+            Source::Directory(set) => set.map_of(set.tensors().get(name)?),
+        };
+        Some((map, bytes))
     }
 
     fn row_order(&self, spec: &TensorSpec) -> RowOrder {

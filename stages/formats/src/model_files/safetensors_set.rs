@@ -1,5 +1,7 @@
 //! The safetensors files of a Hugging Face model directory, memory-mapped.
 
+use std::sync::Arc;
+
 use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
 use luthier_core::{StageError, StageResult};
@@ -22,7 +24,7 @@ pub struct StoredTensor {
 /// Tensors of one or more safetensors files, by name.
 #[derive(Debug)]
 pub struct SafetensorsSet {
-    shards: Vec<(Utf8PathBuf, Mmap)>,
+    shards: Vec<(Utf8PathBuf, Arc<Mmap>)>,
     tensors: IndexMap<String, StoredTensor>,
 }
 
@@ -63,7 +65,7 @@ impl SafetensorsSet {
         for (shard, path) in paths.into_iter().enumerate() {
             let file = fs_err::File::open(&path)?;
             // SAFETY: the map is only read; see `GgufFile::open` for what a shrinking file would do.
-            let map = unsafe { Mmap::map(file.file()) }?;
+            let map = Arc::new(unsafe { Mmap::map(file.file()) }?);
             for (name, stored) in read_header(&path, shard, &map)? {
                 if tensors.contains_key(&name) {
                     return Err(damaged(&path, format!("tensor `{name}` is in an earlier shard too")));
@@ -85,6 +87,12 @@ impl SafetensorsSet {
     #[must_use]
     pub fn path_of(&self, tensor: &StoredTensor) -> &Utf8Path {
         &self.shards[tensor.shard].0
+    }
+
+    /// The map of the file a tensor is in.
+    #[must_use]
+    pub fn map_of(&self, tensor: &StoredTensor) -> Arc<Mmap> {
+        Arc::clone(&self.shards[tensor.shard].1)
     }
 
     #[must_use]

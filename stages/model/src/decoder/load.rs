@@ -5,7 +5,7 @@ use std::sync::Arc;
 use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::{ModelConfig, ModelFiles, Nf4Scales, RopeScaling};
 use luthier_formats::quant::TensorType;
-use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Matrix, Storage};
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Held, HostBytes, Matrix, Storage};
 use luthier_kernels::rope::{Scaling, Table};
 use luthier_kernels::{AbsMax, Nf4View, nf4};
 
@@ -42,7 +42,7 @@ pub struct LoadOptions {
 }
 
 /// A matrix of the files that is NF4 with double quantisation already, by the tables that the engine has.
-fn stored_nf4<'a>(files: &'a ModelFiles, name: &str) -> Option<Nf4View<'a>> {
+pub(super) fn stored_nf4<'a>(files: &'a ModelFiles, name: &str) -> Option<Nf4View<'a>> {
     let (stored, packed) = files.nf4(name)?;
     let Nf4Scales::Nested { codes, map, scales, offset } = &stored.scales else { return None };
     let known = stored.map == nf4::CODE && map.as_slice() == nf4::dynamic_map();
@@ -73,35 +73,69 @@ pub fn storage_of(files: &ModelFiles, name: &str) -> Storage {
     }
 }
 
+/// Elements from which on a matrix is left in its file.
+const WORTH_MAPPING: usize = 1 << 20;
+
 struct Loader<'a> {
     files: &'a ModelFiles,
     device: &'a dyn Device,
+    /// Counts what is mapped.
+    held: Vec<Held>,
+}
+
+/// Refuses a tensor with values that are not finite.
+pub(super) fn check_finite(files: &ModelFiles, name: &str, values: &[f32]) -> StageResult<()> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(StageError::input(
+            "model::not_finite",
+            format!("tensor `{name}` of `{}` holds {} where a finite number was expected", files.path(), values[index]),
+        )
+        .hint("the file is damaged or the model diverged when it was made; fetch it again")),
+    }
 }
 
 impl Loader<'_> {
     fn read(&self, name: &str, rows: std::ops::Range<usize>, out: &mut [f32]) -> StageResult<()> {
         self.files.read_rows_f32(name, rows, out)?;
-        if let Some(index) = out.iter().position(|value| !value.is_finite()) {
-            return Err(StageError::input(
-                "model::not_finite",
-                format!(
-                    "tensor `{name}` of `{}` holds {} where a finite number was expected",
-                    self.files.path(),
-                    out[index]
-                ),
-            )
-            .hint("the file is damaged or the model diverged when it was made; fetch it again"));
-        }
-        Ok(())
+        check_finite(self.files, name, out)
     }
 
-    fn matrix(&self, name: &str, shape: [usize; 2], component: Component, storage: Storage) -> StageResult<Matrix> {
+    fn matrix(&mut self, name: &str, shape: [usize; 2], component: Component, storage: Storage) -> StageResult<Matrix> {
         if storage == Storage::Nf4
             && let Some(view) = stored_nf4(self.files, name)
         {
             return Matrix::of_nf4(self.device, component, &view).map_err(device_error);
         }
+        if let Some(matrix) = self.mapped(name, shape, component, storage)? {
+            return Ok(matrix);
+        }
         Matrix::load(self.device, component, shape, storage, &mut |rows, out| self.read(name, rows, out), device_error)
+    }
+
+    /// The matrix where it lies in the file, if it is stored as it is kept and the device reads host memory.
+    fn mapped(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        component: Component,
+        storage: Storage,
+    ) -> StageResult<Option<Matrix>> {
+        if storage == Storage::Nf4 || shape[0] * shape[1] < WORTH_MAPPING {
+            return Ok(None);
+        }
+        let Some((map, bytes)) = self.files.mapped(name) else { return Ok(None) };
+        // SAFETY: a map stays at its address until it is dropped; the file behind it is an immutable artifact.
+        let memory = unsafe { HostBytes::new(bytes, map) };
+        let Some(matrix) = Matrix::adopt(self.device, component, shape, storage, memory) else { return Ok(None) };
+        let step = (WORTH_MAPPING / shape[1].max(1)).max(1);
+        let mut values = vec![0f32; step.min(shape[0]) * shape[1]];
+        for start in (0..shape[0]).step_by(step) {
+            let end = (start + step).min(shape[0]);
+            self.read(name, start..end, &mut values[..(end - start) * shape[1]])?;
+        }
+        self.held.push(self.device.ledger().hold(component, matrix.bytes()));
+        Ok(Some(matrix))
     }
 
     fn vector(&self, name: &str, len: usize) -> StageResult<Buffer<f32>> {
@@ -126,8 +160,8 @@ impl Decoder {
 
     fn load_inside(device: &Arc<dyn Device>, files: &ModelFiles, options: LoadOptions) -> StageResult<Self> {
         let config = files.config().clone();
-        let loader = Loader { files, device: device.as_ref() };
-        let table = |name: &str| {
+        let mut loader = Loader { files, device: device.as_ref(), held: Vec::new() };
+        let mut table = |name: &str| {
             let shape = [config.vocab_size, config.hidden_size];
             loader.matrix(name, shape, Component::Embeddings, storage_of(files, name))
         };
@@ -135,7 +169,7 @@ impl Decoder {
         let head = if config.tie_embeddings { None } else { Some(table("lm_head.weight")?) };
         let mut blocks = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
-            blocks.push(load_block(&loader, &config, layer, options.base)?);
+            blocks.push(load_block(&mut loader, &config, layer, options.base)?);
         }
         let positions = options.positions.min(config.max_positions).max(1);
         let table = Table::new(config.head_dim, config.rope_theta, rope_scaling(&config)?, positions);
@@ -148,11 +182,13 @@ impl Decoder {
             rotary: device.rotary(table).map_err(device_error)?,
             positions,
             config,
+            stream: None,
+            held: loader.held,
         })
     }
 }
 
-fn load_block(loader: &Loader<'_>, config: &ModelConfig, layer: usize, base: BaseFormat) -> StageResult<Block> {
+fn load_block(loader: &mut Loader<'_>, config: &ModelConfig, layer: usize, base: BaseFormat) -> StageResult<Block> {
     let mut matrices = Vec::with_capacity(Projection::ALL.len());
     let mut biases = Vec::with_capacity(Projection::ALL.len());
     for projection in Projection::ALL {
@@ -180,7 +216,7 @@ fn load_block(loader: &Loader<'_>, config: &ModelConfig, layer: usize, base: Bas
     })
 }
 
-fn rope_scaling(config: &ModelConfig) -> StageResult<Scaling> {
+pub(super) fn rope_scaling(config: &ModelConfig) -> StageResult<Scaling> {
     Ok(match &config.rope_scaling {
         None => Scaling::None,
         Some(RopeScaling::Linear { factor }) => Scaling::Linear { factor: *factor as f32 },

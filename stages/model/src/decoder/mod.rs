@@ -13,24 +13,29 @@
 mod backward;
 mod batch;
 mod block;
+mod layer_stream;
 mod load;
 mod loss;
+mod shards;
 mod sizes;
+mod streamed;
 mod workspace;
 
 use std::sync::Arc;
 
 use luthier_formats::model_files::ModelConfig;
-use luthier_kernels::device::{AttentionShape, Buffer, Device, Head, Matrix, Rotary};
+use luthier_kernels::device::{AttentionShape, Buffer, Device, Head, Held, Matrix, Rotary};
 
 pub use batch::Batch;
 pub use load::{BaseFormat, LoadOptions, projection_storage, storage_of};
+pub use shards::{ShardTensor, layer_file, rest_file, rest_tensors, write_layer, write_shard, write_shards};
 pub use sizes::{BlockWidths, Capacity, Sizes};
 pub use workspace::Workspace;
 
 pub(crate) use backward::Gradients;
 pub(crate) use batch::common_prefix;
 pub(crate) use block::{Dropouts, Pass};
+pub(crate) use layer_stream::RESIDENT;
 pub(crate) use sizes::{low_offsets, raw_offsets, stride};
 
 use crate::projection::Projection;
@@ -58,6 +63,11 @@ pub struct Decoder {
     pub(crate) rotary: Rotary,
     /// Positions that the rotary table covers.
     pub(crate) positions: usize,
+    /// Where the blocks' matrices stay on disk.
+    stream: Option<layer_stream::LayerStream>,
+    /// Counts what is mapped for as long as the decoder lives.
+    #[expect(dead_code, reason = "a guard is only dropped")]
+    held: Vec<Held>,
 }
 
 impl Decoder {

@@ -139,6 +139,9 @@ impl Workspace {
             decoder.device.add_noise(*noise, residuals[0].slice_mut(rows.start * hidden..rows.end * hidden));
         }
         for layer in 0..decoder.config.layers {
+            let last = layer + 1 == decoder.config.layers;
+            // After the last block backward comes down again.
+            decoder.enter(layer, if last { layer.saturating_sub(1) } else { layer + 1 });
             let widths = pass.widths(layer);
             let kept = layer.saturating_sub(sizes.lowest);
             let set = if sizes.checkpointing { 0 } else { kept };
@@ -175,6 +178,7 @@ impl Workspace {
         let first = residual.slice_mut(..floats);
         device.embedding(decoder.embedding.operand(), indices.ids.slice(..tokens), decoder.config.hidden_size, first);
         for layer in 0..decoder.config.layers {
+            decoder.enter(layer, if layer + 1 == decoder.config.layers { 0 } else { layer + 1 });
             let mut pieces = Pieces::exclusive(&mut saved[0], &pass.widths(layer), tokens);
             let input = residual.slice(..floats);
             pass.project(layer, input, &mut pieces, arena.all_mut());
@@ -199,6 +203,7 @@ impl Workspace {
         let mut gradient = gradient.slice_mut(..floats);
         let layers = decoder.config.layers;
         for layer in (sizes.lowest..layers).rev() {
+            decoder.enter(layer, if layer > sizes.lowest { layer - 1 } else { usize::from(layer == 0) });
             let widths = pass.widths(layer);
             let kept = layer - sizes.lowest;
             let set = if sizes.checkpointing { 0 } else { kept };

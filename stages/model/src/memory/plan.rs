@@ -6,7 +6,7 @@ use luthier_kernels::device::{Component, Storage};
 use serde::Serialize;
 
 use super::RunShape;
-use crate::decoder::{BaseFormat, Sizes, projection_storage, storage_of};
+use crate::decoder::{BaseFormat, RESIDENT, Sizes, projection_storage, storage_of};
 use crate::projection::Projection;
 use crate::train::{OptimizerBytes, TrainSpec};
 
@@ -61,6 +61,8 @@ pub struct MemoryPlan {
     pub scratch: usize,
     /// The phases that share the workspace; it is as large as the largest, plus the gradient that travels down.
     pub phases: PhasePeaks,
+    /// Matrices of one block, which are part of the weights.
+    pub block: usize,
     pub trainable_parameters: usize,
     pub frozen_parameters: usize,
     /// Rows whose logits exist at once.
@@ -119,10 +121,18 @@ impl MemoryPlan {
                 attention_backward: 4 * sizes.peaks.attention_backward,
                 loss: 4 * sizes.peaks.loss,
             },
+            block: per_layer,
             trainable_parameters: trainable,
             frozen_parameters: config.layers * linear + vectors + tables * table,
             chunk_rows: sizes.chunk_rows,
         })
+    }
+
+    /// The same run with the blocks' matrices on disk, a few of them resident at a time.
+    #[must_use]
+    pub fn streamed(mut self, layers: usize) -> Self {
+        self.weights = self.weights - layers * self.block + layers.min(RESIDENT) * self.block;
+        self
     }
 
     /// Bytes of a component as the device's ledger counts them.
