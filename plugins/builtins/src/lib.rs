@@ -16,6 +16,7 @@ mod fineweb_quality;
 mod gopher_quality;
 mod gopher_repetition;
 mod hash;
+mod language;
 mod length;
 mod lines;
 mod overlap;
@@ -28,6 +29,7 @@ mod shared;
 pub mod special;
 mod special_characters;
 mod url_ratio;
+mod word_cache;
 pub mod words;
 
 pub use c4_paragraphs::C4Paragraphs;
@@ -38,6 +40,7 @@ pub use data_juicer::DataJuicer;
 pub use fineweb_quality::FinewebQuality;
 pub use gopher_quality::GopherQuality;
 pub use gopher_repetition::GopherRepetition;
+pub use language::{Guess, Language, guess};
 pub use length::Length;
 pub use overlap::Overlap;
 pub use pii::Pii;
@@ -46,6 +49,7 @@ pub use refusal::Refusal;
 pub use regex::Regex;
 pub use shared::Document;
 pub use url_ratio::UrlRatio;
+pub use word_cache::SharedWords;
 
 /// Calls a macro with `name => Type` for every built-in filter.
 #[macro_export]
@@ -60,6 +64,7 @@ macro_rules! for_each_builtin {
             "fineweb-quality" => FinewebQuality,
             "gopher-quality" => GopherQuality,
             "gopher-repetition" => GopherRepetition,
+            "language" => Language,
             "length" => Length,
             "overlap" => Overlap,
             "pii" => Pii,

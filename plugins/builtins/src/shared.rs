@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 
+use crate::word_cache;
 use crate::words::Words;
 
 #[derive(Default)]
@@ -77,7 +78,7 @@ pub fn with_words<R>(text: &str, use_words: impl FnOnce(&Words) -> R) -> R {
         let open = shared.open;
         let (at, slot) = shared.take();
         let mut words = std::mem::take(&mut slot.words);
-        words.cut(text);
+        word_cache::cut(text, &mut words);
         (at, words, open)
     });
     let result = use_words(&words);

@@ -41,6 +41,19 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
+/// How many of the bytes, from the first, are ASCII letters.
+fn leading_letters(block: [u8; 8]) -> usize {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * EACH;
+    let bytes = u64::from_le_bytes(block);
+    let lower = (bytes | (0x20 * EACH)) & !HIGH;
+    // The high bit of each sum tells whether the byte is at least `a`, and whether it is above `z`.
+    let from_a = lower + (0x80 - 0x61) * EACH;
+    let above_z = lower + (0x80 - 0x7b) * EACH;
+    let others = !(from_a & !above_z & !bytes) & HIGH;
+    others.trailing_zeros() as usize / 8
+}
+
 impl Words {
     /// Cuts `text`, at most 4 GiB of it; buffers are reused.
     pub fn cut(&mut self, text: &str) {
@@ -56,6 +69,15 @@ impl Words {
             let start = at;
             let mut seen = 0;
             let mut space = 1;
+            // Most pieces are a word of a few letters, whose end eight bytes at a time show without a guess.
+            while let Some(Ok(block)) = bytes.get(at..at + 8).map(<[u8; 8]>::try_from) {
+                let letters = leading_letters(block);
+                at += letters;
+                seen |= if letters > 0 { LETTER } else { 0 };
+                if letters < 8 {
+                    break;
+                }
+            }
             while let Some(byte) = bytes.get(at) {
                 let class = CLASSES[usize::from(*byte)];
                 if class & (SPACE | WIDE) != 0 {
@@ -115,6 +137,12 @@ impl Words {
     /// Forgets all words.
     pub fn clear(&mut self) {
         self.spans.clear();
+    }
+
+    /// Takes over the words of a text that was cut before.
+    pub fn set(&mut self, spans: &[(u32, u32)]) {
+        self.spans.clear();
+        self.spans.extend_from_slice(spans);
     }
 
     /// Byte ranges of the words, in order.
@@ -243,7 +271,7 @@ struct Entry {
 }
 
 impl Memo {
-    const BITS: u32 = 12;
+    const BITS: u32 = 13;
 
     /// The bytes of a piece of at most 16.
     fn key(bytes: &[u8], start: usize, end: usize) -> Option<u128> {
@@ -612,6 +640,18 @@ mod tests {
             ("rock'n'roll's", "rock'n'roll 's"),
         ] {
             assert_eq!(cut(text).join(" "), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn letters_are_counted_to_the_first_other_byte() {
+        for byte in 0..=255u8 {
+            let letter = byte.is_ascii_alphabetic();
+            for at in 0..8 {
+                let mut block = *b"aZmQzAbY";
+                block[at] = byte;
+                assert_eq!(leading_letters(block), if letter { 8 } else { at }, "{byte} {at}");
+            }
         }
     }
 

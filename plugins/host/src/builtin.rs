@@ -146,6 +146,10 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/gopher_quality.rs",
     "src/gopher_repetition.rs",
     "src/hash.rs",
+    "src/language/mod.rs",
+    "src/language/profiles.rs",
+    "src/language/profiles.txt",
+    "src/language/script.rs",
     "src/length.rs",
     "src/lib.rs",
     "src/lines.rs",
@@ -163,6 +167,7 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/special.rs",
     "src/special_characters.rs",
     "src/url_ratio.rs",
+    "src/word_cache.rs",
     "src/words.rs",
 ];
 
@@ -258,7 +263,7 @@ mod tests {
     fn carries_every_source_file() {
         let builtins = Utf8Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../builtins"));
         let mut files = luthier_core::fs::walk_files(builtins).unwrap();
-        files.retain(|file| file.ends_with(".rs") || file.ends_with("Cargo.toml"));
+        files.retain(|file| [".rs", ".txt", "Cargo.toml"].iter().any(|end| file.ends_with(end)));
         files.retain(|file| !file.split('/').any(|part| part == "target" || part == "tests"));
         let held: Vec<&str> = BUILTIN_FILES.iter().map(|file| file.path).collect();
         assert_eq!(held, files, "list the files of plugins/builtins in BUILTIN_FILES");
@@ -271,8 +276,9 @@ mod tests {
             assert_eq!(manifest.check(), Ok(()));
             assert_eq!(manifest.name, builtin.name());
             assert!(manifest.config_schema.is_object(), "{}", builtin.name());
-            // Only the one that has nothing to look for by itself needs a configuration.
+            // Only those that have nothing to look for by themselves need a configuration.
             let least = match builtin.name() {
+                "language" => serde_json::json!({"keep": ["en"]}),
                 "regex" => serde_json::json!({"patterns": ["a"], "action": "drop"}),
                 _ => serde_json::json!({}),
             };

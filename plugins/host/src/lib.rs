@@ -29,6 +29,8 @@ pub use engine::FilterEngine;
 pub use fault::Fault;
 pub use judge::{JudgeError, OnTrap, RowFault, Worker};
 pub use limits::Limits;
+/// While one is held, native filters that judge the same texts cut them into words once.
+pub use luthier_builtins::SharedWords;
 pub use manifest::{Manifest, ScoreColumn, ScoreKind};
 pub use plugin::Plugin;
 pub use source::{PluginSource, SourceProblem, path_dependencies};

@@ -118,6 +118,7 @@ fn native_and_wasm_agree_on_every_row() {
                 json!({"patterns": ["(?i)java\\w+", "\\p{Han}{2}"], "action": "drop"}),
                 json!({"patterns": ["\\b(\\w)(\\w*)\\b", "  +"], "action": "replace", "replacement": "$2$1"}),
             ],
+            "language" => vec![json!({"keep": ["en"]}), json!({"keep": ["ja", "ar"], "min_confidence": 0.4})],
             "refusal" => vec![json!({}), json!({"window": 0, "phrases": ["lorem"]})],
             _ => vec![json!({})],
         };
