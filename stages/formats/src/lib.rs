@@ -3,6 +3,7 @@
 
 pub mod chat_template;
 pub mod dataset;
+pub mod decontaminated;
 pub mod gguf;
 pub mod model_files;
 pub mod quant;

@@ -6,6 +6,9 @@
 
 mod compare;
 mod config;
+mod contamination;
+#[cfg(test)]
+mod contamination_tests;
 mod data;
 mod expect;
 mod measure;

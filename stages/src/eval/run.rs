@@ -4,6 +4,7 @@ use luthier_core::fs::write_atomic;
 use luthier_core::{ErrorClass, StageContext, StageError, StageOutcome, StageResult};
 
 use super::config::{EvalConfig, GenerationConfig};
+use super::contamination::Contamination;
 use super::data::{Document, Item, read_general, read_items};
 use super::expect::{Expectation, Verdict, short};
 use super::measure::{self, Answer, Progress};
@@ -31,6 +32,7 @@ pub fn evaluate(context: &StageContext<'_>, config: &EvalConfig) -> StageResult<
     let model = context.input("model")?;
     let adapter = context.optional_input("adapter");
     let variants: &[Variant] = if adapter.is_some() { &[Variant::Base, Variant::Tuned] } else { &[Variant::Base] };
+    let contamination = Contamination::check(context)?;
     let work = read(context, config)?;
     check_expectations(config, adapter.is_some())?;
     context.check_cancelled()?;
@@ -131,7 +133,9 @@ pub fn evaluate(context: &StageContext<'_>, config: &EvalConfig) -> StageResult<
     write_atomic(&context.output("scores"), &bytes)?;
     fail_if_expected(&scores.expectations)?;
     let samples = config.generation.as_ref().map_or(0, |generation| generation.samples as usize);
-    Ok(scores.outcome(samples))
+    let mut outcome = scores.outcome(samples);
+    contamination.report(&mut outcome);
+    Ok(outcome)
 }
 
 /// Reads and encodes everything, so that bad rows are found before the model is loaded.

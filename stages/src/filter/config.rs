@@ -7,19 +7,31 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::decontaminate::DecontaminateConfig;
 use super::dedup::DedupConfig;
+use super::tokens::TokensConfig;
 use crate::one_or_many::OneOrMany;
 
 /// `with` of a filter.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FilterConfig {
-    /// What a row passes through, in order. Each step has either `plugin` or `dedup`.
+    /// What a row passes through, in order. Each step has one of `plugin`, `dedup`, `decontaminate` and
+    /// `tokens`.
     #[schemars(length(min = 1))]
     pub steps: Vec<StepConfig>,
     /// What to do when no row is left: `fail`, or `allow` an empty dataset.
     #[serde(default)]
     pub on_empty: OnEmpty,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum StepKind<'a> {
+    Plugin(&'a str),
+    Dedup(&'a DedupConfig),
+    Decontaminate(&'a DecontaminateConfig),
+    Tokens(&'a TokensConfig),
 }
 
 /// One step.
@@ -32,6 +44,12 @@ pub(super) struct StepConfig {
     /// `exact`, `minhash`, or a mapping with `method` and its options. The first of equal rows stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedup: Option<DedupConfig>,
+    /// Drops rows that repeat evaluation data: `decontaminate: {}`, with the sets as the input `against`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decontaminate: Option<DecontaminateConfig>,
+    /// Bounds on the length in tokens: `tokens: {max: 2048}`, with the model as the input `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokensConfig>,
     /// The column to judge, or several, joined by a line break. A plugin may name its own; else the text of the
     /// dataset: `text`, `completion`, or the contents of all messages. Deduplication compares all of a row by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,14 +141,35 @@ impl StepConfig {
         if let Some(name) = &self.name {
             return name.clone();
         }
-        match (&self.plugin, &self.dedup) {
-            (Some(plugin), _) => match plugin.strip_prefix("builtin:") {
+        match self.kind() {
+            Some(StepKind::Plugin(plugin)) => match plugin.strip_prefix("builtin:") {
                 Some(name) => name.to_owned(),
                 None => Utf8Path::new(plugin).file_stem().unwrap_or("plugin").to_owned(),
             },
-            (None, Some(dedup)) => format!("dedup-{}", dedup.method()),
-            (None, None) => "step".to_owned(),
+            Some(StepKind::Dedup(dedup)) => format!("dedup-{}", dedup.method()),
+            Some(StepKind::Decontaminate(_)) => "decontaminate".to_owned(),
+            Some(StepKind::Tokens(_)) => "tokens".to_owned(),
+            None => "step".to_owned(),
         }
+    }
+
+    /// What the step is; the first, if it says several things.
+    pub fn kind(&self) -> Option<StepKind<'_>> {
+        let plugin = self.plugin.as_deref().map(StepKind::Plugin);
+        let dedup = self.dedup.as_ref().map(StepKind::Dedup);
+        let decontaminate = self.decontaminate.as_ref().map(StepKind::Decontaminate);
+        plugin.or(dedup).or(decontaminate).or_else(|| self.tokens.as_ref().map(StepKind::Tokens))
+    }
+
+    /// The keys that say what the step is.
+    fn kinds(&self) -> Vec<&'static str> {
+        let present = [
+            ("plugin", self.plugin.is_some()),
+            ("dedup", self.dedup.is_some()),
+            ("decontaminate", self.decontaminate.is_some()),
+            ("tokens", self.tokens.is_some()),
+        ];
+        present.iter().filter(|(_, present)| *present).map(|(name, _)| *name).collect()
     }
 }
 
@@ -162,23 +201,32 @@ pub(super) fn prepare(with: &Value, directory: &Utf8Path) -> Result<Checked, Vec
     let mut keys = Vec::new();
     for ((index, step), name) in config.steps.iter().enumerate().zip(step_names(&config.steps)) {
         let path = format!("steps[{index}]");
-        let mut key = match (&step.plugin, &step.dedup) {
-            (Some(plugin), None) => prepare_plugin(step, plugin, &path, directory, &mut sources, &mut issues),
-            (None, Some(dedup)) => {
-                prepare_dedup(step, &path, &mut issues);
+        let kinds = step.kinds();
+        if kinds.len() > 1 {
+            let message = format!("a step is one thing, and this one has `{}`", kinds.join("` and `"));
+            issues.push(ConfigIssue::new(&path, message).help("make a step of each"));
+            continue;
+        }
+        let mut key = match step.kind() {
+            Some(StepKind::Plugin(plugin)) => prepare_plugin(step, plugin, &path, directory, &mut sources, &mut issues),
+            Some(StepKind::Dedup(dedup)) => {
+                prepare_own(step, &path, "dedup", &mut issues);
                 dedup.check(&format!("{path}.dedup"), &mut issues);
                 json!({"dedup": dedup.filled()})
             }
-            (Some(_), Some(_)) => {
-                issues.push(
-                    ConfigIssue::new(&path, "a step has either `plugin` or `dedup`, found both")
-                        .help("make two steps of it"),
-                );
-                continue;
+            Some(StepKind::Decontaminate(config)) => {
+                prepare_own(step, &path, "decontaminate", &mut issues);
+                config.check(&format!("{path}.decontaminate"), &mut issues);
+                json!({"decontaminate": config})
             }
-            (None, None) => {
+            Some(StepKind::Tokens(bounds)) => {
+                prepare_own(step, &path, "tokens", &mut issues);
+                bounds.check(&format!("{path}.tokens"), &mut issues);
+                json!({"tokens": bounds})
+            }
+            None => {
                 issues.push(
-                    ConfigIssue::new(&path, "a step needs `plugin` or `dedup`, found neither")
+                    ConfigIssue::new(&path, "a step needs `plugin`, `dedup`, `decontaminate` or `tokens`, found none")
                         .help("add `plugin: builtin:NAME`, `plugin: ./path` or `dedup: exact`"),
                 );
                 continue;
@@ -256,7 +304,8 @@ fn prepare_plugin(
     key
 }
 
-fn prepare_dedup(step: &StepConfig, path: &str, issues: &mut Vec<ConfigIssue>) {
+/// Keys of plugins do not belong to a step of another kind.
+fn prepare_own(step: &StepConfig, path: &str, kind: &str, issues: &mut Vec<ConfigIssue>) {
     let present = [
         ("config", step.config.is_some()),
         ("run", step.run.is_some()),
@@ -268,8 +317,11 @@ fn prepare_dedup(step: &StepConfig, path: &str, issues: &mut Vec<ConfigIssue>) {
         issues.push(ConfigIssue {
             path: format!("{path}.{key}"),
             on_key: true,
-            message: format!("`{key}` belongs to plugins, and this step is a `dedup`"),
-            help: Some("options of a deduplication go into it: `dedup: {method: minhash, …}`".to_owned()),
+            message: format!("`{key}` belongs to plugins, and this step is a `{kind}`"),
+            help: Some(match kind {
+                "dedup" => "options of a deduplication go into it: `dedup: {method: minhash, …}`".to_owned(),
+                _ => format!("options go into `{kind}: {{…}}`"),
+            }),
         });
     }
 }

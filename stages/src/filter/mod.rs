@@ -1,6 +1,6 @@
 //! `filter`: keeps the rows that every step keeps, and writes the others with the reason.
 //!
-//! A step is a plugin (WebAssembly, or a built-in) or a deduplication. Rows stream through in batches; plugin steps run
+//! A step is a plugin (WebAssembly, or a built-in), a deduplication, a decontamination or a bound on tokens. Rows stream through in batches; plugin steps run
 //! on all threads, deduplication in row order, and neither the order of rows nor any verdict depends on the number of
 //! threads or the size of a batch.
 //!
@@ -11,13 +11,18 @@
 
 mod column;
 mod config;
+mod decontaminate;
 mod dedup;
 mod funnel;
+#[cfg(test)]
+mod own_tests;
+mod rows;
 mod run;
 mod sketch;
 mod step;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use luthier_core::{
     ArtifactKind, ConfigIssue, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, Stage, StageContext,
@@ -39,7 +44,7 @@ impl Stage for FilterStage {
     }
 
     fn about(&self) -> &'static str {
-        "keeps the rows that every step keeps: WebAssembly plugins, built-in heuristics, deduplication"
+        "keeps the rows that every step keeps: WebAssembly plugins, built-in heuristics, deduplication, decontamination"
     }
 
     fn schema(&self) -> Value {
@@ -47,17 +52,34 @@ impl Stage for FilterStage {
     }
 
     fn inputs(&self) -> &'static [InputPort] {
-        &[InputPort {
-            name: "data",
-            accepts: &[ArtifactKind::Dataset],
-            required: true,
-            many: false,
-            about: "the rows to filter",
-        }]
+        &[
+            InputPort {
+                name: "data",
+                accepts: &[ArtifactKind::Dataset],
+                required: true,
+                many: false,
+                about: "the rows to filter",
+            },
+            InputPort {
+                name: decontaminate::PORT,
+                accepts: &[ArtifactKind::Dataset],
+                required: false,
+                many: true,
+                about: "evaluation sets that no kept row may repeat, for the step `decontaminate`",
+            },
+            InputPort {
+                name: tokens::PORT,
+                accepts: &[ArtifactKind::Model, ArtifactKind::Gguf],
+                required: false,
+                many: false,
+                about: "the model whose tokenizer counts, for the step `tokens`",
+            },
+        ]
     }
 
     fn outputs_about(&self) -> &'static str {
-        "`kept` (the default) and `dropped`, which has the columns `filter_step` and `filter_reason` besides"
+        "`kept` (the default) and `dropped`, which has the columns `filter_step` and `filter_reason` besides, and \
+         `filter_detail` with the matching spans where a step decontaminates"
     }
 
     fn prepare(&self, with: &Value, env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {

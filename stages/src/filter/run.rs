@@ -1,5 +1,6 @@
 //! One run of a filter: windows of batches through the steps, into two datasets.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
@@ -8,22 +9,28 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use luthier_core::{StageContext, StageError, StageOutcome, StageResult};
 use luthier_formats::dataset::{DatasetReader, DatasetShape, DatasetWriter, string_column};
-use luthier_plugins::TextColumn;
+use luthier_plugins::{SharedWords, TextColumn};
 use rayon::prelude::*;
 
 use super::column::{text_bytes, texts_of};
 use super::config::{FilterConfig, OnEmpty, step_names};
-use super::dedup::KeyFiles;
+use super::decontaminate;
+use super::dedup::{DigestSorter, KeySorter, KnownCopies, SortSpace};
 use super::funnel::{StepAccount, report};
+use super::rows::{RowDrop, RowStep, RowVerdicts};
 use super::step::{ExactStep, Judgement, MinHashStep, PluginStep, Step, open_steps};
 
 /// Rows of a batch.
 const BATCH: usize = 4_096;
 /// Batches in flight per thread.
 const WINDOW: usize = 2;
+/// Bytes per thread for words that several native filters share: those of the shards in flight.
+const WORD_MEMORY: usize = 96 << 20;
 
 const STEP_COLUMN: &str = "filter_step";
 const REASON_COLUMN: &str = "filter_reason";
+/// What was found, as JSON; only there if a step has more to say than the reason.
+const DETAIL_COLUMN: &str = "filter_detail";
 
 /// Why a row was dropped.
 #[derive(Debug, Clone)]
@@ -43,6 +50,8 @@ struct Chunk {
     rows: Vec<u32>,
     /// Of each row of `original`.
     fates: Vec<Option<Fate>>,
+    /// What there is to say besides, by row of `original`.
+    details: BTreeMap<u32, String>,
 }
 
 fn arrow_error(error: ArrowError) -> StageError {
@@ -58,6 +67,7 @@ impl Chunk {
             original: batch,
             rows: (0..rows as u32).collect(),
             fates: vec![None; rows],
+            details: BTreeMap::new(),
         }
     }
 
@@ -98,14 +108,24 @@ pub(super) fn run(context: &StageContext<'_>) -> StageResult<StageOutcome> {
         .map_err(|error| StageError::new("filter::threads", "cannot start threads").caused_by(error))?;
     let pass = Pass { context, pool: &pool, reader: &reader, shape };
 
-    // What is nearly equal to a row is known only after all rows were seen: a pass per such step, over the steps before it.
+    // Each filter judges a window of shards before the next one does.
+    let judges = steps.iter().filter(|step| step.is_native()).count();
+    let _words = (judges > 1).then(|| SharedWords::hold(context.threads() * WORD_MEMORY));
+
+    // What is equal to a row is known only after all rows were seen: a pass per such step, over the steps before it.
     for index in 0..steps.len() {
-        if matches!(steps[index], Step::MinHash(_)) {
+        if steps[index].needs_pass(reader.rows()) {
             pass.collect(&mut steps, index)?;
         }
     }
 
-    let dropped_schema = dropped_schema(&schema);
+    let decontaminates = config.steps.iter().any(|step| step.decontaminate.is_some());
+    if let (false, Some(unused)) = (decontaminates, context.optional_input(decontaminate::PORT)) {
+        let message = format!("`{}` is connected to `against`, but no step decontaminates", unused.from);
+        return Err(StageError::input("filter::unused_input", message).hint("add the step `decontaminate: {}`"));
+    }
+    let freed = decontaminate::freed(context, decontaminates)?;
+    let dropped_schema = dropped_schema(&schema, decontaminates);
     let mut kept = DatasetWriter::create(&context.output("kept"), Arc::clone(&schema), shape)?;
     let mut dropped =
         DatasetWriter::create_table(&context.output("dropped"), Arc::clone(&dropped_schema), Some(shape))?;
@@ -118,6 +138,7 @@ pub(super) fn run(context: &StageContext<'_>) -> StageResult<StageOutcome> {
         Ok(())
     })?;
     let summary = kept.finish()?;
+    freed.write(&context.output("kept"))?;
     dropped.finish()?;
     if summary.rows == 0 && config.on_empty == OnEmpty::Fail {
         return Err(empty(&accounts, rows));
@@ -134,23 +155,38 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Finds the copies for the MinHash step at `index` among the rows that the steps before it leave.
+    /// Finds the copies for the deduplicating step at `index` among the rows that the steps before it leave.
     fn collect(&self, steps: &mut [Step], index: usize) -> StageResult<()> {
         let (before, after) = steps.split_at_mut(index);
-        let [Step::MinHash(step), ..] = after else { return Ok(()) };
         let mut accounts: Vec<StepAccount> = before.iter().map(Step::account).collect();
-        let directory = self.context.temporary().join(format!("minhash-{index}"));
-        let mut files = KeyFiles::create(&directory, step.buckets)?;
+        let directory = self.context.temporary().join(format!("dedup-{index}"));
+        let step = match after {
+            [Step::MinHash(step), ..] => step,
+            [Step::Exact(step), ..] => {
+                let mut sorter = DigestSorter::new(&SortSpace { directory, memory: step.memory })?;
+                let name = step.name.clone();
+                self.stream(before, &mut accounts, &format!("{name}: comparing, "), |window| {
+                    let shared: &ExactStep = step;
+                    let digests: Vec<StageResult<Vec<u128>>> =
+                        self.pool.install(|| window.par_iter().map(|chunk| shared.digests(&chunk.current)).collect());
+                    digests.into_iter().try_for_each(|digests| sorter.add(&digests?))
+                })?;
+                step.dedup.know(sorter.resolve()?);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        let mut sorter = KeySorter::new(&SortSpace { directory, memory: step.memory })?;
         let name = step.name.clone();
         self.stream(before, &mut accounts, &format!("{name}: comparing, "), |window| {
             let keys: Vec<StageResult<Vec<Option<Vec<u64>>>>> =
                 self.pool.install(|| window.par_iter().map(|chunk| step.keys(&chunk.current)).collect());
             for keys in keys {
-                keys?.iter().try_for_each(|keys| files.add(keys.as_deref()))?;
+                keys?.iter().try_for_each(|keys| sorter.add(keys.as_deref()))?;
             }
             Ok(())
         })?;
-        step.know(files.resolve(|| self.context.check_cancelled())?);
+        step.copies = KnownCopies::new(sorter.resolve(|| self.context.check_cancelled())?);
         Ok(())
     }
 
@@ -185,6 +221,7 @@ impl Pass<'_> {
                     Step::Plugin(step) => run_plugin(self, index, step, &mut window, account)?,
                     Step::Exact(step) => run_exact(self, index, step, &mut window, account)?,
                     Step::MinHash(step) => run_minhash(self, index, step, &mut window, account)?,
+                    Step::Rows(step) => run_rows(self, index, step.as_ref(), &mut window, account)?,
                 }
             }
             sink(&window)?;
@@ -268,9 +305,9 @@ fn run_exact(
         pass.pool.install(|| window.par_iter().map(|chunk| shared.digests(&chunk.current)).collect());
     let reason: Arc<str> = Arc::from("duplicate");
     for (chunk, digests) in window.iter_mut().zip(digests) {
-        let firsts = step.firsts(&digests?);
-        let fate = |first: &bool| (!first).then(|| Fate { step: index, reason: Arc::clone(&reason) });
-        let fates = firsts.iter().map(fate).collect();
+        let copies = step.dedup.copies(&digests?)?;
+        let fate = |copy: &bool| copy.then(|| Fate { step: index, reason: Arc::clone(&reason) });
+        let fates = copies.iter().map(fate).collect();
         account.enter(chunk.current.num_rows(), text_bytes(&chunk.current, shape));
         settle(chunk, fates, account, |batch| step.texts(batch))?;
         account.leave(chunk.current.num_rows(), text_bytes(&chunk.current, shape));
@@ -287,9 +324,37 @@ fn run_minhash(
 ) -> StageResult<()> {
     let reason: Arc<str> = Arc::from("near-duplicate");
     for chunk in window {
-        let copies = step.copies(chunk.current.num_rows()).iter();
-        let fates = copies.map(|copy| copy.then(|| Fate { step: index, reason: Arc::clone(&reason) })).collect();
+        let copies = step.copies.take(chunk.current.num_rows())?;
+        let fates = copies.iter().map(|copy| copy.then(|| Fate { step: index, reason: Arc::clone(&reason) })).collect();
         account.enter(chunk.current.num_rows(), text_bytes(&chunk.current, pass.shape));
+        settle(chunk, fates, account, |batch| step.texts(batch))?;
+        account.leave(chunk.current.num_rows(), text_bytes(&chunk.current, pass.shape));
+    }
+    Ok(())
+}
+
+fn run_rows(
+    pass: &Pass<'_>,
+    index: usize,
+    step: &dyn RowStep,
+    window: &mut [Chunk],
+    account: &mut StepAccount,
+) -> StageResult<()> {
+    let verdicts: Vec<StageResult<RowVerdicts>> =
+        pass.pool.install(|| window.par_iter().map(|chunk| step.judge(&chunk.current)).collect());
+    for (chunk, verdicts) in window.iter_mut().zip(verdicts) {
+        let RowVerdicts { drops, scores } = verdicts?;
+        account.enter(chunk.current.num_rows(), text_bytes(&chunk.current, pass.shape));
+        account.add_scores(drops.len(), &scores);
+        let mut fates = Vec::with_capacity(drops.len());
+        for (row, drop) in drops.into_iter().enumerate() {
+            fates.push(drop.map(|RowDrop { reason, detail }| {
+                if let Some(detail) = detail {
+                    chunk.details.insert(chunk.rows[row], detail);
+                }
+                Fate { step: index, reason }
+            }));
+        }
         settle(chunk, fates, account, |batch| step.texts(batch))?;
         account.leave(chunk.current.num_rows(), text_bytes(&chunk.current, pass.shape));
     }
@@ -337,11 +402,12 @@ fn apply_edits(chunk: &mut Chunk, column: Option<&str>, edits: Vec<(usize, Strin
     Ok(())
 }
 
-/// The columns of the dataset, then the step and the reason.
-fn dropped_schema(schema: &Schema) -> SchemaRef {
-    let own = [STEP_COLUMN, REASON_COLUMN];
-    let fields = schema.fields().iter().filter(|field| !own.contains(&field.name().as_str())).cloned();
-    let added = own.map(|name| Arc::new(Field::new(name, DataType::Utf8, false)));
+/// The columns of the dataset, then the step, the reason, and what was found where a step says that.
+fn dropped_schema(schema: &Schema, details: bool) -> SchemaRef {
+    let own = [(STEP_COLUMN, false), (REASON_COLUMN, false), (DETAIL_COLUMN, true)];
+    let own = if details { &own[..] } else { &own[..2] };
+    let fields = schema.fields().iter().filter(|field| !own.iter().any(|(name, _)| name == field.name())).cloned();
+    let added = own.iter().map(|(name, nullable)| Arc::new(Field::new(*name, DataType::Utf8, *nullable)));
     Arc::new(Schema::new(fields.chain(added).collect::<Vec<_>>()))
 }
 
@@ -355,7 +421,12 @@ fn write_dropped(chunk: &Chunk, names: &[String], schema: &SchemaRef, writer: &m
     let rows = filter_record_batch(&chunk.original, &mask).map_err(arrow_error)?;
     let steps: StringArray = fates.iter().map(|fate| Some(names[fate.step].as_str())).collect();
     let reasons: StringArray = fates.iter().map(|fate| Some(fate.reason.as_ref())).collect();
-    let added: [(&str, ArrayRef); 2] = [(STEP_COLUMN, Arc::new(steps)), (REASON_COLUMN, Arc::new(reasons))];
+    let fated = (0u32..).zip(&chunk.fates).filter(|(_, fate)| fate.is_some());
+    let details: StringArray = fated.map(|(row, _)| chunk.details.get(&row).map(String::as_str)).collect();
+    let mut added: Vec<(&str, ArrayRef)> = vec![(STEP_COLUMN, Arc::new(steps)), (REASON_COLUMN, Arc::new(reasons))];
+    if schema.fields().last().is_some_and(|field| field.name() == DETAIL_COLUMN) {
+        added.push((DETAIL_COLUMN, Arc::new(details)));
+    }
     let columns: Vec<ArrayRef> = schema
         .fields()
         .iter()

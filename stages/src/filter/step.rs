@@ -6,6 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use luthier_core::{ConfigIssue, Digest, StageContext, StageError, StageResult};
 use luthier_formats::dataset::DatasetShape;
+use luthier_formats::tokenizer::Tokenizer;
 use luthier_plugins::{
     BuildOptions, Builtin, CompiledCache, FilterEngine, JudgeError, Limits, Manifest, OnTrap, Plugin, PluginComponent,
     PluginSource, TextBatch, TextColumn, Verdicts, Worker, build_crate,
@@ -13,9 +14,12 @@ use luthier_plugins::{
 use serde_json::{Value, json};
 
 use super::column::{Judged, check_column, texts_of};
-use super::config::{OnTrapConfig, RunMode, StepConfig, source_label};
-use super::dedup::{DedupConfig, DedupMethod, ExactDedup, MinHasher};
+use super::config::{OnTrapConfig, RunMode, StepConfig, StepKind, source_label};
+use super::decontaminate::{DecontaminateStep, whole_row};
+use super::dedup::{DedupConfig, DedupMethod, ExactDedup, KnownCopies, MinHasher};
 use super::funnel::StepAccount;
+use super::rows::RowStep;
+use super::tokens::{self, TokensStep};
 
 /// Checks a built-in: its name, its configuration; puts what decides its output into the key.
 pub(super) fn prepare_builtin(
@@ -45,15 +49,30 @@ pub(super) enum Step {
     Plugin(Box<PluginStep>),
     Exact(ExactStep),
     MinHash(MinHashStep),
+    Rows(Box<dyn RowStep>),
 }
 
 impl Step {
     /// Forgets the rows of a pass, for the next one over the same rows.
     pub fn rewind(&mut self) {
         match self {
-            Self::Plugin(_) => {}
-            Self::Exact(step) => step.dedup.forget(),
-            Self::MinHash(step) => step.next = 0,
+            Self::Plugin(_) | Self::Rows(_) => {}
+            Self::Exact(step) => step.dedup.rewind(),
+            Self::MinHash(step) => step.copies.rewind(),
+        }
+    }
+
+    /// A filter that is linked in.
+    pub fn is_native(&self) -> bool {
+        matches!(self, Self::Plugin(step) if matches!(step.pool.plugin, Plugin::Native(_)))
+    }
+
+    /// Whether it must see all of `rows` rows before it can say anything of one.
+    pub fn needs_pass(&self, rows: u64) -> bool {
+        match self {
+            Self::Plugin(_) | Self::Rows(_) => false,
+            Self::Exact(step) => !ExactDedup::fits(rows, step.memory),
+            Self::MinHash(_) => true,
         }
     }
 
@@ -64,6 +83,7 @@ impl Step {
             }
             Self::Exact(step) => StepAccount::new(&step.name, []),
             Self::MinHash(step) => StepAccount::new(&step.name, []),
+            Self::Rows(step) => StepAccount::new(step.name(), step.scores().iter().map(|score| (*score).to_owned())),
         }
     }
 }
@@ -83,7 +103,8 @@ pub(super) struct PluginStep {
 pub(super) struct ExactStep {
     pub name: String,
     columns: Vec<String>,
-    dedup: ExactDedup,
+    pub memory: usize,
+    pub dedup: ExactDedup,
 }
 
 /// Drops rows that are nearly equal to others. Which they are is known after a pass over all rows.
@@ -91,10 +112,8 @@ pub(super) struct MinHashStep {
     pub name: String,
     columns: Vec<String>,
     hasher: MinHasher,
-    pub buckets: usize,
-    /// Of each row that reaches the step, in row order.
-    copies: Vec<bool>,
-    next: usize,
+    pub memory: usize,
+    pub copies: KnownCopies,
 }
 
 /// Workers that no thread uses at the moment; each thread takes one for a batch.
@@ -175,11 +194,6 @@ impl ExactStep {
     pub fn texts<'a>(&self, batch: &'a RecordBatch) -> StageResult<TextColumn<'a>> {
         Judged::of(&self.columns).texts(batch)
     }
-
-    /// Which rows come for the first time; call in row order.
-    pub fn firsts(&mut self, digests: &[u128]) -> Vec<bool> {
-        digests.iter().map(|digest| self.dedup.is_first(*digest)).collect()
-    }
 }
 
 impl MinHashStep {
@@ -192,19 +206,6 @@ impl MinHashStep {
     pub fn keys(&self, batch: &RecordBatch) -> StageResult<Vec<Option<Vec<u64>>>> {
         let texts = self.texts(batch)?;
         Ok(texts.iter().map(|text| self.hasher.keys(text)).collect())
-    }
-
-    /// Takes in what the collecting pass found.
-    pub fn know(&mut self, copies: Vec<bool>) {
-        self.copies = copies;
-    }
-
-    /// Which of the next rows are copies; call in row order.
-    pub fn copies(&mut self, rows: usize) -> &[bool] {
-        let from = self.next.min(self.copies.len());
-        let to = (from + rows).min(self.copies.len());
-        self.next = to;
-        &self.copies[from..to]
     }
 }
 
@@ -221,18 +222,30 @@ pub(super) fn open_steps(
     for (index, (step, name)) in steps.iter().zip(names).enumerate() {
         context.check_cancelled()?;
         let on = step.on.as_ref().map(|on| on.0.clone());
-        let step = match (&step.plugin, &step.dedup) {
-            (Some(plugin), _) => {
+        let step = match step.kind() {
+            Some(StepKind::Plugin(plugin)) => {
                 context.progress(index as u64, steps.len() as u64, "plugins", format!("preparing {name}"));
                 let plugin = load(context, index, plugin, step, name, &mut engines)?;
                 open_plugin(plugin, step, name, on.as_deref(), shape, schema)?
             }
-            (None, Some(dedup)) => open_dedup(dedup, name, on, shape, schema)?,
-            (None, None) => {
-                return Err(StageError::input(
-                    "filter::step",
-                    format!("step `{name}` has neither `plugin` nor `dedup`"),
-                ));
+            Some(StepKind::Dedup(dedup)) => open_dedup(dedup, name, on, shape, schema)?,
+            Some(StepKind::Decontaminate(config)) => {
+                let judged = on.map_or_else(|| whole_row(shape), |columns| Judged::of(&columns));
+                judged.check(schema, name)?;
+                context.progress(index as u64, steps.len() as u64, "plugins", format!("reading for {name}"));
+                Step::Rows(Box::new(DecontaminateStep::open(context, *config, name, judged)?))
+            }
+            Some(StepKind::Tokens(bounds)) => {
+                let judged = on.map_or_else(|| Judged::default_of(shape), |columns| Judged::of(&columns));
+                judged.check(schema, name)?;
+                let model = context.optional_input(tokens::PORT).ok_or_else(|| {
+                    tokens::not_connected(name, tokens::PORT, "a model whose tokenizer counts", "base")
+                })?;
+                let tokenizer = Tokenizer::from_model(&model.path)?;
+                Step::Rows(Box::new(TokensStep { name: name.clone(), judged, bounds: *bounds, tokenizer }))
+            }
+            None => {
+                return Err(StageError::input("filter::step", format!("step `{name}` does not say what it is")));
             }
         };
         opened.push(step);
@@ -360,7 +373,7 @@ fn open_dedup(
     match options.method {
         DedupMethod::Exact => {
             let dedup = ExactDedup::new(options.normalize());
-            Ok(Step::Exact(ExactStep { name: name.to_owned(), columns, dedup }))
+            Ok(Step::Exact(ExactStep { name: name.to_owned(), columns, memory: options.memory(), dedup }))
         }
         DedupMethod::Minhash => {
             let shape = options.shape();
@@ -369,9 +382,8 @@ fn open_dedup(
                 name: name.to_owned(),
                 columns,
                 hasher,
-                buckets: shape.buckets,
-                copies: Vec::new(),
-                next: 0,
+                memory: options.memory(),
+                copies: KnownCopies::default(),
             }))
         }
     }

@@ -164,6 +164,8 @@ fn bad_configurations_are_reported_at_once_with_paths() {
         {"dedup": "exact", "config": {}},
         {"dedup": "exact", "plugin": "builtin:length"},
         {"name": "empty"},
+        {"tokens": {"min": 9, "max": 3}, "limits": {"timeout_ms": 9}},
+        {"decontaminate": {"contained": 0}},
     ]});
     insta::assert_snapshot!(bench.issues(&FilterStage, &with).join("\n"), @r#"
     steps[0].plugin | there is no built-in filter `gopher-qualty` | did you mean `builtin:gopher-quality`?
@@ -174,8 +176,11 @@ fn bad_configurations_are_reported_at_once_with_paths() {
     steps[4].plugin | `./notes` is a directory without a `Cargo.toml` | name the directory of a Rust crate, or the `.wasm` file that another language built
     steps[5].plugin | `./notes/readme.md` is neither a crate nor a `.wasm` file | name the directory of a Rust crate, or a component that ends in `.wasm`
     steps[6].config | `config` belongs to plugins, and this step is a `dedup` | options of a deduplication go into it: `dedup: {method: minhash, …}`
-    steps[7] | a step has either `plugin` or `dedup`, found both | make two steps of it
-    steps[8] | a step needs `plugin` or `dedup`, found neither | add `plugin: builtin:NAME`, `plugin: ./path` or `dedup: exact`
+    steps[7] | a step is one thing, and this one has `plugin` and `dedup` | make a step of each
+    steps[8] | a step needs `plugin`, `dedup`, `decontaminate` or `tokens`, found none | add `plugin: builtin:NAME`, `plugin: ./path` or `dedup: exact`
+    steps[9].limits | `limits` belongs to plugins, and this step is a `tokens` | options go into `tokens: {…}`
+    steps[9].tokens | `min` is larger than `max`, so every row would be dropped | swap them, or leave one out
+    steps[10].decontaminate.contained | `contained: 0` would drop every row | 0.8 is the default
     "#);
     let with =
         json!({"steps": [{"dedup": "exakt"}, {"dedup": {"method": "exact", "normalise": "none"}}], "on_emty": 1});
@@ -204,6 +209,7 @@ fn every_setting_that_matters_is_in_the_key() {
         (false, json!({"steps": [{"plugin": "builtin:length", "limits": {"timeout_ms": 9}}, {"dedup": "exact"}]})),
         (false, json!({"steps": [{"plugin": "builtin:length", "max_traps": 7}, {"dedup": "exact"}]})),
         (false, json!({"steps": [{"plugin": "builtin:length"}, {"dedup": {"method": "exact"}}]})),
+        (false, json!({"steps": [{"plugin": "builtin:length"}, {"dedup": {"method": "exact", "memory_mib": 9}}]})),
     ] {
         assert_eq!(key(with.clone()) != key(base.clone()), changed, "{with}");
     }

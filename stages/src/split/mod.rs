@@ -13,6 +13,7 @@ use luthier_core::{
     StageContext, StageError, StageOutcome, StageResult, config_schema, parse_config,
 };
 use luthier_formats::dataset::{DatasetReader, DatasetWriter, column_text, optional_column, string_column};
+use luthier_formats::decontaminated::Decontaminated;
 use serde_json::Value;
 
 use assign::{Assignment, GroupHash};
@@ -153,6 +154,7 @@ fn write_parts(
         done += batch.num_rows() as u64;
         context.progress(done, reader.rows(), "rows", "");
     }
+    let freed = Decontaminated::read(&context.input("data")?.path)?;
     let mut outcome = StageOutcome::new();
     let mut table = Vec::new();
     for (name, writer) in names.iter().zip(writers) {
@@ -161,6 +163,7 @@ fn write_parts(
             return Err(StageError::input("split::empty_part", format!("part `{name}` got none of {done} rows"))
                 .hint("give it a number of rows, a larger fraction, or keep more rows in the stages before"));
         }
+        freed.write(&context.output(name))?;
         outcome.metric(&format!("rows.{name}"), rows as f64, "rows");
         table.push(vec![(*name).to_owned(), rows.to_string(), format!("{:.2} %", 100.0 * rows as f64 / done as f64)]);
     }

@@ -19,6 +19,7 @@ use luthier_core::{
 };
 use luthier_formats::chat_template::{ChatTemplate, special_tokens};
 use luthier_formats::dataset::{DatasetReader, DatasetShape, string_column};
+use luthier_formats::decontaminated::Decontaminated;
 use luthier_formats::model_files::read_model_config;
 use luthier_formats::tokenizer::Tokenizer;
 use luthier_formats::tokens::{TokenSample, TokenSet, TokensMeta};
@@ -260,6 +261,7 @@ fn finish(
     };
     let set = TokenSet { samples, bins, meta };
     set.write(&context.output("tokens"))?;
+    Decontaminated::read(&context.input("data")?.path)?.write(&context.output("tokens"))?;
     Ok(report::outcome(&set, encoder, rows, notes, &lengths))
 }
 

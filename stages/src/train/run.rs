@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{Digest, StageContext, StageError, StageEvent, StageOutcome, StageResult};
+use luthier_formats::decontaminated::Decontaminated;
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokenizer::Tokenizer;
 use luthier_formats::tokens::TokenSet;
@@ -115,6 +116,7 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
     let base_name = config.base_model.as_deref();
     let output = job.context.output("adapter");
     write_adapter(&output, &trainer.spec().lora, trainer.adapters().slots(), &values, base_name, &stamp)?;
+    Decontaminated::read(&context.input("data")?.path)?.write(&output)?;
 
     report(&mut outcome, &job, &trainer, &plan, &device, resumed);
     Ok(outcome)

@@ -3,18 +3,22 @@
 mod clusters;
 mod digest_set;
 mod exact;
+mod known;
 mod minhash;
 mod normalize;
+mod sorter;
 
 use luthier_core::ConfigIssue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-pub(super) use clusters::KeyFiles;
-pub(super) use exact::ExactDedup;
+pub(super) use clusters::KeySorter;
+pub(super) use exact::{DigestSorter, ExactDedup};
+pub(super) use known::KnownCopies;
 pub(super) use minhash::{MinHashShape, MinHasher};
 pub(super) use normalize::Normalize;
+pub(super) use sorter::SortSpace;
 
 /// How rows are compared: a method, or a mapping with its options.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -56,6 +60,10 @@ pub(super) struct DedupOptions {
     /// MinHash: chooses the hash functions; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Memory for comparing rows, MiB; what does not fit is sorted on disk, with the same result. 256 by default.
+    #[schemars(range(min = 1))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
 }
 
 impl<'de> Deserialize<'de> for DedupConfig {
@@ -78,6 +86,11 @@ impl DedupOptions {
         })
     }
 
+    /// Bytes that comparing rows may take.
+    pub fn memory(&self) -> usize {
+        (self.memory_mib.unwrap_or(256) as usize) << 20
+    }
+
     pub fn shape(&self) -> MinHashShape {
         MinHashShape {
             ngrams: self.ngrams.unwrap_or(5),
@@ -92,9 +105,15 @@ impl DedupConfig {
     /// The options as they were given.
     pub fn options(&self) -> DedupOptions {
         match self {
-            Self::Method(method) => {
-                DedupOptions { method: *method, normalize: None, ngrams: None, buckets: None, hashes: None, seed: None }
-            }
+            Self::Method(method) => DedupOptions {
+                method: *method,
+                normalize: None,
+                ngrams: None,
+                buckets: None,
+                hashes: None,
+                seed: None,
+                memory_mib: None,
+            },
             Self::Options(options) => options.clone(),
         }
     }
