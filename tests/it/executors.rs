@@ -174,7 +174,6 @@ struct Slurm {
 
 impl Slurm {
     /// `None`, said and counted, where it cannot run. `LUTHIER_REQUIRE_SLURM` turns that into a failure.
-    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
     fn start() -> Option<Self> {
         let installed = |program: &str| {
             ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
@@ -187,7 +186,7 @@ impl Slurm {
         if !missing.is_empty() || !root {
             let why = if root { format!("{} not installed", missing.join(", ")) } else { "not root".to_owned() };
             assert!(std::env::var_os("LUTHIER_REQUIRE_SLURM").is_none(), "Slurm is required: {why}");
-            eprintln!("skipped 1 of 1 Slurm tests: {why} (Debian: apt-get install slurm-wlm munge)");
+            luthier_test::skipped(&format!("no Slurm: {why} (Debian: apt-get install slurm-wlm munge)"));
             return None;
         }
         let directory = tempfile::Builder::new().prefix("slurm").tempdir().expect("a directory");
