@@ -254,3 +254,41 @@ fn part(stored: &[Section], found: &[Section]) -> Vec<CurveDifference> {
     }
     parted
 }
+
+#[cfg(test)]
+mod tests {
+    use luthier_core::Series;
+
+    use super::*;
+
+    fn plot(title: &str, name: &str, points: &[(f64, f64)]) -> Section {
+        let series = vec![Series { name: name.to_owned(), points: points.to_vec() }];
+        Section::Plot { title: title.to_owned(), x_label: "step".to_owned(), y_label: String::new(), series }
+    }
+
+    #[test]
+    fn curves_are_compared_to_the_last_bit() {
+        let stored =
+            [plot("Training", "loss", &[(1.0, 2.5), (2.0, 2.25), (3.0, 0.1 + 0.2)]), plot("Other", "x", &[(1.0, 1.0)])];
+        assert_eq!(part(&stored, &stored), []);
+        let drifted = [plot("Training", "loss", &[(1.0, 2.5), (2.0, 2.25), (3.0, 0.3)])];
+        let parted =
+            CurveDifference { name: "Training: loss".to_owned(), x: 3.0, stored: Some(0.1 + 0.2), found: Some(0.3) };
+        assert_eq!(part(&stored, &drifted), [parted]);
+        let shorter = [plot("Training", "loss", &[(1.0, 2.5)])];
+        assert_eq!(part(&stored, &shorter)[0].x, 2.0, "a curve that ends early parts where it ends");
+        assert_eq!(part(&stored, &shorter)[0].found, None);
+    }
+
+    #[test]
+    fn files_part_at_their_first_byte() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| Utf8Path::from_path(directory.path()).unwrap().join(name);
+        for (name, bytes) in [("a", "same start"), ("b", "same stArt"), ("c", "same"), ("d", "same start")] {
+            fs_err::write(path(name), bytes).unwrap();
+        }
+        assert_eq!(first_byte(&path("a"), &path("b")).unwrap(), Some(7));
+        assert_eq!(first_byte(&path("a"), &path("c")).unwrap(), Some(4));
+        assert_eq!(first_byte(&path("a"), &path("d")).unwrap(), None);
+    }
+}
