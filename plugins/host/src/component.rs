@@ -4,19 +4,16 @@ use std::sync::Arc;
 
 use luthier_core::{Digest, StageError, StageResult};
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{Component, Linker};
 
-use crate::bindings;
 use crate::compiled_cache::CompiledCache;
 use crate::engine::{FilterEngine, into_std};
+use crate::guest::{GuestPre, add_host};
+use crate::host_state::HostState;
 use crate::limits::Limits;
-use crate::manifest::{Manifest, ScoreColumn, ScoreKind};
-use crate::session::{HostState, Session};
-
-/// The interfaces of a plugin of this world.
-const HOST: &str = "luthier:filter/host@0.1.0";
-const TYPES: &str = "luthier:filter/types@0.1.0";
-const FILTER: &str = "luthier:filter/filter@0.1.0";
+use crate::manifest::Manifest;
+use crate::session::Session;
+use crate::world::World;
 
 /// What the seed of hash tables is in a guest. A constant: a filter has no randomness.
 const SEED: u64 = 0x6c75_7468_6965_7221;
@@ -27,7 +24,8 @@ pub struct PluginComponent(Arc<Inner>);
 
 struct Inner {
     engine: FilterEngine,
-    pre: bindings::PluginPre<HostState>,
+    world: World,
+    pre: GuestPre,
     manifest: Manifest,
     limits: Limits,
     digest: Digest,
@@ -49,18 +47,22 @@ impl PluginComponent {
         limits: Limits,
     ) -> StageResult<Self> {
         let component = cache.compile(engine, name, wasm)?;
-        let imports = imports_of(engine, &component);
-        check_world(engine, &component, name, &imports)?;
+        let (imports, exports) = names_of(engine, &component);
+        let world = World::of(name, &imports, &exports)?;
         let linker = link(engine, &component).map_err(|error| {
             StageError::new("plugin::link", format!("plugin `{name}` cannot be linked")).caused_by(into_std(error))
         })?;
-        let pre = linker.instantiate_pre(&component).and_then(bindings::PluginPre::new).map_err(|error| {
-            StageError::input("plugin::world", format!("plugin `{name}` does not fit the world `luthier:filter@0.1.0`"))
-                .hint("build it with the SDK in plugins/sdk, or from plugins/wit/v0.1/filter.wit")
-                .caused_by(into_std(error))
+        let pre = linker.instantiate_pre(&component).and_then(|pre| GuestPre::new(world, pre)).map_err(|error| {
+            StageError::input(
+                "plugin::world",
+                format!("plugin `{name}` does not fit the world `{world}` that it names"),
+            )
+            .hint("build it with the SDK in plugins/sdk, or from the filter.wit of that world in plugins/wit")
+            .caused_by(into_std(error))
         })?;
         let mut inner = Inner {
             engine: engine.clone(),
+            world,
             pre,
             manifest: empty_manifest(name),
             limits,
@@ -80,6 +82,12 @@ impl PluginComponent {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// What it was built for.
+    #[must_use]
+    pub fn world(&self) -> World {
+        self.0.world
     }
 
     /// BLAKE3 of the component's bytes.
@@ -127,40 +135,18 @@ fn empty_manifest(name: &str) -> Manifest {
     }
 }
 
-fn imports_of(engine: &FilterEngine, component: &Component) -> Vec<String> {
-    component.component_type().imports(engine.inner()).map(|(name, _)| name.to_owned()).collect()
-}
-
-fn check_world(engine: &FilterEngine, component: &Component, name: &str, imports: &[String]) -> StageResult<()> {
-    let foreign: Vec<String> = imports
-        .iter()
-        .filter(|import| !import.starts_with("wasi:") && *import != HOST && *import != TYPES)
-        .map(|import| format!("`{import}`"))
-        .collect();
-    if !foreign.is_empty() {
-        return Err(StageError::input(
-            "plugin::imports",
-            format!("plugin `{name}` imports {}, which filters have no access to", foreign.join(", ")),
-        )
-        .hint(format!("a filter may import `{HOST}` only: remove the others from its world")));
-    }
-    let exports: Vec<String> =
-        component.component_type().exports(engine.inner()).map(|(name, _)| name.to_owned()).collect();
-    if exports.iter().any(|export| export == FILTER) {
-        return Ok(());
-    }
-    let found = match exports.iter().find(|export| export.starts_with("luthier:filter/filter@")) {
-        Some(other) => format!("it exports `{other}`, and this build knows `{FILTER}`"),
-        None if exports.is_empty() => format!("it exports nothing, expected `{FILTER}`"),
-        None => format!("it exports `{}`, expected `{FILTER}`", exports.join("`, `")),
-    };
-    Err(StageError::input("plugin::world", format!("plugin `{name}` is not a filter: {found}"))
-        .hint("`luthier plugin new NAME` makes a crate that is one"))
+fn names_of(engine: &FilterEngine, component: &Component) -> (Vec<String>, Vec<String>) {
+    let kind = component.component_type();
+    let owned = |name: &str| name.to_owned();
+    (
+        kind.imports(engine.inner()).map(|(name, _)| owned(name)).collect(),
+        kind.exports(engine.inner()).map(|(name, _)| owned(name)).collect(),
+    )
 }
 
 fn link(engine: &FilterEngine, component: &Component) -> wasmtime::Result<Linker<HostState>> {
     let mut linker = Linker::new(engine.inner());
-    bindings::luthier::filter::host::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state)?;
+    add_host(&mut linker)?;
     for (name, item) in component.component_type().imports(engine.inner()) {
         if !name.starts_with("wasi:random/") {
             continue;
@@ -192,30 +178,8 @@ fn describe(inner: &Inner, name: &str) -> StageResult<Manifest> {
         StageError::input("plugin::manifest", format!("plugin `{name}` describes itself wrongly: {what}"))
             .hint("rebuild the plugin with the SDK in plugins/sdk")
     };
-    let raw = Session::describe(&inner.engine, &inner.pre, &inner.limits)
-        .map_err(|fault| StageError::input("plugin::describe", format!("plugin `{name}` {fault}")))?;
-    let manifest = Manifest {
-        name: raw.name,
-        version: raw.version,
-        about: raw.about,
-        text: raw.text,
-        reads: raw.reads,
-        scores: raw
-            .scores
-            .into_iter()
-            .map(|score| ScoreColumn {
-                name: score.name,
-                kind: match score.kind {
-                    bindings::luthier::filter::types::ScoreKind::Real => ScoreKind::Real,
-                    bindings::luthier::filter::types::ScoreKind::Count => ScoreKind::Count,
-                    bindings::luthier::filter::types::ScoreKind::Flag => ScoreKind::Flag,
-                },
-            })
-            .collect(),
-        reasons: raw.reasons,
-        edits_text: raw.edits_text,
-        config_schema: Manifest::parse_schema(&raw.config_schema).map_err(wrong)?,
-    };
-    manifest.check().map_err(wrong)?;
-    Ok(manifest)
+    let raw = Session::describe(&inner.engine, &inner.pre, &inner.limits).map_err(|fault| {
+        StageError::input("plugin::describe", format!("plugin `{name}` {fault}")).hint(fault.hint(&inner.limits))
+    })?;
+    raw.check().map_err(wrong)
 }

@@ -2,6 +2,27 @@
 
 use crate::limits::Limits;
 
+/// The longest text of a guest that is shown or kept, bytes.
+const LONGEST_TEXT: usize = 1_000;
+
+/// A guest's words on one line of bounded length, without control characters that a terminal would obey.
+pub(crate) fn tame(text: &str) -> String {
+    let end = text.floor_char_boundary(LONGEST_TEXT);
+    let mut out = String::with_capacity(end);
+    for c in text[..end].chars() {
+        match c {
+            '\n' | '\r' | '\t' | ' ' if out.ends_with(' ') => {}
+            '\n' | '\r' | '\t' => out.push(' '),
+            c if c.is_control() => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    if end < text.len() {
+        out.push('…');
+    }
+    out
+}
+
 /// One failed call. Its text is what a user reads after the plugin's name, and the reason of a row set aside.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
@@ -53,5 +74,17 @@ impl Fault {
     #[must_use]
     pub fn depends_on_time(&self) -> bool {
         matches!(self, Self::Deadline(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tames_texts() {
+        assert_eq!(tame("left: 1\n right: 2\u{1b}[31m"), "left: 1 right: 2\u{fffd}[31m");
+        let long = tame(&"é".repeat(2_000));
+        assert_eq!((long.len(), long.ends_with('…')), (1_003, true));
     }
 }

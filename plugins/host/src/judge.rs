@@ -11,7 +11,7 @@ use crate::component::{OpenError, PluginComponent};
 use crate::fault::Fault;
 use crate::plugin::config_error;
 use crate::session::Session;
-use crate::verdict::Verdicts;
+use crate::verdict::{Checked, Verdicts};
 
 /// Rows and bytes of one call into a guest.
 const CALL_ROWS: usize = 4_096;
@@ -113,8 +113,15 @@ impl Guest {
     ) -> Result<(), JudgeError> {
         let part = batch.slice(rows.clone());
         let fault = match self.call(&part)? {
-            Ok(judged) => {
-                verdicts.put(rows.start, judged);
+            Ok(checked) => {
+                verdicts.put(rows.start, checked.verdicts);
+                for (row, fault) in checked.refusals {
+                    let row = rows.start + row;
+                    if on_trap == OnTrap::Fail {
+                        return Err(JudgeError::Row(RowFault { row, fault }));
+                    }
+                    verdicts.faults.push((row, fault.to_string()));
+                }
                 return Ok(());
             }
             Err(fault) => fault,
@@ -131,7 +138,7 @@ impl Guest {
         Ok(())
     }
 
-    fn call(&mut self, batch: &TextBatch<'_>) -> Result<Result<Verdicts, Fault>, JudgeError> {
+    fn call(&mut self, batch: &TextBatch<'_>) -> Result<Result<Checked, Fault>, JudgeError> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => open(&self.plugin, &self.config).map_err(JudgeError::Open)?,

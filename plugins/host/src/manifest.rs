@@ -35,6 +35,41 @@ pub enum ScoreKind {
     Flag,
 }
 
+/// A description as a guest gave it.
+pub(crate) struct RawManifest {
+    pub name: String,
+    pub version: String,
+    pub about: String,
+    pub text: String,
+    pub reads: Vec<String>,
+    pub scores: Vec<ScoreColumn>,
+    pub reasons: Vec<String>,
+    pub edits_text: bool,
+    pub config_schema: String,
+}
+
+impl RawManifest {
+    /// Parses the schema and checks the rest.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a lowercase fragment.
+    pub(crate) fn check(self) -> Result<Manifest, String> {
+        let manifest = Manifest {
+            config_schema: Manifest::parse_schema(&self.config_schema)?,
+            name: self.name,
+            version: self.version,
+            about: self.about,
+            text: self.text,
+            reads: self.reads,
+            scores: self.scores,
+            reasons: self.reasons,
+            edits_text: self.edits_text,
+        };
+        manifest.check()?;
+        Ok(manifest)
+    }
+}
+
 const MOST_NAMES: usize = 64;
 const MOST_REASONS: usize = 255;
 const LONGEST_NAME: usize = 100;
@@ -65,6 +100,20 @@ impl Manifest {
         self.reasons.iter().try_for_each(|reason| name("a reason", reason))?;
         if self.about.len() > 10 * LONGEST_NAME || self.version.len() > LONGEST_NAME || self.text.len() > LONGEST_NAME {
             return Err("its description, version or text column is too long".to_owned());
+        }
+        if [&self.about, &self.version, &self.text].iter().any(|text| text.chars().any(char::is_control)) {
+            return Err("its description, version or text column has control characters".to_owned());
+        }
+        let scores: Vec<&str> = self.scores.iter().map(|score| score.name.as_str()).collect();
+        for (what, names) in [
+            ("column", self.reads.iter().map(String::as_str).collect::<Vec<_>>()),
+            ("score", scores),
+            ("reason", self.reasons.iter().map(String::as_str).collect()),
+        ] {
+            let mut seen = std::collections::BTreeSet::new();
+            if let Some(twice) = names.iter().find(|name| !seen.insert(**name)) {
+                return Err(format!("it declares {what} `{twice}` twice"));
+            }
         }
         Ok(())
     }

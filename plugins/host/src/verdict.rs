@@ -1,5 +1,7 @@
 //! What a filter said about a batch, after every number in it was checked.
 
+use crate::fault::{Fault, tame};
+
 /// Verdicts for the rows of one batch.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Verdicts {
@@ -41,6 +43,15 @@ pub(crate) struct RawVerdicts {
     pub scores: Vec<f32>,
     /// Rows, offsets, data.
     pub edits: Option<(Vec<u32>, Vec<u32>, Vec<u8>)>,
+    /// Rows and why.
+    pub refusals: Vec<(u32, String)>,
+}
+
+/// Verdicts that may be believed, and the rows that have none.
+pub(crate) struct Checked {
+    pub verdicts: Verdicts,
+    /// Ascending.
+    pub refusals: Vec<(usize, Fault)>,
 }
 
 /// How many bytes of edits a batch of `input` bytes may return.
@@ -57,8 +68,8 @@ impl RawVerdicts {
         reasons: usize,
         edits_text: bool,
         input_bytes: usize,
-    ) -> Result<Verdicts, String> {
-        let drop = match self.drop.len() {
+    ) -> Result<Checked, String> {
+        let mut drop = match self.drop.len() {
             0 => vec![0; rows],
             n if n == rows => self.drop,
             n => return Err(format!("it returned {n} verdicts for {rows} rows")),
@@ -72,14 +83,26 @@ impl RawVerdicts {
         if self.scores.iter().any(|score| !score.is_finite()) {
             return Err("it returned a score that is not a finite number".to_owned());
         }
-        let edits = match self.edits {
+        let mut edits = match self.edits {
             None => Vec::new(),
             Some(_) if !edits_text => {
                 return Err("it edits the text, but does not declare that it does".to_owned());
             }
             Some((at, offsets, data)) => check_edits(rows, &at, &offsets, data, input_bytes)?,
         };
-        Ok(Verdicts { drop, scores: self.scores, edits, faults: Vec::new() })
+        let refused = |row: usize| self.refusals.binary_search_by_key(&row, |(row, _)| *row as usize).is_ok();
+        let ascending = self.refusals.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        if !ascending || self.refusals.last().is_some_and(|(row, _)| *row as usize >= rows) {
+            return Err("the rows that it refuses are not ascending or not in the batch".to_owned());
+        }
+        edits.retain(|(row, _)| !refused(*row));
+        let mut scores = self.scores;
+        for row in self.refusals.iter().map(|(row, _)| *row as usize) {
+            drop[row] = 0;
+            scores.iter_mut().skip(row).step_by(rows).for_each(|score| *score = 0.0);
+        }
+        let faults = self.refusals.into_iter().map(|(row, why)| (row as usize, Fault::Refused(tame(&why)))).collect();
+        Ok(Checked { verdicts: Verdicts { drop, scores, edits, faults: Vec::new() }, refusals: faults })
     }
 }
 
@@ -121,7 +144,8 @@ mod tests {
 
     fn raw(drop: &[u8], scores: &[f32], edits: Option<(&[u32], &[u32], &[u8])>) -> Result<Verdicts, String> {
         let edits = edits.map(|(at, offsets, data)| (at.to_vec(), offsets.to_vec(), data.to_vec()));
-        RawVerdicts { drop: drop.to_vec(), scores: scores.to_vec(), edits }.check(3, 1, 2, true, 10)
+        let raw = RawVerdicts { drop: drop.to_vec(), scores: scores.to_vec(), edits, refusals: Vec::new() };
+        raw.check(3, 1, 2, true, 10).map(|checked| checked.verdicts)
     }
 
     #[test]
@@ -152,8 +176,26 @@ mod tests {
             assert!(message.contains(lie), "{message} should say {lie}");
         }
         let edits = Some((vec![0], vec![0, 0], vec![]));
-        let undeclared = RawVerdicts { drop: vec![], scores: vec![], edits }.check(3, 0, 2, false, 10);
-        assert!(undeclared.expect_err("undeclared").contains("does not declare"));
+        let undeclared = RawVerdicts { drop: vec![], scores: vec![], edits, refusals: vec![] };
+        assert!(undeclared.check(3, 0, 2, false, 10).err().expect("undeclared").contains("does not declare"));
+    }
+
+    #[test]
+    fn refused_rows_have_no_other_verdict() {
+        let raw = |refusals: &[u32]| RawVerdicts {
+            drop: vec![1, 1, 1],
+            scores: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            edits: Some((vec![0, 1], vec![0, 1, 2], b"ab".to_vec())),
+            refusals: refusals.iter().map(|row| (*row, "no".to_owned())).collect(),
+        };
+        let checked = raw(&[1]).check(3, 2, 1, true, 10).ok().expect("fine");
+        assert_eq!(checked.verdicts.drop, [1, 0, 1]);
+        assert_eq!(checked.verdicts.scores, [1.0, 0.0, 3.0, 4.0, 0.0, 6.0]);
+        assert_eq!(checked.verdicts.edits, [(0, "a".to_owned())]);
+        assert_eq!(checked.refusals, [(1, Fault::Refused("no".to_owned()))]);
+        for wrong in [[0, 0].as_slice(), &[2, 1], &[3]] {
+            assert!(raw(wrong).check(3, 2, 1, true, 10).err().expect("wrong").contains("refuses"));
+        }
     }
 
     #[test]

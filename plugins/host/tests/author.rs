@@ -28,7 +28,7 @@ fn a_new_plugin_builds_passes_its_cases_and_is_measured() {
     let inspection = inspect(&plugin);
     assert_eq!(inspection.manifest.name, "no-urls");
     assert_eq!(inspection.manifest.about, "Drops texts with many links.");
-    assert!(inspection.granted.contains(&"luthier:filter/host@0.1.0".to_owned()));
+    assert!(inspection.granted.contains(&"luthier:filter/host@0.2.0".to_owned()));
     assert!(inspection.denied.iter().all(|import| import.starts_with("wasi:")));
 
     let rows = root.join("rows.txt");

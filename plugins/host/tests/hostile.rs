@@ -136,7 +136,23 @@ fn logs_are_bounded() {
 fn every_lie_is_found_and_pinned() {
     let Some(plugin) = load("liar", SMALL) else { return };
     let mut said = Vec::new();
-    for lie in ["long", "reason", "scores", "nan", "offsets", "backwards", "rows", "encoding", "huge", "row"] {
+    for lie in [
+        "long",
+        "reason",
+        "scores",
+        "nan",
+        "offsets",
+        "backwards",
+        "rows",
+        "encoding",
+        "huge",
+        "row",
+        "order",
+        "wild",
+        "vast",
+        "crooked",
+        "error",
+    ] {
         let mut worker = Worker::open(&plugin, &Value::from(lie)).unwrap();
         said.push(format!("{lie}: {}", failure(&mut worker, &among_others("lie"))));
         assert_eq!(worker.judge(&batch(&["truth"]), OnTrap::Fail).unwrap().scores, [0.5]);
@@ -151,8 +167,22 @@ fn every_lie_is_found_and_pinned() {
     rows: row 700: returned nonsense: the rows of its edits are not ascending or not in the batch
     encoding: row 700: returned nonsense: an edited text is not UTF-8
     huge: row 700: wanted more than 32 MiB of memory
-    row: row 700: refused the row: no such row
+    row: row 700: returned nonsense: the rows that it refuses are not ascending or not in the batch
+    order: row 700: returned nonsense: the rows that it refuses are not ascending or not in the batch
+    wild: row 700: returned nonsense: list pointer/length out of bounds of memory
+    vast: row 700: returned nonsense: list pointer/length out of bounds of memory
+    crooked: row 700: returned nonsense: list pointer is not aligned
+    error: row 700: failed: cannot
     ");
+}
+
+#[test]
+fn texts_of_a_guest_are_bounded_and_tame() {
+    let Some(plugin) = load("liar", SMALL) else { return };
+    let mut worker = Worker::open(&plugin, &json!("essay")).unwrap();
+    let said = failure(&mut worker, &batch(&["lie"]));
+    assert!(said.starts_with("row 0: refused the row: long \u{fffd}[31mlong"), "{said}");
+    assert!(said.len() < 1_300 && said.ends_with('…'), "{}", said.len());
 }
 
 #[test]
@@ -164,7 +194,7 @@ fn foreign_imports_are_refused_by_name() {
         .expect("refused");
     insta::assert_snapshot!(format!("{error}\nhint: {}", error.hints.join("\nhint: ")), @"
     plugin `unknown-import` imports `evil:net/exfiltrate@0.1.0`, which filters have no access to
-    hint: a filter may import `luthier:filter/host@0.1.0` only: remove the others from its world
+    hint: a filter may import `luthier:filter/host@0.2.0` only: remove the others from its world
     ");
 }
 
@@ -186,7 +216,7 @@ fn what_is_no_component_is_refused() {
     hint: build it for the target `wasm32-wasip2`, whose linker makes components
     plugin `x` is a core module, not a component
     hint: build it for the target `wasm32-wasip2`, whose linker makes components
-    plugin `x` is not a filter: it exports nothing, expected `luthier:filter/filter@0.1.0`
-    hint: `luthier plugin new NAME` makes a crate that is one
+    plugin `x` is not a filter: it exports nothing, expected `luthier:filter/filter@0.2.0`
+    hint: `luthier plugin new NAME` makes one
     ");
 }

@@ -14,6 +14,7 @@ pub mod luthier {
             #[used]
             #[doc(hidden)]
             static __FORCE_SECTION_REF: fn() = super::super::super::__link_custom_section_describing_imports;
+            use super::super::super::_rt;
             #[repr(u8)]
             #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
             pub enum Level {
@@ -51,7 +52,7 @@ pub mod luthier {
                 }
             }
             #[allow(unused_unsafe, clippy::all)]
-            /// A line for the log of the stage. A panicking guest logs its message as an error before it traps.
+            /// A line for the log of the stage.
             #[allow(async_fn_in_trait)]
             pub fn log(level: Level, message: &str) -> () {
                 unsafe {
@@ -59,7 +60,7 @@ pub mod luthier {
                     let ptr0 = vec0.as_ptr().cast::<u8>();
                     let len0 = vec0.len();
                     #[cfg(target_arch = "wasm32")]
-                    #[link(wasm_import_module = "luthier:filter/host@0.1.0")]
+                    #[link(wasm_import_module = "luthier:filter/host@0.2.0")]
                     unsafe extern "C" {
                         #[link_name = "log"]
                         fn wit_import1(_: i32, _: *mut u8, _: usize);
@@ -69,6 +70,55 @@ pub mod luthier {
                         unreachable!()
                     }
                     wit_import1(level.clone() as i32, ptr0.cast_mut(), len0);
+                }
+            }
+            #[allow(unused_unsafe, clippy::all)]
+            /// Called before a trap: the row being judged, the place in the source, as `lib.rs:7`, and what happened there.
+            #[allow(async_fn_in_trait)]
+            pub fn panic(row: Option<u32>, place: &str, message: &str) -> () {
+                unsafe {
+                    let (result0_0, result0_1) = match row {
+                        Some(e) => (1i32, _rt::as_i32(e)),
+                        None => (0i32, 0i32),
+                    };
+                    let vec1 = place;
+                    let ptr1 = vec1.as_ptr().cast::<u8>();
+                    let len1 = vec1.len();
+                    let vec2 = message;
+                    let ptr2 = vec2.as_ptr().cast::<u8>();
+                    let len2 = vec2.len();
+                    #[cfg(target_arch = "wasm32")]
+                    #[link(wasm_import_module = "luthier:filter/host@0.2.0")]
+                    unsafe extern "C" {
+                        #[link_name = "panic"]
+                        fn wit_import3(
+                            _: i32,
+                            _: i32,
+                            _: *mut u8,
+                            _: usize,
+                            _: *mut u8,
+                            _: usize,
+                        );
+                    }
+                    #[cfg(not(target_arch = "wasm32"))]
+                    unsafe extern "C" fn wit_import3(
+                        _: i32,
+                        _: i32,
+                        _: *mut u8,
+                        _: usize,
+                        _: *mut u8,
+                        _: usize,
+                    ) {
+                        unreachable!()
+                    }
+                    wit_import3(
+                        result0_0,
+                        result0_1,
+                        ptr1.cast_mut(),
+                        len1,
+                        ptr2.cast_mut(),
+                        len2,
+                    );
                 }
             }
         }
@@ -207,6 +257,23 @@ pub mod luthier {
                         .finish()
                 }
             }
+            /// A row that the plugin does not judge, and why. Its other verdicts are ignored.
+            #[derive(Clone)]
+            pub struct Refusal {
+                pub row: u32,
+                pub why: _rt::String,
+            }
+            impl ::core::fmt::Debug for Refusal {
+                fn fmt(
+                    &self,
+                    f: &mut ::core::fmt::Formatter<'_>,
+                ) -> ::core::fmt::Result {
+                    f.debug_struct("Refusal")
+                        .field("row", &self.row)
+                        .field("why", &self.why)
+                        .finish()
+                }
+            }
             #[derive(Clone)]
             pub struct Verdicts {
                 /// Per row: 0 to keep it, else 1 + an index into `manifest.reasons`. Empty to keep all.
@@ -214,6 +281,8 @@ pub mod luthier {
                 /// All rows of the first score, then all of the second, …
                 pub scores: _rt::Vec<f32>,
                 pub edits: Option<Edits>,
+                /// In ascending order of row.
+                pub refusals: _rt::Vec<Refusal>,
             }
             impl ::core::fmt::Debug for Verdicts {
                 fn fmt(
@@ -224,6 +293,7 @@ pub mod luthier {
                         .field("drop", &self.drop)
                         .field("scores", &self.scores)
                         .field("edits", &self.edits)
+                        .field("refusals", &self.refusals)
                         .finish()
                 }
             }
@@ -246,31 +316,26 @@ pub mod luthier {
                 }
             }
             #[derive(Clone)]
-            pub enum FilterError {
+            pub enum OpenError {
                 Config(_rt::Vec<ConfigIssue>),
-                /// A row that the plugin refuses to judge, and why.
-                Row((u32, _rt::String)),
                 Other(_rt::String),
             }
-            impl ::core::fmt::Debug for FilterError {
+            impl ::core::fmt::Debug for OpenError {
                 fn fmt(
                     &self,
                     f: &mut ::core::fmt::Formatter<'_>,
                 ) -> ::core::fmt::Result {
                     match self {
-                        FilterError::Config(e) => {
-                            f.debug_tuple("FilterError::Config").field(e).finish()
+                        OpenError::Config(e) => {
+                            f.debug_tuple("OpenError::Config").field(e).finish()
                         }
-                        FilterError::Row(e) => {
-                            f.debug_tuple("FilterError::Row").field(e).finish()
-                        }
-                        FilterError::Other(e) => {
-                            f.debug_tuple("FilterError::Other").field(e).finish()
+                        OpenError::Other(e) => {
+                            f.debug_tuple("OpenError::Other").field(e).finish()
                         }
                     }
                 }
             }
-            impl ::core::fmt::Display for FilterError {
+            impl ::core::fmt::Display for OpenError {
                 fn fmt(
                     &self,
                     f: &mut ::core::fmt::Formatter<'_>,
@@ -278,7 +343,7 @@ pub mod luthier {
                     write!(f, "{:?}", self)
                 }
             }
-            impl ::core::error::Error for FilterError {}
+            impl ::core::error::Error for OpenError {}
         }
     }
 }
@@ -296,7 +361,7 @@ pub mod exports {
                 pub type Manifest = super::super::super::super::luthier::filter::types::Manifest;
                 pub type Column = super::super::super::super::luthier::filter::types::Column;
                 pub type Verdicts = super::super::super::super::luthier::filter::types::Verdicts;
-                pub type FilterError = super::super::super::super::luthier::filter::types::FilterError;
+                pub type OpenError = super::super::super::super::luthier::filter::types::OpenError;
                 /// A configured plugin: made once per worker thread, used for many batches.
                 #[derive(Debug)]
                 #[repr(transparent)]
@@ -408,7 +473,7 @@ pub mod exports {
                     unsafe fn drop(_handle: u32) {
                         #[cfg(target_arch = "wasm32")]
                         #[link(
-                            wasm_import_module = "[export]luthier:filter/filter@0.1.0"
+                            wasm_import_module = "[export]luthier:filter/filter@0.2.0"
                         )]
                         unsafe extern "C" {
                             #[link_name = "[resource-drop]session"]
@@ -738,9 +803,9 @@ pub mod exports {
                             }
                             Err(e) => {
                                 *ptr2.add(0).cast::<u8>() = (1i32) as u8;
-                                use super::super::super::super::luthier::filter::types::FilterError as V10;
+                                use super::super::super::super::luthier::filter::types::OpenError as V8;
                                 match e {
-                                    V10::Config(e) => {
+                                    V8::Config(e) => {
                                         *ptr2
                                             .add(::core::mem::size_of::<*const u8>())
                                             .cast::<u8>() = (0i32) as u8;
@@ -792,39 +857,20 @@ pub mod exports {
                                             .add(2 * ::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>() = result6;
                                     }
-                                    V10::Row(e) => {
+                                    V8::Other(e) => {
                                         *ptr2
                                             .add(::core::mem::size_of::<*const u8>())
                                             .cast::<u8>() = (1i32) as u8;
-                                        let (t7_0, t7_1) = e;
-                                        *ptr2
-                                            .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<i32>() = _rt::as_i32(t7_0);
-                                        let vec8 = (t7_1.into_bytes()).into_boxed_slice();
-                                        let ptr8 = vec8.as_ptr().cast::<u8>();
-                                        let len8 = vec8.len();
-                                        ::core::mem::forget(vec8);
-                                        *ptr2
-                                            .add(4 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len8;
+                                        let vec7 = (e.into_bytes()).into_boxed_slice();
+                                        let ptr7 = vec7.as_ptr().cast::<u8>();
+                                        let len7 = vec7.len();
+                                        ::core::mem::forget(vec7);
                                         *ptr2
                                             .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr8.cast_mut();
-                                    }
-                                    V10::Other(e) => {
-                                        *ptr2
-                                            .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<u8>() = (2i32) as u8;
-                                        let vec9 = (e.into_bytes()).into_boxed_slice();
-                                        let ptr9 = vec9.as_ptr().cast::<u8>();
-                                        let len9 = vec9.len();
-                                        ::core::mem::forget(vec9);
-                                        *ptr2
-                                            .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len9;
+                                            .cast::<usize>() = len7;
                                         *ptr2
                                             .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr9.cast_mut();
+                                            .cast::<*mut u8>() = ptr7.cast_mut();
                                     }
                                 }
                             }
@@ -879,23 +925,14 @@ pub mod exports {
                                             ::core::mem::size_of::<*const u8>(),
                                         );
                                     }
-                                    1 => {
-                                        let l9 = *arg0
-                                            .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>();
-                                        let l10 = *arg0
-                                            .add(4 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>();
-                                        _rt::cabi_dealloc(l9, l10, 1);
-                                    }
                                     _ => {
-                                        let l11 = *arg0
+                                        let l9 = *arg0
                                             .add(2 * ::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>();
-                                        let l12 = *arg0
+                                        let l10 = *arg0
                                             .add(3 * ::core::mem::size_of::<*const u8>())
                                             .cast::<usize>();
-                                        _rt::cabi_dealloc(l11, l12, 1);
+                                        _rt::cabi_dealloc(l9, l10, 1);
                                     }
                                 }
                             }
@@ -976,6 +1013,7 @@ pub mod exports {
                                     drop: drop11,
                                     scores: scores11,
                                     edits: edits11,
+                                    refusals: refusals11,
                                 } = e;
                                 let vec12 = <_ as Into<_rt::Vec<_>>>::into(drop11)
                                     .into_boxed_slice();
@@ -1049,98 +1087,59 @@ pub mod exports {
                                             .cast::<u8>() = (0i32) as u8;
                                     }
                                 };
+                                let vec20 = refusals11;
+                                let len20 = vec20.len();
+                                let layout20 = _rt::alloc::Layout::from_size_align(
+                                        vec20.len() * (3 * ::core::mem::size_of::<*const u8>()),
+                                        ::core::mem::size_of::<*const u8>(),
+                                    )
+                                    .unwrap();
+                                let (result20, _cleanup20) = crate::runtime::Cleanup::new(
+                                    layout20,
+                                );
+                                if let Some(cleanup) = _cleanup20 {
+                                    cleanup.forget();
+                                }
+                                for (i, e) in vec20.into_iter().enumerate() {
+                                    let base = result20
+                                        .add(i * (3 * ::core::mem::size_of::<*const u8>()));
+                                    {
+                                        let super::super::super::super::luthier::filter::types::Refusal {
+                                            row: row18,
+                                            why: why18,
+                                        } = e;
+                                        *base.add(0).cast::<i32>() = _rt::as_i32(row18);
+                                        let vec19 = (why18.into_bytes()).into_boxed_slice();
+                                        let ptr19 = vec19.as_ptr().cast::<u8>();
+                                        let len19 = vec19.len();
+                                        ::core::mem::forget(vec19);
+                                        *base
+                                            .add(2 * ::core::mem::size_of::<*const u8>())
+                                            .cast::<usize>() = len19;
+                                        *base
+                                            .add(::core::mem::size_of::<*const u8>())
+                                            .cast::<*mut u8>() = ptr19.cast_mut();
+                                    }
+                                }
+                                *ptr10
+                                    .add(13 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len20;
+                                *ptr10
+                                    .add(12 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = result20;
                             }
                             Err(e) => {
                                 *ptr10.add(0).cast::<u8>() = (1i32) as u8;
-                                use super::super::super::super::luthier::filter::types::FilterError as V25;
-                                match e {
-                                    V25::Config(e) => {
-                                        *ptr10
-                                            .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<u8>() = (0i32) as u8;
-                                        let vec21 = e;
-                                        let len21 = vec21.len();
-                                        let layout21 = _rt::alloc::Layout::from_size_align(
-                                                vec21.len() * (4 * ::core::mem::size_of::<*const u8>()),
-                                                ::core::mem::size_of::<*const u8>(),
-                                            )
-                                            .unwrap();
-                                        let (result21, _cleanup21) = crate::runtime::Cleanup::new(
-                                            layout21,
-                                        );
-                                        if let Some(cleanup) = _cleanup21 {
-                                            cleanup.forget();
-                                        }
-                                        for (i, e) in vec21.into_iter().enumerate() {
-                                            let base = result21
-                                                .add(i * (4 * ::core::mem::size_of::<*const u8>()));
-                                            {
-                                                let super::super::super::super::luthier::filter::types::ConfigIssue {
-                                                    path: path18,
-                                                    message: message18,
-                                                } = e;
-                                                let vec19 = (path18.into_bytes()).into_boxed_slice();
-                                                let ptr19 = vec19.as_ptr().cast::<u8>();
-                                                let len19 = vec19.len();
-                                                ::core::mem::forget(vec19);
-                                                *base
-                                                    .add(::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len19;
-                                                *base.add(0).cast::<*mut u8>() = ptr19.cast_mut();
-                                                let vec20 = (message18.into_bytes()).into_boxed_slice();
-                                                let ptr20 = vec20.as_ptr().cast::<u8>();
-                                                let len20 = vec20.len();
-                                                ::core::mem::forget(vec20);
-                                                *base
-                                                    .add(3 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len20;
-                                                *base
-                                                    .add(2 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = ptr20.cast_mut();
-                                            }
-                                        }
-                                        *ptr10
-                                            .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len21;
-                                        *ptr10
-                                            .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = result21;
-                                    }
-                                    V25::Row(e) => {
-                                        *ptr10
-                                            .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<u8>() = (1i32) as u8;
-                                        let (t22_0, t22_1) = e;
-                                        *ptr10
-                                            .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<i32>() = _rt::as_i32(t22_0);
-                                        let vec23 = (t22_1.into_bytes()).into_boxed_slice();
-                                        let ptr23 = vec23.as_ptr().cast::<u8>();
-                                        let len23 = vec23.len();
-                                        ::core::mem::forget(vec23);
-                                        *ptr10
-                                            .add(4 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len23;
-                                        *ptr10
-                                            .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr23.cast_mut();
-                                    }
-                                    V25::Other(e) => {
-                                        *ptr10
-                                            .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<u8>() = (2i32) as u8;
-                                        let vec24 = (e.into_bytes()).into_boxed_slice();
-                                        let ptr24 = vec24.as_ptr().cast::<u8>();
-                                        let len24 = vec24.len();
-                                        ::core::mem::forget(vec24);
-                                        *ptr10
-                                            .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len24;
-                                        *ptr10
-                                            .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr24.cast_mut();
-                                    }
-                                }
+                                let vec21 = (e.into_bytes()).into_boxed_slice();
+                                let ptr21 = vec21.as_ptr().cast::<u8>();
+                                let len21 = vec21.len();
+                                ::core::mem::forget(vec21);
+                                *ptr10
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len21;
+                                *ptr10
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr21.cast_mut();
                             }
                         };
                         ptr10
@@ -1210,64 +1209,41 @@ pub mod exports {
                                         _rt::cabi_dealloc(base16, len16 * 1, 1);
                                     }
                                 }
-                            }
-                            _ => {
-                                let l17 = i32::from(
-                                    *arg0.add(::core::mem::size_of::<*const u8>()).cast::<u8>(),
-                                );
-                                match l17 {
-                                    0 => {
-                                        let l18 = *arg0
+                                let l17 = *arg0
+                                    .add(12 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l18 = *arg0
+                                    .add(13 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base21 = l17;
+                                let len21 = l18;
+                                for i in 0..len21 {
+                                    let base = base21
+                                        .add(i * (3 * ::core::mem::size_of::<*const u8>()));
+                                    {
+                                        let l19 = *base
+                                            .add(::core::mem::size_of::<*const u8>())
+                                            .cast::<*mut u8>();
+                                        let l20 = *base
                                             .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>();
-                                        let l19 = *arg0
-                                            .add(3 * ::core::mem::size_of::<*const u8>())
                                             .cast::<usize>();
-                                        let base24 = l18;
-                                        let len24 = l19;
-                                        for i in 0..len24 {
-                                            let base = base24
-                                                .add(i * (4 * ::core::mem::size_of::<*const u8>()));
-                                            {
-                                                let l20 = *base.add(0).cast::<*mut u8>();
-                                                let l21 = *base
-                                                    .add(::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>();
-                                                _rt::cabi_dealloc(l20, l21, 1);
-                                                let l22 = *base
-                                                    .add(2 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>();
-                                                let l23 = *base
-                                                    .add(3 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>();
-                                                _rt::cabi_dealloc(l22, l23, 1);
-                                            }
-                                        }
-                                        _rt::cabi_dealloc(
-                                            base24,
-                                            len24 * (4 * ::core::mem::size_of::<*const u8>()),
-                                            ::core::mem::size_of::<*const u8>(),
-                                        );
-                                    }
-                                    1 => {
-                                        let l25 = *arg0
-                                            .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>();
-                                        let l26 = *arg0
-                                            .add(4 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>();
-                                        _rt::cabi_dealloc(l25, l26, 1);
-                                    }
-                                    _ => {
-                                        let l27 = *arg0
-                                            .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>();
-                                        let l28 = *arg0
-                                            .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>();
-                                        _rt::cabi_dealloc(l27, l28, 1);
+                                        _rt::cabi_dealloc(l19, l20, 1);
                                     }
                                 }
+                                _rt::cabi_dealloc(
+                                    base21,
+                                    len21 * (3 * ::core::mem::size_of::<*const u8>()),
+                                    ::core::mem::size_of::<*const u8>(),
+                                );
+                            }
+                            _ => {
+                                let l22 = *arg0
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l23 = *arg0
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                _rt::cabi_dealloc(l22, l23, 1);
                             }
                         }
                     }
@@ -1285,7 +1261,7 @@ pub mod exports {
                     {
                         #[cfg(target_arch = "wasm32")]
                         #[link(
-                            wasm_import_module = "[export]luthier:filter/filter@0.1.0"
+                            wasm_import_module = "[export]luthier:filter/filter@0.2.0"
                         )]
                         unsafe extern "C" {
                             #[link_name = "[resource-new]session"]
@@ -1304,7 +1280,7 @@ pub mod exports {
                     {
                         #[cfg(target_arch = "wasm32")]
                         #[link(
-                            wasm_import_module = "[export]luthier:filter/filter@0.1.0"
+                            wasm_import_module = "[export]luthier:filter/filter@0.2.0"
                         )]
                         unsafe extern "C" {
                             #[link_name = "[resource-rep]session"]
@@ -1317,7 +1293,7 @@ pub mod exports {
                         unsafe { rep(handle as i32) }
                     }
                     #[allow(async_fn_in_trait)]
-                    fn open(config: _rt::String) -> Result<Session, FilterError>;
+                    fn open(config: _rt::String) -> Result<Session, OpenError>;
                     /// Judges `rows` rows. `texts` is the judged column, `reads` the columns of `manifest.reads` in that order.
                     #[allow(async_fn_in_trait)]
                     fn process(
@@ -1325,51 +1301,51 @@ pub mod exports {
                         rows: u32,
                         texts: Column,
                         reads: _rt::Vec<Column>,
-                    ) -> Result<Verdicts, FilterError>;
+                    ) -> Result<Verdicts, _rt::String>;
                 }
                 #[doc(hidden)]
                 #[macro_export]
-                macro_rules! __export_luthier_filter_filter_0_1_0_cabi {
+                macro_rules! __export_luthier_filter_filter_0_2_0_cabi {
                     ($ty:ident with_types_in $($path_to_types:tt)*) => {
                         const _ : () = { #[unsafe (export_name =
-                        "luthier:filter/filter@0.1.0#describe")] unsafe extern "C" fn
+                        "luthier:filter/filter@0.2.0#describe")] unsafe extern "C" fn
                         export_describe() -> * mut u8 { unsafe { $($path_to_types)*::
                         _export_describe_cabi::<$ty > () } } #[unsafe (export_name =
-                        "cabi_post_luthier:filter/filter@0.1.0#describe")] unsafe extern
+                        "cabi_post_luthier:filter/filter@0.2.0#describe")] unsafe extern
                         "C" fn _post_return_describe(arg0 : * mut u8,) { unsafe {
                         $($path_to_types)*:: __post_return_describe::<$ty > (arg0) } }
                         #[unsafe (export_name =
-                        "luthier:filter/filter@0.1.0#[static]session.open")] unsafe
+                        "luthier:filter/filter@0.2.0#[static]session.open")] unsafe
                         extern "C" fn export_static_session_open(arg0 : * mut u8, arg1 :
                         usize,) -> * mut u8 { unsafe { $($path_to_types)*::
                         _export_static_session_open_cabi::<<$ty as $($path_to_types)*::
                         Guest >::Session > (arg0, arg1) } } #[unsafe (export_name =
-                        "cabi_post_luthier:filter/filter@0.1.0#[static]session.open")]
+                        "cabi_post_luthier:filter/filter@0.2.0#[static]session.open")]
                         unsafe extern "C" fn _post_return_static_session_open(arg0 : *
                         mut u8,) { unsafe { $($path_to_types)*::
                         __post_return_static_session_open::<<$ty as $($path_to_types)*::
                         Guest >::Session > (arg0) } } #[unsafe (export_name =
-                        "luthier:filter/filter@0.1.0#[method]session.process")] unsafe
+                        "luthier:filter/filter@0.2.0#[method]session.process")] unsafe
                         extern "C" fn export_method_session_process(arg0 : * mut u8, arg1
                         : i32, arg2 : * mut u8, arg3 : usize, arg4 : * mut u8, arg5 :
                         usize, arg6 : * mut u8, arg7 : usize,) -> * mut u8 { unsafe {
                         $($path_to_types)*:: _export_method_session_process_cabi::<<$ty
                         as $($path_to_types)*:: Guest >::Session > (arg0, arg1, arg2,
                         arg3, arg4, arg5, arg6, arg7) } } #[unsafe (export_name =
-                        "cabi_post_luthier:filter/filter@0.1.0#[method]session.process")]
+                        "cabi_post_luthier:filter/filter@0.2.0#[method]session.process")]
                         unsafe extern "C" fn _post_return_method_session_process(arg0 : *
                         mut u8,) { unsafe { $($path_to_types)*::
                         __post_return_method_session_process::<<$ty as
                         $($path_to_types)*:: Guest >::Session > (arg0) } } const _ : () =
                         { #[doc(hidden)] #[unsafe (export_name =
-                        "luthier:filter/filter@0.1.0#[dtor]session")]
+                        "luthier:filter/filter@0.2.0#[dtor]session")]
                         #[allow(non_snake_case)] unsafe extern "C" fn dtor(rep : * mut
                         u8) { unsafe { $($path_to_types)*:: Session::dtor::< <$ty as
                         $($path_to_types)*:: Guest >::Session > (rep) } } }; };
                     };
                 }
                 #[doc(hidden)]
-                pub use __export_luthier_filter_filter_0_1_0_cabi;
+                pub use __export_luthier_filter_filter_0_2_0_cabi;
                 #[cfg_attr(target_pointer_width = "64", repr(align(8)))]
                 #[cfg_attr(target_pointer_width = "32", repr(align(4)))]
                 struct _RetArea(
@@ -1388,6 +1364,65 @@ pub mod exports {
 #[rustfmt::skip]
 mod _rt {
     #![allow(dead_code, unused_imports, clippy::all)]
+    pub fn as_i32<T: AsI32>(t: T) -> i32 {
+        t.as_i32()
+    }
+    pub trait AsI32 {
+        fn as_i32(self) -> i32;
+    }
+    impl<'a, T: Copy + AsI32> AsI32 for &'a T {
+        fn as_i32(self) -> i32 {
+            (*self).as_i32()
+        }
+    }
+    impl AsI32 for i32 {
+        #[inline]
+        fn as_i32(self) -> i32 {
+            self as i32
+        }
+    }
+    impl AsI32 for u32 {
+        #[inline]
+        fn as_i32(self) -> i32 {
+            self as i32
+        }
+    }
+    impl AsI32 for i16 {
+        #[inline]
+        fn as_i32(self) -> i32 {
+            self as i32
+        }
+    }
+    impl AsI32 for u16 {
+        #[inline]
+        fn as_i32(self) -> i32 {
+            self as i32
+        }
+    }
+    impl AsI32 for i8 {
+        #[inline]
+        fn as_i32(self) -> i32 {
+            self as i32
+        }
+    }
+    impl AsI32 for u8 {
+        #[inline]
+        fn as_i32(self) -> i32 {
+            self as i32
+        }
+    }
+    impl AsI32 for char {
+        #[inline]
+        fn as_i32(self) -> i32 {
+            self as i32
+        }
+    }
+    impl AsI32 for usize {
+        #[inline]
+        fn as_i32(self) -> i32 {
+            self as i32
+        }
+    }
     pub use alloc_crate::string::String;
     pub use alloc_crate::vec::Vec;
     use core::fmt;
@@ -1486,65 +1521,6 @@ mod _rt {
             unsafe { String::from_utf8_unchecked(bytes) }
         }
     }
-    pub fn as_i32<T: AsI32>(t: T) -> i32 {
-        t.as_i32()
-    }
-    pub trait AsI32 {
-        fn as_i32(self) -> i32;
-    }
-    impl<'a, T: Copy + AsI32> AsI32 for &'a T {
-        fn as_i32(self) -> i32 {
-            (*self).as_i32()
-        }
-    }
-    impl AsI32 for i32 {
-        #[inline]
-        fn as_i32(self) -> i32 {
-            self as i32
-        }
-    }
-    impl AsI32 for u32 {
-        #[inline]
-        fn as_i32(self) -> i32 {
-            self as i32
-        }
-    }
-    impl AsI32 for i16 {
-        #[inline]
-        fn as_i32(self) -> i32 {
-            self as i32
-        }
-    }
-    impl AsI32 for u16 {
-        #[inline]
-        fn as_i32(self) -> i32 {
-            self as i32
-        }
-    }
-    impl AsI32 for i8 {
-        #[inline]
-        fn as_i32(self) -> i32 {
-            self as i32
-        }
-    }
-    impl AsI32 for u8 {
-        #[inline]
-        fn as_i32(self) -> i32 {
-            self as i32
-        }
-    }
-    impl AsI32 for char {
-        #[inline]
-        fn as_i32(self) -> i32 {
-            self as i32
-        }
-    }
-    impl AsI32 for usize {
-        #[inline]
-        fn as_i32(self) -> i32 {
-            self as i32
-        }
-    }
     extern crate alloc as alloc_crate;
 }
 /// Generates `#[unsafe(no_mangle)]` functions to export the specified type as
@@ -1573,37 +1549,39 @@ macro_rules! __export_plugin_impl {
     };
     ($ty:ident with_types_in $($path_to_types_root:tt)*) => {
         $($path_to_types_root)*::
-        exports::luthier::filter::filter::__export_luthier_filter_filter_0_1_0_cabi!($ty
+        exports::luthier::filter::filter::__export_luthier_filter_filter_0_2_0_cabi!($ty
         with_types_in $($path_to_types_root)*:: exports::luthier::filter::filter); const
         _ : () = { #[rustfmt::skip] #[cfg(target_arch = "wasm32")] #[unsafe (link_section
         =
-        "component-type:wit-bindgen:0.57.1:luthier:filter@0.1.0:plugin:imports and exports")]
+        "component-type:wit-bindgen:0.57.1:luthier:filter@0.2.0:plugin:imports and exports")]
         #[doc(hidden)] #[allow(clippy::octal_escapes)] pub static
-        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 982] = *
+        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 1042] = *
         b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xd9\x06\x01A\x02\x01\
-A\x0a\x01B\x04\x01m\x04\x05error\x07warning\x04info\x05debug\x04\0\x05level\x03\0\
-\0\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x03log\x01\x02\x03\0\x19luthier\
-:filter/host@0.1.0\x05\0\x01B\x18\x01m\x03\x04real\x05count\x04flag\x04\0\x0asco\
-re-kind\x03\0\0\x01r\x02\x04names\x04kind\x01\x04\0\x05score\x03\0\x02\x01ps\x01\
-p\x03\x01r\x09\x04names\x07versions\x05abouts\x04texts\x05reads\x04\x06scores\x05\
-\x07reasons\x04\x0aedits-text\x7f\x0dconfig-schemas\x04\0\x08manifest\x03\0\x06\x01\
-py\x01p}\x01r\x02\x07offsets\x08\x04data\x09\x04\0\x06column\x03\0\x0a\x01r\x03\x04\
-rows\x08\x07offsets\x08\x04data\x09\x04\0\x05edits\x03\0\x0c\x01pv\x01k\x0d\x01r\
-\x03\x04drop\x09\x06scores\x0e\x05edits\x0f\x04\0\x08verdicts\x03\0\x10\x01r\x02\
-\x04paths\x07messages\x04\0\x0cconfig-issue\x03\0\x12\x01p\x13\x01o\x02ys\x01q\x03\
-\x06config\x01\x14\0\x03row\x01\x15\0\x05other\x01s\0\x04\0\x0cfilter-error\x03\0\
-\x16\x03\0\x1aluthier:filter/types@0.1.0\x05\x01\x02\x03\0\x01\x08manifest\x02\x03\
-\0\x01\x06column\x02\x03\0\x01\x08verdicts\x02\x03\0\x01\x0cfilter-error\x01B\x14\
-\x02\x03\x02\x01\x02\x04\0\x08manifest\x03\0\0\x02\x03\x02\x01\x03\x04\0\x06colu\
-mn\x03\0\x02\x02\x03\x02\x01\x04\x04\0\x08verdicts\x03\0\x04\x02\x03\x02\x01\x05\
-\x04\0\x0cfilter-error\x03\0\x06\x04\0\x07session\x03\x01\x01i\x08\x01j\x01\x09\x01\
-\x07\x01@\x01\x06configs\0\x0a\x04\0\x14[static]session.open\x01\x0b\x01h\x08\x01\
-p\x03\x01j\x01\x05\x01\x07\x01@\x04\x04self\x0c\x04rowsy\x05texts\x03\x05reads\x0d\
-\0\x0e\x04\0\x17[method]session.process\x01\x0f\x01@\0\0\x01\x04\0\x08describe\x01\
-\x10\x04\0\x1bluthier:filter/filter@0.1.0\x05\x06\x04\0\x1bluthier:filter/plugin\
-@0.1.0\x04\0\x0b\x0c\x01\0\x06plugin\x03\0\0\0G\x09producers\x01\x0cprocessed-by\
-\x02\x0dwit-component\x070.247.0\x10wit-bindgen-rust\x060.57.1";
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\x95\x07\x01A\x02\x01\
+A\x0a\x01B\x07\x01m\x04\x05error\x07warning\x04info\x05debug\x04\0\x05level\x03\0\
+\0\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x03log\x01\x02\x01ky\x01@\x03\x03\
+row\x03\x05places\x07messages\x01\0\x04\0\x05panic\x01\x04\x03\0\x19luthier:filt\
+er/host@0.2.0\x05\0\x01B\x1a\x01m\x03\x04real\x05count\x04flag\x04\0\x0ascore-ki\
+nd\x03\0\0\x01r\x02\x04names\x04kind\x01\x04\0\x05score\x03\0\x02\x01ps\x01p\x03\
+\x01r\x09\x04names\x07versions\x05abouts\x04texts\x05reads\x04\x06scores\x05\x07\
+reasons\x04\x0aedits-text\x7f\x0dconfig-schemas\x04\0\x08manifest\x03\0\x06\x01p\
+y\x01p}\x01r\x02\x07offsets\x08\x04data\x09\x04\0\x06column\x03\0\x0a\x01r\x03\x04\
+rows\x08\x07offsets\x08\x04data\x09\x04\0\x05edits\x03\0\x0c\x01r\x02\x03rowy\x03\
+whys\x04\0\x07refusal\x03\0\x0e\x01pv\x01k\x0d\x01p\x0f\x01r\x04\x04drop\x09\x06\
+scores\x10\x05edits\x11\x08refusals\x12\x04\0\x08verdicts\x03\0\x13\x01r\x02\x04\
+paths\x07messages\x04\0\x0cconfig-issue\x03\0\x15\x01p\x16\x01q\x02\x06config\x01\
+\x17\0\x05other\x01s\0\x04\0\x0aopen-error\x03\0\x18\x03\0\x1aluthier:filter/typ\
+es@0.2.0\x05\x01\x02\x03\0\x01\x08manifest\x02\x03\0\x01\x06column\x02\x03\0\x01\
+\x08verdicts\x02\x03\0\x01\x0aopen-error\x01B\x14\x02\x03\x02\x01\x02\x04\0\x08m\
+anifest\x03\0\0\x02\x03\x02\x01\x03\x04\0\x06column\x03\0\x02\x02\x03\x02\x01\x04\
+\x04\0\x08verdicts\x03\0\x04\x02\x03\x02\x01\x05\x04\0\x0aopen-error\x03\0\x06\x04\
+\0\x07session\x03\x01\x01i\x08\x01j\x01\x09\x01\x07\x01@\x01\x06configs\0\x0a\x04\
+\0\x14[static]session.open\x01\x0b\x01h\x08\x01p\x03\x01j\x01\x05\x01s\x01@\x04\x04\
+self\x0c\x04rowsy\x05texts\x03\x05reads\x0d\0\x0e\x04\0\x17[method]session.proce\
+ss\x01\x0f\x01@\0\0\x01\x04\0\x08describe\x01\x10\x04\0\x1bluthier:filter/filter\
+@0.2.0\x05\x06\x04\0\x1bluthier:filter/plugin@0.2.0\x04\0\x0b\x0c\x01\0\x06plugi\
+n\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-component\x070.247.0\x10\
+wit-bindgen-rust\x060.57.1";
         };
     };
 }
@@ -1612,27 +1590,29 @@ pub use __export_plugin_impl as export_component;
 #[rustfmt::skip]
 #[cfg(target_arch = "wasm32")]
 #[unsafe(
-    link_section = "component-type:wit-bindgen:0.57.1:luthier:filter@0.1.0:plugin-with-all-of-its-exports-removed:encoded world"
+    link_section = "component-type:wit-bindgen:0.57.1:luthier:filter@0.2.0:plugin-with-all-of-its-exports-removed:encoded world"
 )]
 #[doc(hidden)]
 #[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 731] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xbe\x04\x01A\x02\x01\
-A\x04\x01B\x04\x01m\x04\x05error\x07warning\x04info\x05debug\x04\0\x05level\x03\0\
-\0\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x03log\x01\x02\x03\0\x19luthier\
-:filter/host@0.1.0\x05\0\x01B\x18\x01m\x03\x04real\x05count\x04flag\x04\0\x0asco\
-re-kind\x03\0\0\x01r\x02\x04names\x04kind\x01\x04\0\x05score\x03\0\x02\x01ps\x01\
-p\x03\x01r\x09\x04names\x07versions\x05abouts\x04texts\x05reads\x04\x06scores\x05\
-\x07reasons\x04\x0aedits-text\x7f\x0dconfig-schemas\x04\0\x08manifest\x03\0\x06\x01\
-py\x01p}\x01r\x02\x07offsets\x08\x04data\x09\x04\0\x06column\x03\0\x0a\x01r\x03\x04\
-rows\x08\x07offsets\x08\x04data\x09\x04\0\x05edits\x03\0\x0c\x01pv\x01k\x0d\x01r\
-\x03\x04drop\x09\x06scores\x0e\x05edits\x0f\x04\0\x08verdicts\x03\0\x10\x01r\x02\
-\x04paths\x07messages\x04\0\x0cconfig-issue\x03\0\x12\x01p\x13\x01o\x02ys\x01q\x03\
-\x06config\x01\x14\0\x03row\x01\x15\0\x05other\x01s\0\x04\0\x0cfilter-error\x03\0\
-\x16\x03\0\x1aluthier:filter/types@0.1.0\x05\x01\x04\0;luthier:filter/plugin-wit\
-h-all-of-its-exports-removed@0.1.0\x04\0\x0b,\x01\0&plugin-with-all-of-its-expor\
-ts-removed\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-component\x070\
-.247.0\x10wit-bindgen-rust\x060.57.1";
+pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 795] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xfe\x04\x01A\x02\x01\
+A\x04\x01B\x07\x01m\x04\x05error\x07warning\x04info\x05debug\x04\0\x05level\x03\0\
+\0\x01@\x02\x05level\x01\x07messages\x01\0\x04\0\x03log\x01\x02\x01ky\x01@\x03\x03\
+row\x03\x05places\x07messages\x01\0\x04\0\x05panic\x01\x04\x03\0\x19luthier:filt\
+er/host@0.2.0\x05\0\x01B\x1a\x01m\x03\x04real\x05count\x04flag\x04\0\x0ascore-ki\
+nd\x03\0\0\x01r\x02\x04names\x04kind\x01\x04\0\x05score\x03\0\x02\x01ps\x01p\x03\
+\x01r\x09\x04names\x07versions\x05abouts\x04texts\x05reads\x04\x06scores\x05\x07\
+reasons\x04\x0aedits-text\x7f\x0dconfig-schemas\x04\0\x08manifest\x03\0\x06\x01p\
+y\x01p}\x01r\x02\x07offsets\x08\x04data\x09\x04\0\x06column\x03\0\x0a\x01r\x03\x04\
+rows\x08\x07offsets\x08\x04data\x09\x04\0\x05edits\x03\0\x0c\x01r\x02\x03rowy\x03\
+whys\x04\0\x07refusal\x03\0\x0e\x01pv\x01k\x0d\x01p\x0f\x01r\x04\x04drop\x09\x06\
+scores\x10\x05edits\x11\x08refusals\x12\x04\0\x08verdicts\x03\0\x13\x01r\x02\x04\
+paths\x07messages\x04\0\x0cconfig-issue\x03\0\x15\x01p\x16\x01q\x02\x06config\x01\
+\x17\0\x05other\x01s\0\x04\0\x0aopen-error\x03\0\x18\x03\0\x1aluthier:filter/typ\
+es@0.2.0\x05\x01\x04\0;luthier:filter/plugin-with-all-of-its-exports-removed@0.2\
+.0\x04\0\x0b,\x01\0&plugin-with-all-of-its-exports-removed\x03\0\0\0G\x09produce\
+rs\x01\x0cprocessed-by\x02\x0dwit-component\x070.247.0\x10wit-bindgen-rust\x060.\
+57.1";
 #[inline(never)]
 #[doc(hidden)]
 pub fn __link_custom_section_describing_imports() {

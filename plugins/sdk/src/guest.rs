@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::bindings::exports::luthier::filter::filter as exported;
 use crate::bindings::luthier::filter::host;
 use crate::bindings::luthier::filter::types::{
-    Column, ConfigIssue, Edits, FilterError, Manifest, Score, ScoreKind as WireKind, Verdicts,
+    Column, ConfigIssue, Edits, Manifest, OpenError, Refusal, Score, ScoreKind as WireKind, Verdicts,
 };
 use crate::config::ConfigValue;
 use crate::filter::{Filter, Row, ScoreKind, Scores, Verdict};
@@ -61,30 +61,27 @@ fn hook_panics() {
         std::panic::set_hook(Box::new(|info| {
             let what = info.payload_as_str().unwrap_or("panicked");
             let place = info.location().map(|place| format!("{}:{}", place.file(), place.line())).unwrap_or_default();
-            let row = match ROW.load(Ordering::Relaxed) {
-                u32::MAX => String::new(),
-                row => format!("{row}"),
-            };
-            host::log(host::Level::Error, &format!("panic\u{1f}{row}\u{1f}{place}\u{1f}{what}"));
+            let row = ROW.load(Ordering::Relaxed);
+            host::panic((row != u32::MAX).then_some(row), &place, what);
         }));
     });
 }
 
 impl<F: Filter> exported::GuestSession for Session<F> {
-    fn open(config: String) -> Result<exported::Session, FilterError> {
+    fn open(config: String) -> Result<exported::Session, OpenError> {
         hook_panics();
         let json = Json::parse(&config).map_err(|error| issue(format!("the configuration is not JSON: {error}")))?;
         let mut issues = Vec::new();
         let parsed = F::Config::parse(&json, "", &mut issues);
         let Some(config) = parsed.filter(|_| issues.is_empty()) else {
             let issues = issues.into_iter().map(|issue| ConfigIssue { path: issue.path, message: issue.message });
-            return Err(FilterError::Config(issues.collect()));
+            return Err(OpenError::Config(issues.collect()));
         };
         let filter = F::open(config).map_err(issue)?;
         Ok(exported::Session::new(Self(RefCell::new(filter))))
     }
 
-    fn process(&self, rows: u32, texts: Column, reads: Vec<Column>) -> Result<Verdicts, FilterError> {
+    fn process(&self, rows: u32, texts: Column, reads: Vec<Column>) -> Result<Verdicts, String> {
         let about = F::ABOUT;
         let mut filter = self.0.borrow_mut();
         let rows = rows as usize;
@@ -93,6 +90,7 @@ impl<F: Filter> exported::GuestSession for Session<F> {
         let mut drop = Vec::new();
         let mut values = vec![0.0f32; about.scores.len() * rows];
         let mut edits = Edits { rows: Vec::new(), offsets: vec![0], data: Vec::new() };
+        let mut refusals = Vec::new();
         let mut columns = vec![""; reads.len()];
         for row in 0..rows {
             ROW.store(row as u32, Ordering::Relaxed);
@@ -103,35 +101,37 @@ impl<F: Filter> exported::GuestSession for Session<F> {
             let mut scores = Scores { names: about.scores, values: &mut values, rows, row };
             match filter.judge(&seen, &mut scores) {
                 Verdict::Keep => {}
-                Verdict::Drop(reason) => {
-                    let at = about.reasons.iter().position(|known| *known == reason).ok_or_else(|| {
-                        let declared = about.reasons.join("`, `");
-                        FilterError::Row((
-                            row as u32,
-                            format!("dropped for `{reason}`, which is not a declared reason (`{declared}`)"),
-                        ))
-                    })?;
-                    if drop.is_empty() {
-                        drop = vec![0u8; rows];
+                Verdict::Drop(reason) => match about.reasons.iter().position(|known| *known == reason) {
+                    Some(at) => {
+                        if drop.is_empty() {
+                            drop = vec![0u8; rows];
+                        }
+                        drop[row] = 1 + at as u8;
                     }
-                    drop[row] = 1 + at as u8;
-                }
+                    None => refusals.push(Refusal {
+                        row: row as u32,
+                        why: format!(
+                            "dropped for `{reason}`, which is not a declared reason (`{}`)",
+                            about.reasons.join("`, `")
+                        ),
+                    }),
+                },
                 Verdict::Edit(text) => {
                     edits.rows.push(row as u32);
                     edits.data.extend_from_slice(text.as_bytes());
                     edits.offsets.push(edits.data.len() as u32);
                 }
-                Verdict::Refuse(why) => return Err(FilterError::Row((row as u32, why))),
+                Verdict::Refuse(why) => refusals.push(Refusal { row: row as u32, why }),
             }
         }
         ROW.store(u32::MAX, Ordering::Relaxed);
         let edits = (!edits.rows.is_empty()).then_some(edits);
-        Ok(Verdicts { drop, scores: values, edits })
+        Ok(Verdicts { drop, scores: values, edits, refusals })
     }
 }
 
-fn issue(message: String) -> FilterError {
-    FilterError::Config(vec![ConfigIssue { path: String::new(), message }])
+fn issue(message: String) -> OpenError {
+    OpenError::Config(vec![ConfigIssue { path: String::new(), message }])
 }
 
 /// A column as texts.
@@ -142,8 +142,9 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(column: &'a Column) -> Self {
-        // The host cut the column at character boundaries out of valid UTF-8, so the check can only fail if it lied.
-        let data = std::str::from_utf8(&column.data).expect("the host hands over UTF-8");
+        // SAFETY: the world promises UTF-8, which the host holds as a `str` and cuts at character boundaries; a host
+        // that lies could write to this memory as well.
+        let data = unsafe { std::str::from_utf8_unchecked(&column.data) };
         Self { offsets: &column.offsets, data }
     }
 

@@ -5,7 +5,7 @@
 use luthier_filter::bindings;
 use luthier_filter::bindings::exports::luthier::filter::filter::{Guest, GuestSession, Session};
 use luthier_filter::bindings::luthier::filter::types::{
-    Column, Edits, FilterError, Manifest, Score, ScoreKind, Verdicts,
+    Column, Edits, Manifest, OpenError, Refusal, Score, ScoreKind, Verdicts,
 };
 
 struct Liar;
@@ -31,16 +31,17 @@ impl Guest for Liar {
 }
 
 impl GuestSession for Lie {
-    fn open(config: String) -> Result<Session, FilterError> {
+    fn open(config: String) -> Result<Session, OpenError> {
         Ok(Session::new(Self(config.trim_matches('"').to_owned())))
     }
 
-    fn process(&self, rows: u32, texts: Column, _reads: Vec<Column>) -> Result<Verdicts, FilterError> {
+    fn process(&self, rows: u32, texts: Column, _reads: Vec<Column>) -> Result<Verdicts, String> {
         let n = rows as usize;
-        let mut honest = Verdicts { drop: vec![0; n], scores: vec![0.5; n], edits: None };
+        let mut honest = Verdicts { drop: vec![0; n], scores: vec![0.5; n], edits: None, refusals: vec![] };
         let edits = |rows: &[u32], offsets: &[u32], data: &[u8]| {
             Some(Edits { rows: rows.to_vec(), offsets: offsets.to_vec(), data: data.to_vec() })
         };
+        let refusal = |row, why: &str| Refusal { row, why: why.to_owned() };
         // Only a batch with the row `lie` is lied about.
         if !texts.data.windows(3).any(|window| window == b"lie") {
             return Ok(honest);
@@ -55,8 +56,15 @@ impl GuestSession for Lie {
             "rows" => honest.edits = edits(&[rows], &[0, 3], b"abc"),
             "encoding" => honest.edits = edits(&[0], &[0, 1], b"\xff"),
             "huge" => honest.edits = edits(&[0], &[0, 32 << 20], &vec![b'x'; 32 << 20]),
-            "row" => return Err(FilterError::Row((u32::MAX, "no such row".to_owned()))),
-            _ => return Err(FilterError::Other("unknown lie".to_owned())),
+            "row" => honest.refusals = vec![refusal(rows, "no such row")],
+            "order" => honest.refusals = vec![refusal(0, "first"), refusal(0, "again")],
+            "essay" => honest.refusals = vec![refusal(0, &"long \u{1b}[31m".repeat(1_000))],
+            // Buffers that lie outside of the guest's memory, or reach out of it.
+            "wild" => honest.drop = unsafe { Vec::from_raw_parts(0xffff_0000 as *mut u8, n, n) },
+            "vast" => honest.scores = unsafe { Vec::from_raw_parts(honest.scores.leak().as_mut_ptr(), 1 << 29, 1 << 29) },
+            "crooked" => honest.scores = unsafe { Vec::from_raw_parts(0x1_0001 as *mut f32, n, n) },
+            "error" => return Err("cannot".to_owned()),
+            _ => return Err("unknown lie".to_owned()),
         }
         Ok(honest)
     }

@@ -32,8 +32,8 @@ pub const SDK_FILES: &[EmbeddedFile] = embedded![
     "src/testing.rs",
 ];
 
-/// The world that a plugin implements.
-pub const WIT_FILE: &str = include_str!("../../../wit/v0.1/filter.wit");
+/// The world that a new plugin implements.
+pub const WIT_FILE: &str = include_str!("../../../wit/v0.2/filter.wit");
 
 #[cfg(test)]
 mod tests {

@@ -9,8 +9,8 @@ use crate::manifest::Manifest;
 /// What `luthier plugin inspect` shows.
 #[derive(Debug, Clone, Serialize)]
 pub struct Inspection {
-    /// `luthier:filter@0.1.0`.
-    pub world: &'static str,
+    /// `luthier:filter@0.2.0`.
+    pub world: String,
     /// BLAKE3 of the component.
     pub digest: Digest,
     /// Bytes of the component.
@@ -31,7 +31,7 @@ pub fn inspect(plugin: &PluginComponent) -> Inspection {
         .cloned()
         .partition(|import| import.starts_with("luthier:") || import.starts_with("wasi:random/"));
     Inspection {
-        world: "luthier:filter@0.1.0",
+        world: plugin.world().to_string(),
         digest: plugin.digest(),
         size: plugin.size(),
         manifest: plugin.manifest().clone(),
