@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::author::{EmbeddedFile, SDK_FILES};
 use crate::batch::TextBatch;
-use crate::crate_build::{BuildOptions, build_crate};
+use crate::build::{BuildOptions, build_plugin};
 use crate::manifest::{Manifest, ScoreColumn, ScoreKind};
 use crate::verdict::Verdicts;
 
@@ -105,7 +105,7 @@ impl Builtin {
     /// The filter as a component, built from the carried sources.
     ///
     /// # Errors
-    /// As [`build_crate`].
+    /// As [`build_plugin`].
     pub fn component(&self, cache: &Utf8Path, offline: bool, jobs: usize) -> StageResult<Vec<u8>> {
         let sources = carried_digest();
         let root = cache.join("plugins/builtins-v1").join(sources.short());
@@ -120,7 +120,7 @@ impl Builtin {
         place(&guest.join("Cargo.toml"), &cargo)?;
         place(&guest.join("src/lib.rs"), &GUEST_LIB.replace("@KIND@", self.kind))?;
         let digests = [sources, Digest::of(self.name.as_bytes())];
-        build_crate(&guest, &BuildOptions { cache, offline, sources: &digests, jobs })
+        build_plugin(&guest, &BuildOptions { cache, offline, sources: &digests, jobs })
     }
 }
 

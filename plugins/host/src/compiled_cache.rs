@@ -7,10 +7,11 @@
 use std::hash::{Hash, Hasher};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{StageError, StageResult};
+use luthier_core::{Digest, StageError, StageResult};
 use wasmtime::component::Component;
 
 use crate::engine::{FilterEngine, into_std};
+use crate::manifest::Manifest;
 
 const MAGIC: &[u8; 16] = b"luthier cwasm 1\n";
 
@@ -76,6 +77,31 @@ impl CompiledCache {
             }
         }
         Ok(component)
+    }
+
+    /// What the component of this digest said about itself when it was last loaded.
+    #[must_use]
+    pub fn known_manifest(&self, component: &Digest) -> Option<Manifest> {
+        let text = fs_err::read_to_string(self.manifest_path(component)?).ok()?;
+        let manifest: Manifest = serde_json::from_str(&text).ok()?;
+        manifest.check().ok()?;
+        Some(manifest)
+    }
+
+    pub(crate) fn keep_manifest(&self, component: &Digest, manifest: &Manifest) {
+        if self.known_manifest(component).as_ref() == Some(manifest) {
+            return;
+        }
+        if let (Some(path), Ok(text)) = (self.manifest_path(component), serde_json::to_string(manifest))
+            && let Err(error) = luthier_core::fs::write_atomic(&path, text.as_bytes())
+        {
+            tracing::debug!(%path, %error, "cannot keep the manifest");
+        }
+    }
+
+    fn manifest_path(&self, component: &Digest) -> Option<Utf8PathBuf> {
+        let directory = self.directory.as_ref()?.with_file_name("manifests-v1");
+        Some(directory.join(format!("{}.json", component.hex())))
     }
 
     fn entry(&self, engine: &FilterEngine, wasm: &[u8]) -> Option<Utf8PathBuf> {

@@ -7,6 +7,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
 use crate::compiled_cache::CompiledCache;
+use crate::core_module::as_component;
 use crate::engine::{FilterEngine, into_std};
 use crate::guest::{GuestPre, add_host};
 use crate::host_state::HostState;
@@ -34,7 +35,7 @@ struct Inner {
 }
 
 impl PluginComponent {
-    /// Compiles `wasm` (or takes it from `cache`), refuses imports that are neither ours nor WASI's, and reads the
+    /// Compiles `wasm`, a component or a core module with the exports of one (or takes it from `cache`), refuses imports that are neither ours nor WASI's, and reads the
     /// manifest. `name` is for messages.
     ///
     /// # Errors
@@ -46,7 +47,7 @@ impl PluginComponent {
         wasm: &[u8],
         limits: Limits,
     ) -> StageResult<Self> {
-        let component = cache.compile(engine, name, wasm)?;
+        let component = cache.compile(engine, name, &as_component(name, wasm)?)?;
         let (imports, exports) = names_of(engine, &component);
         let world = World::of(name, &imports, &exports)?;
         let linker = link(engine, &component).map_err(|error| {
@@ -71,6 +72,7 @@ impl PluginComponent {
             bytes: wasm.len(),
         };
         inner.manifest = describe(&inner, name)?;
+        cache.keep_manifest(&inner.digest, &inner.manifest);
         Ok(Self(Arc::new(inner)))
     }
 

@@ -60,7 +60,7 @@ impl Fault {
             Self::Fuel(fuel) => format!("raise `limits: {{fuel: {}}}` on the step", fuel.saturating_mul(4)),
             Self::Memory(_) => format!("raise `limits: {{memory_mib: {}}}` on the step", limits.memory_mib * 4),
             Self::Forbidden(import) if import.starts_with("wasi:cli/std") => {
-                "print with `luthier_filter::log`, which goes to the log of the stage".to_owned()
+                "print with the `log` of the SDK, which goes to the log of the stage".to_owned()
             }
             Self::Forbidden(_) => {
                 "filters see the columns they are handed and nothing else: compute from those".to_owned()

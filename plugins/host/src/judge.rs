@@ -3,7 +3,7 @@
 //! A call that fails is repeated on halves of its rows until the row that fails alone is found. The left half goes
 //! first, so the row named is the lowest one, whatever the batch held.
 
-use luthier_core::{StageError, StageResult};
+use luthier_core::{StageError, StageResult, check_config};
 
 use crate::batch::TextBatch;
 use crate::builtin::NativeFilter;
@@ -64,6 +64,11 @@ impl Worker {
     /// # Errors
     /// The configuration is wrong: each issue in the message with its path; or the plugin fails while it opens.
     pub fn open(plugin: &PluginComponent, config: &serde_json::Value) -> StageResult<Self> {
+        let issues = check_config(config, &plugin.manifest().config_schema);
+        if !issues.is_empty() {
+            let issues: Vec<(String, String)> = issues.into_iter().map(|issue| (issue.path, issue.message)).collect();
+            return Err(config_error(&plugin.manifest().name, &issues));
+        }
         let config = config.to_string();
         let session = open(plugin, &config)?;
         Ok(Self(Kind::Guest(Guest { plugin: plugin.clone(), config, session: Some(session), lines: Vec::new() })))
@@ -84,6 +89,18 @@ impl Worker {
                 filter.judge(batch).map_err(|(row, why)| JudgeError::Row(RowFault { row, fault: Fault::Refused(why) }))
             }
         }
+    }
+
+    /// Whether a batch could be handed to the guest and back without a row of it being judged; a native filter has no
+    /// boundary. The cost of doing so is that of the boundary.
+    pub(crate) fn cross(&mut self, batch: &TextBatch<'_>) -> bool {
+        let Kind::Guest(guest) = &mut self.0 else { return false };
+        let Some(mut session) = guest.session.take() else { return false };
+        let crossed = session.cross(batch).is_ok();
+        if crossed {
+            guest.session = Some(session);
+        }
+        crossed
     }
 
     /// What the plugin logged since the last call of this.

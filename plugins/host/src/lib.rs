@@ -4,16 +4,18 @@
 pub mod author;
 mod batch;
 mod bindings;
+mod build;
 mod builtin;
 mod chain;
 mod compiled_cache;
 mod component;
-mod crate_build;
+mod core_module;
 mod engine;
 mod fault;
 mod guest;
 mod host_state;
 mod judge;
+mod language;
 mod limits;
 mod manifest;
 mod plugin;
@@ -23,14 +25,15 @@ mod verdict;
 mod world;
 
 pub use batch::{TextBatch, TextColumn};
+pub use build::{BuildOptions, build_plugin};
 pub use builtin::Builtin;
 pub use chain::{Chain, ChainInput};
 pub use compiled_cache::CompiledCache;
 pub use component::PluginComponent;
-pub use crate_build::{BuildOptions, build_crate};
 pub use engine::FilterEngine;
 pub use fault::Fault;
 pub use judge::{JudgeError, OnTrap, RowFault, Worker};
+pub use language::Language;
 pub use limits::Limits;
 /// While one is held, native filters that judge the same texts cut them into words once.
 pub use luthier_builtins::SharedWords;

@@ -91,9 +91,18 @@ impl Session {
 
     /// Judges a batch. After an error other than a refusal the session must not be used again.
     pub(crate) fn process(&mut self, batch: &TextBatch<'_>) -> Result<RawVerdicts, Fault> {
+        let rows = u32::try_from(batch.rows()).map_err(|_| Fault::Other("the batch is too large".to_owned()))?;
+        self.call(rows, batch)
+    }
+
+    /// Hands the batch over and asks about none of its rows: what remains is the cost of the boundary.
+    pub(crate) fn cross(&mut self, batch: &TextBatch<'_>) -> Result<(), Fault> {
+        self.call(0, batch).map(|_| ())
+    }
+
+    fn call(&mut self, rows: u32, batch: &TextBatch<'_>) -> Result<RawVerdicts, Fault> {
         arm(&mut self.store, &self.limits, self.metered);
         self.store.data_mut().limiter.refused = false;
-        let rows = u32::try_from(batch.rows()).map_err(|_| Fault::Other("the batch is too large".to_owned()))?;
         self.guest
             .process(&mut self.store, rows, batch)
             .unwrap_or_else(|error| Err(fault_of(&error, self.store.data(), &self.limits)))

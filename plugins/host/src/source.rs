@@ -1,8 +1,11 @@
-//! Where a plugin comes from: `builtin:NAME`, a `.wasm` file, or the directory of a crate.
+//! Where a plugin comes from: `builtin:NAME`, a `.wasm` file, or a directory of sources.
 
 use std::collections::BTreeSet;
 
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
+use luthier_core::quoted;
+
+use crate::language::Language;
 
 /// What `plugin:` names in a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,8 +13,8 @@ pub enum PluginSource {
     Builtin(String),
     /// A compiled component.
     Component(Utf8PathBuf),
-    /// A directory with a `Cargo.toml`.
-    Crate(Utf8PathBuf),
+    /// A directory with the [`Language::marker`] of its language.
+    Directory(Utf8PathBuf),
 }
 
 /// Why a plugin was not found: message and help.
@@ -33,12 +36,14 @@ impl PluginSource {
         let path = directory.join(text);
         let problem = |message: String, help: &str| Err(SourceProblem { message, help: help.to_owned() });
         if path.is_dir() {
-            if path.join("Cargo.toml").is_file() {
-                return Ok(Self::Crate(Utf8PathBuf::from(text)));
+            if Language::of(&path).is_some() {
+                return Ok(Self::Directory(Utf8PathBuf::from(text)));
             }
+            let markers = quoted(Language::ALL.map(Language::marker));
             return problem(
-                format!("`{text}` is a directory without a `Cargo.toml`"),
-                "name the directory of a Rust crate, or the `.wasm` file that another language built",
+                format!("`{text}` is a directory without a plugin: it has none of {markers}"),
+                "`luthier plugin new NAME --lang rust|python|javascript|c` makes a plugin; a component that something \
+                 else built is named by its `.wasm` file",
             );
         }
         if path.is_file() {
@@ -46,8 +51,8 @@ impl PluginSource {
                 return Ok(Self::Component(Utf8PathBuf::from(text)));
             }
             return problem(
-                format!("`{text}` is neither a crate nor a `.wasm` file"),
-                "name the directory of a Rust crate, or a component that ends in `.wasm`",
+                format!("`{text}` is neither a directory nor a `.wasm` file"),
+                "name the directory of a plugin, or a component that ends in `.wasm`",
             );
         }
         problem(
@@ -136,7 +141,7 @@ mod tests {
         write("b", "[dependencies]\nmacros = { path = \"macros\" }\na = { path = \"../a\" }");
         write("b/macros", "");
         assert_eq!(path_dependencies(&root.join("a")), [root.join("b")]);
-        assert!(matches!(PluginSource::parse("a", root), Ok(PluginSource::Crate(_))));
+        assert!(matches!(PluginSource::parse("a", root), Ok(PluginSource::Directory(_))));
         assert!(PluginSource::parse("c", root).unwrap_err().message.contains("no plugin at `c`"));
         assert_eq!(PluginSource::parse("builtin:x", root), Ok(PluginSource::Builtin("x".to_owned())));
     }

@@ -23,6 +23,15 @@ impl World {
         }
     }
 
+    /// Its text.
+    #[must_use]
+    pub fn wit(self) -> &'static str {
+        match self {
+            Self::V0_1 => include_str!("../../wit/v0.1/filter.wit"),
+            Self::V0_2 => include_str!("../../wit/v0.2/filter.wit"),
+        }
+    }
+
     /// The interface that a plugin of this world exports.
     #[must_use]
     pub fn filter(self) -> String {

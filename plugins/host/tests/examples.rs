@@ -68,7 +68,7 @@ fn a_wrong_configuration_names_every_issue() {
         PluginComponent::load(&engine, &CompiledCache::disabled(), "word-shape", &wasm, Limits::DEFAULT).unwrap();
     let config = serde_json::json!({"min": 0, "max": "ten", "mox": 1});
     let error = Worker::open(&plugin, &config).err().expect("three issues");
-    insta::assert_snapshot!(error.message, @"plugin `word-shape` refuses its configuration: `config.mox`: unknown key `mox` (known keys: `min`, `max`); `config.min`: 0 is out of range: expected at least 1; `config.max`: expected a whole number of 0 or more that fits, found the string `ten`");
+    insta::assert_snapshot!(error.message, @"plugin `word-shape` refuses its configuration: `config.min`: 0 is out of range: expected at least 1; `config.max`: expected an integer, found the string `ten`; `config.mox`: unknown key `mox`");
 }
 
 #[test]
@@ -95,4 +95,34 @@ fn a_damaged_cache_entry_is_compiled_again() {
     fs_err::write(&entry, b"").unwrap();
     load();
     assert_eq!(fs_err::read(&entry).unwrap(), good);
+}
+
+#[test]
+fn an_entry_of_another_engine_is_compiled_again() {
+    let cache = Cache::new();
+    let Some(wasm) = build(&repository().join("pipelines/filters/word-shape")) else { return };
+    let compiled = CompiledCache::new(cache.path());
+    let directory = cache.path().join("plugins/compiled-v1");
+    let load = |fuel: bool| {
+        let engine = FilterEngine::new(fuel).unwrap();
+        let limits = Limits { fuel: fuel.then_some(1_000_000_000), ..Limits::DEFAULT };
+        PluginComponent::load(&engine, &compiled, "word-shape", &wasm, limits).unwrap()
+    };
+    let entries = || {
+        let files = luthier_core::fs::walk_files(&directory).unwrap();
+        files.into_iter().map(|file| fs_err::read(directory.join(&file)).map(|code| (file, code)).unwrap())
+    };
+    load(false);
+    load(true);
+    let kept: Vec<_> = entries().collect();
+    assert_eq!(kept.len(), 2, "one per way of compiling");
+    // Whole and with a right digest, but each under the other's name.
+    fs_err::write(directory.join(&kept[0].0), &kept[1].1).unwrap();
+    fs_err::write(directory.join(&kept[1].0), &kept[0].1).unwrap();
+    for fuel in [false, true] {
+        let plugin = load(fuel);
+        let mut worker = Worker::open(&plugin, &serde_json::json!({})).unwrap();
+        assert_eq!(worker.judge(&batch(&["luthier", "it's"], &[]), OnTrap::Fail).unwrap().drop, [0, 1]);
+    }
+    assert_eq!(entries().collect::<Vec<_>>(), kept);
 }

@@ -401,15 +401,15 @@ pub struct PluginArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
-    /// Scaffold a plugin with a test.
+    /// Scaffold a plugin with tests.
     New {
         /// Directory to make.
         path: Utf8PathBuf,
-        /// The language.
+        /// The language: `rust`, `python`, `javascript` or `c`.
         #[arg(long, default_value = "rust")]
         lang: String,
     },
-    /// Build a plugin crate to a WebAssembly component.
+    /// Build a plugin to a WebAssembly component, `target/NAME.wasm` in its directory.
     Build { path: Utf8PathBuf },
     /// Run a plugin on sample rows: a file of text lines or JSONL.
     Test {
@@ -421,7 +421,7 @@ pub enum PluginCommand {
         #[arg(long, default_value = "{}")]
         config: String,
     },
-    /// Measure a plugin's throughput on one thread.
+    /// Measure a plugin's throughput on one thread; `builtin:NAME` or `builtin:*` beside its native build.
     Bench {
         path: Utf8PathBuf,
         /// The plugin's configuration, as JSON.

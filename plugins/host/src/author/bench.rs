@@ -1,4 +1,4 @@
-//! How fast a plugin is on one thread, and what the boundary costs.
+//! How fast a filter is on one thread, what the boundary costs, and how far it is from its native build.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::batch::{TextBatch, TextColumn};
-use crate::component::PluginComponent;
 use crate::judge::{JudgeError, OnTrap, Worker};
+use crate::plugin::Plugin;
 
 /// What `luthier plugin bench` shows.
 #[derive(Debug, Clone, Serialize)]
@@ -17,71 +17,98 @@ pub struct BenchReport {
     pub bytes: usize,
     /// Batches judged while measuring.
     pub batches: usize,
-    /// Text judged per second of one thread, 10^6 bytes.
+    /// Text judged per second of one thread, 10^6 bytes; that of the fastest batch, as all measures here.
     pub megabytes_per_second: f64,
     pub rows_per_second: f64,
     pub nanoseconds_per_row: f64,
     /// Opening an instance, microseconds.
     pub open_microseconds: f64,
-    /// A call with a single empty row, microseconds: what crossing the boundary costs.
-    pub call_microseconds: f64,
+    /// Handing such a batch to the guest and back, nothing judged, microseconds: the call and the copies. 0 for what has
+    /// no boundary.
+    pub boundary_microseconds: f64,
+    /// Of the time of a batch, percent.
+    pub boundary_percent: f64,
+}
+
+/// A batch of `texts`, whatever further columns `plugin` reads empty.
+fn batch_of(plugin: &Plugin, texts: &[String]) -> StageResult<TextBatch<'static>> {
+    let column = |texts: &mut dyn Iterator<Item = &str>| {
+        TextColumn::from_texts(texts)
+            .ok_or_else(|| StageError::input("plugin::bench", "the sample has more than 4 GiB of text"))
+    };
+    let reads =
+        plugin.manifest().reads.iter().map(|_| column(&mut texts.iter().map(|_| ""))).collect::<StageResult<_>>()?;
+    Ok(TextBatch { texts: column(&mut texts.iter().map(String::as_str))?, reads })
+}
+
+fn judge(worker: &mut Worker, batch: &TextBatch<'_>, name: &str) -> StageResult<Duration> {
+    let start = Instant::now();
+    match worker.judge(batch, OnTrap::Fail) {
+        Ok(_) => Ok(start.elapsed()),
+        Err(JudgeError::Open(error)) => Err(error),
+        Err(JudgeError::Row(failed)) => {
+            Err(StageError::new("plugin::bench", format!("plugin `{name}` {} on row {}", failed.fault, failed.row + 1))
+                .hint("`luthier plugin test` shows what it says about a row"))
+        }
+    }
 }
 
 /// Judges `texts` again and again for about `budget`.
 ///
 /// # Errors
 /// The plugin refuses the configuration or fails on a row.
-pub fn bench(plugin: &PluginComponent, config: &Value, texts: &[String], budget: Duration) -> StageResult<BenchReport> {
-    let manifest = plugin.manifest();
-    let column = |texts: &mut dyn Iterator<Item = &str>| {
-        TextColumn::from_texts(texts)
-            .ok_or_else(|| StageError::input("plugin::bench", "the sample has more than 4 GiB of text"))
-    };
-    let judged = column(&mut texts.iter().map(String::as_str))?;
-    let bytes = judged.data().len();
-    let reads = manifest.reads.iter().map(|_| column(&mut texts.iter().map(|_| ""))).collect::<StageResult<_>>()?;
-    let batch = TextBatch { texts: judged, reads };
-    let one = TextBatch {
-        texts: column(&mut std::iter::once(""))?,
-        reads: manifest.reads.iter().map(|_| column(&mut std::iter::once(""))).collect::<StageResult<_>>()?,
-    };
+pub fn bench(plugin: &Plugin, config: &Value, texts: &[String], budget: Duration) -> StageResult<BenchReport> {
+    Ok(bench_all(&[plugin], config, texts, budget)?.remove(0))
+}
 
-    let start = Instant::now();
-    let mut worker = Worker::open(plugin, config)?;
-    let open = start.elapsed();
-    let mut judge = |batch: &TextBatch<'_>| match worker.judge(batch, OnTrap::Fail) {
-        Ok(_) => Ok(()),
-        Err(JudgeError::Open(error)) => Err(error),
-        Err(JudgeError::Row(failed)) => Err(StageError::new(
-            "plugin::bench",
-            format!("plugin `{}` {} on row {}", manifest.name, failed.fault, failed.row + 1),
-        )
-        .hint("`luthier plugin test` shows what it says about a row")),
-    };
-    judge(&batch)?;
-    judge(&one)?;
-    let calls = 200;
-    let start = Instant::now();
-    for _ in 0..calls {
-        judge(&one)?;
+/// Judges `texts` by each of `plugins` in turn, again and again, so that what slows the machine down slows all of them.
+///
+/// # Errors
+/// As [`bench`].
+pub fn bench_all(
+    plugins: &[&Plugin],
+    config: &Value,
+    texts: &[String],
+    budget: Duration,
+) -> StageResult<Vec<BenchReport>> {
+    let mut subjects = Vec::with_capacity(plugins.len());
+    for plugin in plugins {
+        let name = plugin.manifest().name;
+        let batch = batch_of(plugin, texts)?;
+        let start = Instant::now();
+        let mut worker = plugin.open(config)?;
+        let open = start.elapsed();
+        judge(&mut worker, &batch, &name)?;
+        subjects.push((worker, batch, name, open, Duration::MAX, Duration::MAX));
     }
-    let call = start.elapsed() / calls;
     let start = Instant::now();
     let mut batches = 0;
-    while batches == 0 || start.elapsed() < budget {
-        judge(&batch)?;
+    while batches < 3 || start.elapsed() < budget {
+        for (worker, batch, name, _, crossing, best) in &mut subjects {
+            *best = (*best).min(judge(worker, batch, name)?);
+            let start = Instant::now();
+            if worker.cross(batch) {
+                *crossing = (*crossing).min(start.elapsed());
+            }
+        }
         batches += 1;
     }
-    let seconds = start.elapsed().as_secs_f64();
-    let rows = texts.len() * batches;
-    Ok(BenchReport {
-        rows: texts.len(),
-        bytes,
-        batches,
-        megabytes_per_second: bytes as f64 * batches as f64 / seconds / 1e6,
-        rows_per_second: rows as f64 / seconds,
-        nanoseconds_per_row: seconds * 1e9 / (rows.max(1) as f64),
-        open_microseconds: open.as_secs_f64() * 1e6,
-        call_microseconds: call.as_secs_f64() * 1e6,
-    })
+    Ok(subjects
+        .into_iter()
+        .map(|(_, batch, _, open, crossing, best)| {
+            let boundary = if crossing == Duration::MAX { 0.0 } else { crossing.as_secs_f64() };
+            let (seconds, bytes, rows) = (best.as_secs_f64().max(1e-9), batch.texts.data().len(), batch.rows());
+            BenchReport {
+                rows,
+                bytes,
+                batches,
+                megabytes_per_second: bytes as f64 / seconds / 1e6,
+                rows_per_second: rows as f64 / seconds,
+                nanoseconds_per_row: seconds * 1e9 / (rows.max(1) as f64),
+                open_microseconds: open.as_secs_f64() * 1e6,
+                boundary_microseconds: boundary * 1e6,
+                boundary_percent: 100.0 * boundary / seconds,
+            }
+        })
+        .collect())
 }

@@ -32,9 +32,6 @@ pub const SDK_FILES: &[EmbeddedFile] = embedded![
     "src/testing.rs",
 ];
 
-/// The world that a new plugin implements.
-pub const WIT_FILE: &str = include_str!("../../../wit/v0.2/filter.wit");
-
 #[cfg(test)]
 mod tests {
     use camino::Utf8Path;

@@ -3,13 +3,9 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{StageError, StageResult};
 
-use super::embedded::SDK_FILES;
-
-/// What a plugin is written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Language {
-    Rust,
-}
+use super::embedded::{EmbeddedFile, SDK_FILES};
+use crate::language::Language;
+use crate::world::World;
 
 /// What was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +18,23 @@ pub struct Scaffold {
     pub next: Vec<String>,
 }
 
-const RUST_CARGO: &str = include_str!("template/Cargo.toml.txt");
-const RUST_LIB: &str = include_str!("template/lib.rs.txt");
-const RUST_CASES: &str = include_str!("template/cases.jsonl");
+macro_rules! files {
+    ($directory:literal: $($path:literal),* $(,)?) => {
+        &[$(EmbeddedFile { path: $path, text: include_str!(concat!("template/", $directory, "/", $path)) }),*]
+    };
+}
+
+const RUST_CARGO: &str = include_str!("template/rust/Cargo.toml.txt");
+const RUST_LIB: &str = include_str!("template/rust/lib.rs.txt");
+const CASES: &str = include_str!("template/cases.jsonl");
+
+const PYTHON: &[EmbeddedFile] = files!["python":
+    "judge.py", "test_judge.py", "requirements.txt", "luthier/__init__.py", "luthier/app.py", "luthier/filter.py",
+];
+const JAVASCRIPT: &[EmbeddedFile] =
+    files!["javascript": "judge.js", "judge.test.js", "package.json", "luthier/index.js", "luthier/app.js"];
+const C: &[EmbeddedFile] =
+    files!["c": "judge.c", "test.c", "luthier/luthier.h", "luthier/luthier.c", "luthier/boundary.c"];
 
 /// Makes a plugin in `directory`, which must not exist or be empty; its last part is the plugin's name.
 ///
@@ -45,7 +55,54 @@ pub fn scaffold(directory: &Utf8Path, language: Language) -> StageResult<Scaffol
     fs_err::create_dir_all(directory)?;
     match language {
         Language::Rust => rust(directory, name),
+        Language::Python => python(directory, name),
+        Language::JavaScript => javascript(directory, name),
+        Language::C => c(directory, name),
     }
+}
+
+fn python(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
+    let files = place(directory, &name, PYTHON, ".venv/\n__pycache__/\ntarget/\n")?;
+    let next = vec![
+        format!("pip install -r {directory}/requirements.txt"),
+        format!("luthier plugin test {directory}"),
+        format!("(cd {directory} && python -m unittest)"),
+    ];
+    Ok(Scaffold { name, directory: directory.to_owned(), files, next })
+}
+
+fn javascript(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
+    let files = place(directory, &name, JAVASCRIPT, "node_modules/\ntarget/\n")?;
+    let next = vec![
+        format!("npm install --prefix {directory}"),
+        format!("luthier plugin test {directory}"),
+        format!("npm test --prefix {directory}"),
+    ];
+    Ok(Scaffold { name, directory: directory.to_owned(), files, next })
+}
+
+fn c(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
+    let files = place(directory, &name, C, "target/\n")?;
+    let next = vec![
+        "pip install ziglang".to_owned(),
+        format!("luthier plugin test {directory}"),
+        format!(
+            "(cd {directory} && mkdir -p target && cc test.c judge.c luthier/luthier.c -o target/test && target/test)"
+        ),
+    ];
+    Ok(Scaffold { name, directory: directory.to_owned(), files, next })
+}
+
+/// Writes the files of a language, the cases and the world; returns what the author will edit.
+fn place(directory: &Utf8Path, name: &str, files: &[EmbeddedFile], ignored: &str) -> StageResult<Vec<String>> {
+    for file in files {
+        write(&directory.join(file.path), &file.text.replace("@NAME@", name))?;
+    }
+    write(&directory.join("cases.jsonl"), CASES)?;
+    write(&directory.join(".gitignore"), ignored)?;
+    write(&directory.join("luthier/wit/filter.wit"), World::NEWEST.wit())?;
+    let edited = files.iter().map(|file| file.path).filter(|path| !path.starts_with("luthier/"));
+    Ok(edited.chain(["cases.jsonl"]).map(str::to_owned).collect())
 }
 
 fn rust(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
@@ -64,7 +121,8 @@ fn rust(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
     let files = [
         ("Cargo.toml", fill(RUST_CARGO)),
         ("src/lib.rs", fill(RUST_LIB)),
-        ("cases.jsonl", RUST_CASES.to_owned()),
+        ("cases.jsonl", CASES.to_owned()),
+        ("Cargo.lock", lock_file(&name)),
         (".gitignore", "target/\n".to_owned()),
     ];
     for (path, text) in &files {
@@ -79,6 +137,22 @@ fn rust(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
         directory: directory.to_owned(),
         files: files.iter().take(3).map(|(path, _)| (*path).to_owned()).collect(),
     })
+}
+
+/// What cargo would write: the plugin and the SDK, which depends on nothing else.
+fn lock_file(name: &str) -> String {
+    let mut packages = [
+        (name, "dependencies = [\n \"luthier-filter\",\n]\n"),
+        ("luthier-filter", "dependencies = [\n \"luthier-filter-macros\",\n]\n"),
+        ("luthier-filter-macros", ""),
+    ];
+    packages.sort_unstable();
+    let packages = packages
+        .map(|(name, dependencies)| format!("[[package]]\nname = \"{name}\"\nversion = \"0.1.0\"\n{dependencies}"));
+    format!(
+        "# This file is automatically @generated by Cargo.\n# It is not intended for manual editing.\nversion = 4\n\n{}",
+        packages.join("\n")
+    )
 }
 
 /// The copied SDK is a part of the plugin, not a workspace of its own.

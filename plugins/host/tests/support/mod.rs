@@ -4,7 +4,7 @@ use std::io::Write;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::digest_path;
-use luthier_plugins::{BuildOptions, build_crate, path_dependencies};
+use luthier_plugins::{BuildOptions, build_plugin, path_dependencies};
 
 pub fn repository() -> Utf8PathBuf {
     Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize_utf8().expect("a readable checkout")
@@ -15,7 +15,7 @@ pub fn build(krate: &Utf8Path) -> Option<Vec<u8>> {
     let shared = Utf8Path::new(env!("CARGO_TARGET_TMPDIR"));
     let mut sources = vec![source_digest(krate)];
     sources.extend(path_dependencies(krate).iter().map(|path| source_digest(path)));
-    match build_crate(krate, &BuildOptions { cache: shared, offline: false, sources: &sources, jobs: 2 }) {
+    match build_plugin(krate, &BuildOptions { cache: shared, offline: false, sources: &sources, jobs: 2 }) {
         Ok(wasm) => Some(wasm),
         Err(error) if is_missing_target(&error) => None,
         Err(error) => {

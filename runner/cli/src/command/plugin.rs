@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::ErrorClass;
-use luthier_plugins::author::{self, Language, Workshop};
-use luthier_plugins::{Limits, PluginComponent};
+use luthier_plugins::author::{self, BenchReport, Workshop};
+use luthier_plugins::{Builtin, CompiledCache, FilterEngine, Language, Limits, Plugin, PluginComponent};
 use owo_colors::OwoColorize;
 use serde_json::Value;
 
@@ -18,6 +18,7 @@ use crate::printer::Printer;
 /// Rows of a benchmark batch, and words in each.
 const BENCH_ROWS: usize = 4096;
 const BENCH_WORDS: usize = 100;
+const BENCH_TIME: Duration = Duration::from_secs(2);
 
 pub fn run(args: &PluginArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
     let cache = workspace(global).cache_dir();
@@ -35,7 +36,12 @@ fn workshop(cache: &Utf8Path) -> Workshop<'_> {
     Workshop { cache, offline: false, jobs }
 }
 
-fn load(path: &Utf8Path, cache: &Utf8Path) -> Result<PluginComponent, Failure> {
+fn load(path: &Utf8Path, cache: &Utf8Path, printer: Printer) -> Result<PluginComponent, Failure> {
+    if let (Some(language), None) = (Language::of(path), workshop(cache).known_manifest(path)) {
+        let slow = matches!(language, Language::Python | Language::JavaScript);
+        let once = if slow { ": its interpreter takes a minute to compile, once" } else { "" };
+        printer.note(&format!("building {path}{once}"));
+    }
     Ok(workshop(cache).load(path, Limits::DEFAULT)?)
 }
 
@@ -47,13 +53,9 @@ fn parse_config(text: &str) -> Result<Value, Failure> {
 }
 
 fn new(path: &Utf8Path, lang: &str, printer: Printer) -> Result<u8, Failure> {
-    let language = match lang {
-        "rust" => Language::Rust,
-        other => {
-            return Err(Failure::input("plugin::language", format!("there is no scaffold for `{other}`"))
-                .hint("scaffolds exist for `rust`; any language that makes a component for plugins/wit/v0.1 works"));
-        }
-    };
+    let language = lang
+        .parse::<Language>()
+        .map_err(|help| Failure::input("plugin::language", format!("there is no scaffold for `{lang}`")).hint(help))?;
     let made = author::scaffold(path, language)?;
     for file in &made.files {
         printer.note(&format!("wrote {}", made.directory.join(file)));
@@ -68,7 +70,7 @@ fn new(path: &Utf8Path, lang: &str, printer: Printer) -> Result<u8, Failure> {
 fn build(path: &Utf8Path, cache: &Utf8Path, printer: Printer) -> Result<u8, Failure> {
     let bytes = workshop(cache).build(path)?;
     let name = path.canonicalize_utf8().ok().and_then(|full| full.file_stem().map(str::to_owned));
-    let output = path.join(format!("{}.wasm", name.unwrap_or_else(|| "plugin".to_owned())));
+    let output = path.join("target").join(format!("{}.wasm", name.unwrap_or_else(|| "plugin".to_owned())));
     let output = if path.is_dir() { output } else { path.to_owned() };
     if path.is_dir() {
         luthier_core::fs::write_atomic(&output, &bytes)?;
@@ -84,7 +86,7 @@ fn test(
     cache: &Utf8Path,
     printer: Printer,
 ) -> Result<u8, Failure> {
-    let plugin = load(path, cache)?;
+    let plugin = load(path, cache, printer)?;
     if let Some(rows) = rows {
         let verdicts = author::judge_file(&plugin, &parse_config(config)?, rows)?;
         if printer.json {
@@ -130,22 +132,62 @@ fn test(
 }
 
 fn bench(path: &Utf8Path, config: &str, cache: &Utf8Path, printer: Printer) -> Result<u8, Failure> {
-    let plugin = load(path, cache)?;
+    let config = parse_config(config)?;
     let texts = author::sample_texts(BENCH_ROWS, BENCH_WORDS);
-    let report = author::bench(&plugin, &parse_config(config)?, &texts, Duration::from_secs(2))?;
+    let builtins: Vec<Builtin> = match path.as_str() {
+        "builtin:*" => Builtin::all().to_vec(),
+        name => match name.strip_prefix("builtin:") {
+            Some(name) => vec![
+                Builtin::find(name).map_err(|(message, help)| Failure::input("plugin::builtin", message).hint(help))?,
+            ],
+            None => Vec::new(),
+        },
+    };
+    if builtins.is_empty() {
+        let report = author::bench(&Plugin::Component(load(path, cache, printer)?), &config, &texts, BENCH_TIME)?;
+        if printer.json {
+            printer.json(&report);
+        } else {
+            printer.result(&format!("{}; {} rows a batch", speed(&report), report.rows));
+        }
+        return Ok(exit::DONE);
+    }
+    let mut reports = serde_json::Map::new();
+    for builtin in builtins {
+        let wasm = builtin.component(cache, false, workshop(cache).jobs)?;
+        let engine = FilterEngine::new(false)?;
+        let compiled = CompiledCache::new(cache);
+        let component = PluginComponent::load(&engine, &compiled, builtin.name(), &wasm, Limits::DEFAULT)?;
+        let (native, component) = (Plugin::Native(builtin), Plugin::Component(component));
+        let found = author::bench_all(&[&native, &component], &config, &texts, BENCH_TIME)?;
+        let percent = 100.0 * found[1].megabytes_per_second / found[0].megabytes_per_second;
+        if printer.json {
+            let report = serde_json::json!({"native": found[0], "wasm": found[1], "percent_of_native": percent});
+            reports.insert(builtin.name().to_owned(), report);
+        } else {
+            printer.result(&format!(
+                "{:<22} native {:7.1} MB/s  wasm {}  {percent:.0} % of native",
+                builtin.name(),
+                found[0].megabytes_per_second,
+                speed(&found[1])
+            ));
+        }
+    }
     if printer.json {
-        printer.json(&report);
-    } else {
-        printer.result(&format!(
-            "{:.1} MB/s, {:.0} rows/s, {:.0} ns a row on one thread ({} rows a batch)",
-            report.megabytes_per_second, report.rows_per_second, report.nanoseconds_per_row, report.rows
-        ));
+        printer.json(&reports);
     }
     Ok(exit::DONE)
 }
 
+fn speed(report: &BenchReport) -> String {
+    format!(
+        "{:7.1} MB/s, {:5.0} ns a row, boundary {:.0} µs a batch ({:.2} %)",
+        report.megabytes_per_second, report.nanoseconds_per_row, report.boundary_microseconds, report.boundary_percent
+    )
+}
+
 fn inspect(path: &Utf8Path, cache: &Utf8Path, printer: Printer) -> Result<u8, Failure> {
-    let found = author::inspect(&load(path, cache)?);
+    let found = author::inspect(&load(path, cache, printer)?);
     if printer.json {
         printer.json(&found);
         return Ok(exit::DONE);
@@ -157,6 +199,7 @@ fn inspect(path: &Utf8Path, cache: &Utf8Path, printer: Printer) -> Result<u8, Fa
     printer.result(&format!("name      {} {}", found.manifest.name, found.manifest.version));
     printer.result(&format!("reads     {}", list(&found.manifest.reads)));
     printer.result(&format!("reasons   {}", list(&found.manifest.reasons)));
+    printer.result(&format!("config    {}", found.manifest.config_schema));
     printer.result(&format!("granted   {}", list(&found.granted)));
     printer.result(&format!("denied    {}", list(&found.denied)));
     Ok(exit::DONE)

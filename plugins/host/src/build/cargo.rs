@@ -1,55 +1,30 @@
-//! Builds a plugin crate with the user's own cargo.
+//! Rust: the user's own cargo.
 //!
 //! The target directory is ours, so that neither the crate nor the surrounding workspace is touched and plugins share
-//! what they have in common. The result is kept by the digest of its sources: with it, no cargo is needed.
+//! what they have in common.
 
 use std::process::Command;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{Digest, StageError, StageResult};
+use luthier_core::{StageError, StageResult};
 use serde_json::Value;
+
+use super::{BuildOptions, tail};
 
 const TARGET: &str = "wasm32-wasip2";
 const TARGET_HINT: &str = "rustup target add wasm32-wasip2";
 
-/// Bumped when the flags below change what is built from equal sources.
-const RECIPE: &str = "luthier 2026-11 plugin build v1";
-
-/// Where and how to build.
-#[derive(Debug, Clone)]
-pub struct BuildOptions<'a> {
-    /// The directory shared between runs.
-    pub cache: &'a Utf8Path,
-    pub offline: bool,
-    /// Digests of the crate and of all that it depends on by path; the result is kept by them.
-    pub sources: &'a [Digest],
-    /// At most this many jobs.
-    pub jobs: usize,
-}
-
 /// The component of the crate in `directory`.
-///
-/// # Errors
-/// No cargo, no `wasm32-wasip2` target, a compiler error (its last lines are in the message), or no component.
-pub fn build_crate(directory: &Utf8Path, options: &BuildOptions<'_>) -> StageResult<Vec<u8>> {
-    let name = directory.file_name().unwrap_or("plugin").to_owned();
-    let kept = kept_path(options);
-    if let Ok(bytes) = fs_err::read(&kept) {
-        return Ok(bytes);
+pub(super) fn build(directory: &Utf8Path, name: &str, options: &BuildOptions<'_>) -> StageResult<Vec<u8>> {
+    check_target(directory, name)?;
+    let lock = directory.join("Cargo.lock");
+    let locked = lock.is_file();
+    let wasm = run_cargo(directory, name, options);
+    // A lock file is a source: one that appears during a build would change the digest of what is being built.
+    if !locked && lock.is_file() {
+        fs_err::remove_file(&lock)?;
     }
-    check_target(directory, &name)?;
-    let wasm = run_cargo(directory, &name, options)?;
-    let bytes = fs_err::read(&wasm)?;
-    luthier_core::fs::write_atomic(&kept, &bytes)?;
-    Ok(bytes)
-}
-
-fn kept_path(options: &BuildOptions<'_>) -> Utf8PathBuf {
-    let mut hasher = blake3::Hasher::new_derive_key(RECIPE);
-    for source in options.sources {
-        hasher.update(source.as_bytes());
-    }
-    options.cache.join("plugins/components-v1").join(format!("{}.wasm", hasher.finalize().to_hex()))
+    Ok(fs_err::read(wasm?)?)
 }
 
 /// A variable of the surrounding cargo or of the user's native builds, which must not reach the plugin's.
@@ -112,6 +87,7 @@ fn run_cargo(directory: &Utf8Path, name: &str, options: &BuildOptions<'_>) -> St
     command
         .args(["build", "--release", "--lib", "--target", TARGET, "--message-format=json-render-diagnostics"])
         .args(["--config", "profile.release.strip=true", "--config", "profile.release.opt-level=3"])
+        .args(["--config", "profile.release.lto=true", "--config", "profile.release.codegen-units=1"])
         .arg("--jobs")
         .arg(options.jobs.max(1).to_string())
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
@@ -144,14 +120,13 @@ fn build_error(directory: &Utf8Path, name: &str, stderr: &str) -> StageError {
                 .any(|word| line.starts_with(word))
         })
         .collect();
-    let tail = lines[lines.len().saturating_sub(40)..].join("\n");
     let error = StageError::input("plugin::build", format!("plugin `{name}` does not compile"));
     let error = if stderr.contains("--locked was passed") || stderr.contains("because --locked") {
         error.hint(format!("update the lock file: cargo update --workspace --manifest-path {directory}/Cargo.toml"))
     } else {
         error.hint(format!("cargo build --release --target {TARGET} --manifest-path {directory}/Cargo.toml"))
     };
-    error.caused_by(tail)
+    error.caused_by(tail(&lines.join("\n")))
 }
 
 /// The `.wasm` that cargo says it made of the crate in `directory`.
