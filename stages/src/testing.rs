@@ -77,7 +77,7 @@ impl Bench {
     }
 
     pub fn prepare(&self, stage: &dyn Stage, with: &Value) -> Result<Prepared, Vec<ConfigIssue>> {
-        stage.prepare(with, PrepareEnv { directory: &self.root().join("pipeline") })
+        stage.prepare(with, PrepareEnv { directory: &self.root().join("pipeline"), cache: None, build: false })
     }
 
     /// Issues as `path | message | help`.

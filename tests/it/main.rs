@@ -3,6 +3,7 @@
 mod disk;
 mod executors;
 mod house;
+mod plugins;
 mod processes;
 mod program;
 mod remote;

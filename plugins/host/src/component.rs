@@ -35,8 +35,8 @@ struct Inner {
 }
 
 impl PluginComponent {
-    /// Compiles `wasm`, a component or a core module with the exports of one (or takes it from `cache`), refuses imports that are neither ours nor WASI's, and reads the
-    /// manifest. `name` is for messages.
+    /// Compiles `wasm`, a component or a core module with the exports of one (or takes it from `cache`), refuses imports
+    /// that are neither ours nor WASI's, and reads the manifest. `name` is for messages.
     ///
     /// # Errors
     /// Not a component for the filter world, or one that fails while it describes itself.

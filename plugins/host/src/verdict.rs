@@ -188,7 +188,7 @@ mod tests {
             edits: Some((vec![0, 1], vec![0, 1, 2], b"ab".to_vec())),
             refusals: refusals.iter().map(|row| (*row, "no".to_owned())).collect(),
         };
-        let checked = raw(&[1]).check(3, 2, 1, true, 10).ok().expect("fine");
+        let Ok(checked) = raw(&[1]).check(3, 2, 1, true, 10) else { panic!("nothing is wrong") };
         assert_eq!(checked.verdicts.drop, [1, 0, 1]);
         assert_eq!(checked.verdicts.scores, [1.0, 0.0, 3.0, 4.0, 0.0, 6.0]);
         assert_eq!(checked.verdicts.edits, [(0, "a".to_owned())]);

@@ -15,9 +15,9 @@ struct Made {
 }
 
 fn made(language: Language) -> Made {
-    let held = tempfile::tempdir().unwrap();
-    let directory = Utf8Path::from_path(held.path()).unwrap().join("no-urls");
-    scaffold(&directory, language).unwrap();
+    let held = tempfile::tempdir().expect("a scaffold that works");
+    let directory = Utf8Path::from_path(held.path()).expect("a scaffold that works").join("no-urls");
+    scaffold(&directory, language).expect("a scaffold that works");
     Made { _held: held, directory }
 }
 
@@ -37,9 +37,9 @@ impl Made {
 
     fn edit(&self, file: &str, from: &str, to: &str) {
         let path = self.directory.join(file);
-        let text = fs_err::read_to_string(&path).unwrap();
+        let text = fs_err::read_to_string(&path).expect("a scaffold that works");
         assert!(text.contains(from), "`{from}` is not in {file}");
-        fs_err::write(path, text.replace(from, to)).unwrap();
+        fs_err::write(path, text.replace(from, to)).expect("a scaffold that works");
     }
 
     /// Runs the scaffold's own tests, where the interpreter is installed.
@@ -50,7 +50,7 @@ impl Made {
                 let _ = writeln!(std::io::stderr(), "skipped: `{program}` is not installed");
             }
             run => {
-                let run = run.unwrap();
+                let run = run.expect("a scaffold that works");
                 assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
             }
         }
@@ -58,13 +58,16 @@ impl Made {
 }
 
 fn batch(texts: &[String]) -> TextBatch<'static> {
-    TextBatch { texts: TextColumn::from_texts(texts.iter().map(String::as_str)).unwrap(), reads: vec![] }
+    TextBatch {
+        texts: TextColumn::from_texts(texts.iter().map(String::as_str)).expect("a scaffold that works"),
+        reads: vec![],
+    }
 }
 
 /// What every scaffold does.
 fn counts_links(made: &Made) -> Option<PluginComponent> {
     let plugin = made.load()?;
-    let report = run_cases(&plugin, &made.directory.join("cases.jsonl")).unwrap();
+    let report = run_cases(&plugin, &made.directory.join("cases.jsonl")).expect("a scaffold that works");
     assert_eq!((report.passed, report.failed), (2, 0), "{report:?}");
     let inspection = inspect(&plugin);
     assert_eq!(inspection.manifest.name, "no-urls");
@@ -74,18 +77,22 @@ fn counts_links(made: &Made) -> Option<PluginComponent> {
     assert_eq!(max["description"], "Most links that a text may have.");
 
     let texts: Vec<String> = (0..2_000).map(|row| "é http://x ".repeat(row % 5)).collect();
-    let mut worker = Worker::open(&plugin, &json!({"max": 1})).unwrap();
-    let once = worker.judge(&batch(&texts), OnTrap::Fail).unwrap();
+    let mut worker = Worker::open(&plugin, &json!({"max": 1})).expect("a scaffold that works");
+    let once = worker.judge(&batch(&texts), OnTrap::Fail).expect("a scaffold that works");
     for row in 0..texts.len() {
         assert_eq!((once.drop[row], once.scores[row]), (u8::from(row % 5 > 1), (row % 5) as f32), "row {row}");
     }
-    assert_eq!(worker.judge(&batch(&texts), OnTrap::Fail).unwrap(), once, "a session is used for many batches");
+    assert_eq!(
+        worker.judge(&batch(&texts), OnTrap::Fail).expect("a scaffold that works"),
+        once,
+        "a session is used for many batches"
+    );
     Some(plugin)
 }
 
 /// What is said about a row that makes the plugin fail, and one that makes it look for a file.
 fn failures(plugin: &PluginComponent) -> String {
-    let mut worker = Worker::open(plugin, &json!({})).unwrap();
+    let mut worker = Worker::open(plugin, &json!({})).expect("a scaffold that works");
     let said = ["bad", "file"].map(|text| {
         let texts: Vec<String> = (0..100).map(|row| if row == 70 { text } else { "no link" }.to_owned()).collect();
         match worker.judge(&batch(&texts), OnTrap::Fail) {

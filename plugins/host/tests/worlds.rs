@@ -9,12 +9,15 @@ const SMALL: Limits = Limits { memory_mib: 32, timeout_ms: 5_000, fuel: None };
 const V0_1: &[u8] = include_bytes!("fixtures/hostile-v0.1.wasm");
 
 fn load(wasm: &[u8]) -> luthier_core::StageResult<PluginComponent> {
-    let engine = FilterEngine::new(false).unwrap();
+    let engine = FilterEngine::new(false).expect("an engine, and short texts");
     PluginComponent::load(&engine, &CompiledCache::disabled(), "old", wasm, SMALL)
 }
 
 fn batch(texts: &[&'static str]) -> TextBatch<'static> {
-    TextBatch { texts: TextColumn::from_texts(texts.iter().copied()).unwrap(), reads: vec![] }
+    TextBatch {
+        texts: TextColumn::from_texts(texts.iter().copied()).expect("an engine, and short texts"),
+        reads: vec![],
+    }
 }
 
 #[test]

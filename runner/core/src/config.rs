@@ -82,6 +82,16 @@ pub fn parse_config<T: DeserializeOwned + JsonSchema + 'static>(with: &Value) ->
     })
 }
 
+/// What is wrong with a value by a JSON Schema without references; of the schema's keywords those that configurations
+/// use count: types, `properties`, `required`, `additionalProperties`, `items`, `minItems`, `enum`, `const`, bounds,
+/// `anyOf`, `oneOf`.
+#[must_use]
+pub fn check_config(value: &Value, schema: &Value) -> Vec<ConfigIssue> {
+    let mut issues = Vec::new();
+    check("", value, schema, &mut issues);
+    issues
+}
+
 fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
@@ -153,10 +163,12 @@ fn check_options(path: &str, value: &Value, options: &[Value], issues: &mut Vec<
 
 fn kind_of_schema(schema: &Value) -> String {
     match schema.get("type").and_then(Value::as_str) {
-        Some("object") => match schema.get("required").and_then(Value::as_array).and_then(|keys| keys[0].as_str()) {
-            Some(key) => format!("a mapping with `{key}`"),
-            None => "a mapping".to_owned(),
-        },
+        Some("object") => {
+            match schema.get("required").and_then(Value::as_array).and_then(|keys| keys.first()?.as_str()) {
+                Some(key) => format!("a mapping with `{key}`"),
+                None => "a mapping".to_owned(),
+            }
+        }
         Some(kind) => article(kind).to_owned(),
         None => match schema.get("const") {
             Some(constant) => format!("`{}`", constant.as_str().unwrap_or_default()),

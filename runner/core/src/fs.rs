@@ -27,6 +27,22 @@ pub fn write_atomic(path: &Utf8Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Unreadable directories and names that are not UTF-8, with the path.
 pub fn walk_files(root: &Utf8Path) -> io::Result<Vec<String>> {
+    walk(root, &[])
+}
+
+/// Directories that hold what programs make or fetch, never sources.
+pub const NEVER_SOURCES: [&str; 7] =
+    ["target", ".git", ".luthier", "node_modules", ".venv", "__pycache__", ".zig-cache"];
+
+/// As [`walk_files`], without what lies in [`NEVER_SOURCES`].
+///
+/// # Errors
+/// A directory that cannot be read, or a name that is not UTF-8.
+pub fn walk_sources(root: &Utf8Path) -> io::Result<Vec<String>> {
+    walk(root, &NEVER_SOURCES)
+}
+
+fn walk(root: &Utf8Path, skipped: &[&str]) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     let mut pending: Vec<Utf8PathBuf> = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
@@ -36,7 +52,9 @@ pub fn walk_files(root: &Utf8Path) -> io::Result<Vec<String>> {
                 io::Error::new(io::ErrorKind::InvalidData, format!("`{}` is not a UTF-8 path", path.display()))
             })?;
             if fs_err::metadata(&path)?.is_dir() {
-                pending.push(path);
+                if !path.file_name().is_some_and(|name| skipped.contains(&name)) {
+                    pending.push(path);
+                }
             } else if let Ok(relative) = path.strip_prefix(root) {
                 found.push(relative.as_str().to_owned());
             }

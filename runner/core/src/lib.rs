@@ -22,7 +22,7 @@ mod suggest;
 pub use artifact::{Artifact, ArtifactKind, TreeEntry, digest_path, digest_tree};
 pub use batch::{BatchExecutor, CancelMode, JobEnd, JobOrder, JobState};
 pub use cancel::CancelToken;
-pub use config::{ConfigIssue, config_schema, parse_config};
+pub use config::{ConfigIssue, check_config, config_schema, parse_config};
 pub use context::{InputArtifact, ResolvedSource, StageContext, StageRequest};
 pub use digest::{Digest, DigestError};
 pub use error::{ErrorClass, Location, StageError, StageResult};

@@ -98,10 +98,15 @@ pub struct Prepared {
     pub numeric_class: Option<String>,
 }
 
-/// Where `prepare` may look: the directory of the pipeline file. It must not read large files.
+/// Where `prepare` may look. It must not read large files.
 #[derive(Debug, Clone, Copy)]
 pub struct PrepareEnv<'a> {
+    /// That of the pipeline file.
     pub directory: &'a Utf8Path,
+    /// The directory shared between runs; `None` if nothing of it may be used.
+    pub cache: Option<&'a Utf8Path>,
+    /// A run follows: what it will need of the cache for certain may be made now, so that mistakes are found before it.
+    pub build: bool,
 }
 
 /// A stage kind. Implementations are stateless; everything about one execution is in the context.
@@ -144,7 +149,11 @@ pub trait Stage: Send + Sync {
 
 /// The stage kinds of this build, by name.
 #[derive(Clone, Default)]
-pub struct Registry(BTreeMap<&'static str, Arc<dyn Stage>>);
+pub struct Registry {
+    stages: BTreeMap<&'static str, Arc<dyn Stage>>,
+    cache: Option<Utf8PathBuf>,
+    build: bool,
+}
 
 impl Registry {
     #[must_use]
@@ -153,20 +162,33 @@ impl Registry {
     }
 
     pub fn add(&mut self, stage: impl Stage + 'static) -> &mut Self {
-        self.0.insert(stage.kind(), Arc::new(stage));
+        self.stages.insert(stage.kind(), Arc::new(stage));
         self
+    }
+
+    /// Lets stages look into the directory shared between runs while they prepare, and make there what a run that
+    /// follows will need.
+    #[must_use]
+    pub fn preparing_in(self, cache: Utf8PathBuf, build: bool) -> Self {
+        Self { cache: Some(cache), build, ..self }
+    }
+
+    /// What a stage of a pipeline file in `directory` prepares with.
+    #[must_use]
+    pub fn prepare_env<'a>(&'a self, directory: &'a Utf8Path) -> PrepareEnv<'a> {
+        PrepareEnv { directory, cache: self.cache.as_deref(), build: self.build }
     }
 
     #[must_use]
     pub fn get(&self, kind: &str) -> Option<&Arc<dyn Stage>> {
-        self.0.get(kind)
+        self.stages.get(kind)
     }
 
     pub fn kinds(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.0.keys().copied()
+        self.stages.keys().copied()
     }
 
     pub fn stages(&self) -> impl Iterator<Item = &Arc<dyn Stage>> {
-        self.0.values()
+        self.stages.values()
     }
 }

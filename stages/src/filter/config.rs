@@ -1,8 +1,9 @@
 //! The `with` block of a filter.
 
 use camino::Utf8Path;
-use luthier_core::{ConfigIssue, SourceKind, SourceRef, parse_config};
-use luthier_plugins::{Limits, PluginSource, path_dependencies};
+use luthier_core::{ConfigIssue, PrepareEnv, SourceKind, SourceRef, check_config, parse_config};
+use luthier_plugins::author::Workshop;
+use luthier_plugins::{Language, Limits, PluginSource, path_dependencies};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -38,7 +39,7 @@ pub(super) enum StepKind<'a> {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StepConfig {
-    /// `builtin:NAME`, the directory of a plugin crate, or a `.wasm` component.
+    /// `builtin:NAME`, the directory of a plugin (Rust, Python, JavaScript or C), or a `.wasm` component.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
     /// `exact`, `minhash`, or a mapping with `method` and its options. The first of equal rows stays.
@@ -194,7 +195,7 @@ pub(super) fn source_label(index: usize) -> String {
 type Checked = (Value, Value, Vec<SourceRef>);
 
 /// Checks a `with` block: the configuration, its key, and the plugin sources.
-pub(super) fn prepare(with: &Value, directory: &Utf8Path) -> Result<Checked, Vec<ConfigIssue>> {
+pub(super) fn prepare(with: &Value, env: PrepareEnv<'_>) -> Result<Checked, Vec<ConfigIssue>> {
     let config: FilterConfig = parse_config(with)?;
     let mut issues = Vec::new();
     let mut sources = Vec::new();
@@ -208,7 +209,7 @@ pub(super) fn prepare(with: &Value, directory: &Utf8Path) -> Result<Checked, Vec
             continue;
         }
         let mut key = match step.kind() {
-            Some(StepKind::Plugin(plugin)) => prepare_plugin(step, plugin, &path, directory, &mut sources, &mut issues),
+            Some(StepKind::Plugin(plugin)) => prepare_plugin(step, plugin, &path, env, &mut sources, &mut issues),
             Some(StepKind::Dedup(dedup)) => {
                 prepare_own(step, &path, "dedup", &mut issues);
                 dedup.check(&format!("{path}.dedup"), &mut issues);
@@ -245,11 +246,49 @@ pub(super) fn prepare(with: &Value, directory: &Utf8Path) -> Result<Checked, Vec
     Ok((serde_json::to_value(&config).unwrap_or_default(), key, sources))
 }
 
+/// Holds the configuration of a step to the schema of its plugin, if that is known, or can be learned before a run. What
+/// cannot be built here is left to the run, which may find its result in the store.
+fn check_plugin_config(
+    env: PrepareEnv<'_>,
+    plugin: &Utf8Path,
+    step: &StepConfig,
+    path: &str,
+    issues: &mut Vec<ConfigIssue>,
+) {
+    let Some(cache) = env.cache else { return };
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workshop = Workshop { cache, offline: true, jobs };
+    let manifest = workshop.known_manifest(plugin).or_else(|| {
+        let loaded = (env.build && is_quick(plugin)).then(|| workshop.load(plugin, Limits::DEFAULT))?;
+        Some(loaded.ok()?.manifest().clone())
+    });
+    let Some(manifest) = manifest else { return };
+    let config = Value::Object(step.config.clone().unwrap_or_default());
+    for mut issue in check_config(&config, &manifest.config_schema) {
+        issue.path = match (&step.config, issue.path.as_str()) {
+            (None, _) => path.to_owned(),
+            (Some(_), "") => format!("{path}.config"),
+            (Some(_), at) => format!("{path}.config.{at}"),
+        };
+        issue.message = format!("plugin `{}`: {}", manifest.name, issue.message);
+        issues.push(issue);
+    }
+}
+
+/// A component with an interpreter in it takes a minute to compile, which belongs into the run, where it is shown.
+fn is_quick(plugin: &Utf8Path) -> bool {
+    const LARGEST: u64 = 1 << 20;
+    match Language::of(plugin) {
+        Some(language) => matches!(language, Language::Rust | Language::C),
+        None => fs_err::metadata(plugin).is_ok_and(|meta| meta.len() <= LARGEST),
+    }
+}
+
 fn prepare_plugin(
     step: &StepConfig,
     plugin: &str,
     path: &str,
-    directory: &Utf8Path,
+    env: PrepareEnv<'_>,
     sources: &mut Vec<SourceRef>,
     issues: &mut Vec<ConfigIssue>,
 ) -> Value {
@@ -259,7 +298,7 @@ fn prepare_plugin(
         let limits = step.limits();
         key["on_trap"] = json!({"memory_mib": limits.memory_mib, "fuel": limits.fuel});
     }
-    match PluginSource::parse(plugin, directory) {
+    match PluginSource::parse(plugin, env.directory) {
         Err(problem) => issues.push(ConfigIssue::new(at, problem.message).help(problem.help)),
         Ok(PluginSource::Builtin(name)) => {
             super::step::prepare_builtin(step, &name, path, &mut key, issues);
@@ -274,10 +313,11 @@ fn prepare_plugin(
                 });
             }
             let label = at.clone();
+            check_plugin_config(env, &env.directory.join(plugin), step, path, issues);
             match source {
-                PluginSource::Crate(krate) => {
+                PluginSource::Directory(krate) => {
                     key["plugin"] = json!("crate");
-                    let root = directory.join(&krate);
+                    let root = env.directory.join(&krate);
                     let root = root.canonicalize_utf8().unwrap_or(root);
                     let dependencies = path_dependencies(&root);
                     sources.push(SourceRef {

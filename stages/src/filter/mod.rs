@@ -83,7 +83,7 @@ impl Stage for FilterStage {
     }
 
     fn prepare(&self, with: &Value, env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
-        let (config, key, sources) = config::prepare(with, env.directory)?;
+        let (config, key, sources) = config::prepare(with, env)?;
         Ok(Prepared {
             config,
             key,

@@ -9,7 +9,7 @@ use luthier_formats::dataset::DatasetShape;
 use luthier_formats::tokenizer::Tokenizer;
 use luthier_plugins::{
     BuildOptions, Builtin, CompiledCache, FilterEngine, JudgeError, Limits, Manifest, OnTrap, Plugin, PluginComponent,
-    PluginSource, TextBatch, TextColumn, Verdicts, Worker, build_crate,
+    PluginSource, TextBatch, TextColumn, Verdicts, Worker, build_plugin,
 };
 use serde_json::{Value, json};
 
@@ -281,7 +281,7 @@ fn load(
     let source = PluginSource::parse(plugin, &context.request().directory)
         .map_err(|problem| StageError::input("filter::plugin_missing", problem.message).hint(problem.help))?;
     let wasm = match source {
-        PluginSource::Crate(_) => {
+        PluginSource::Directory(_) => {
             let resolved = context.source(&label)?;
             let prefix = format!("{label}/");
             let dependencies = context.request().sources.iter().filter(|(label, _)| label.starts_with(&prefix));
@@ -293,7 +293,7 @@ fn load(
                 sources: &digests,
                 jobs: context.threads(),
             };
-            build_crate(&resolved.path, &options)?
+            build_plugin(&resolved.path, &options)?
         }
         PluginSource::Component(_) => fs_err::read(&context.source(&label)?.path)?,
         PluginSource::Builtin(builtin) => {

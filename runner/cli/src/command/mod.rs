@@ -23,7 +23,7 @@ mod verify;
 
 use camino::Utf8Path;
 use clap::CommandFactory;
-use luthier_core::{ErrorClass, StageId};
+use luthier_core::{ErrorClass, Registry, StageId};
 use luthier_engine::EngineError;
 use luthier_engine::lock::LockError;
 use luthier_engine::pipeline::{self, Pipeline};
@@ -76,8 +76,29 @@ pub fn dispatch(cli: &Cli, printer: Printer) -> Result<u8, Failure> {
 
 /// Loads and checks a pipeline; all its errors at once, with their source lines.
 fn load(named: Option<&Utf8Path>, params: &[(String, String)], printer: Printer) -> Result<Pipeline, Failure> {
+    load_with(named, params, &luthier_stages::registry(), printer)
+}
+
+/// As [`load`], and asks known plugins whether their configuration is right. With `build` those that are quick to build
+/// are made known first, so that a run starts nothing before.
+fn load_checked(
+    named: Option<&Utf8Path>,
+    params: &[(String, String)],
+    workspace: &Workspace,
+    build: bool,
+    printer: Printer,
+) -> Result<Pipeline, Failure> {
+    load_with(named, params, &luthier_stages::registry().preparing_in(workspace.cache_dir(), build), printer)
+}
+
+fn load_with(
+    named: Option<&Utf8Path>,
+    params: &[(String, String)],
+    registry: &Registry,
+    printer: Printer,
+) -> Result<Pipeline, Failure> {
     let file = target::pipeline_file(named)?;
-    pipeline::load(&file, params, &luthier_stages::registry()).map_err(|diagnostics| {
+    pipeline::load(&file, params, registry).map_err(|diagnostics| {
         Failure::rendered(
             ErrorClass::Input,
             diagnostics.render(printer.color(), printer.width()),

@@ -7,14 +7,15 @@ use luthier_engine::run::{self, Action, RunOptions, RunPlan};
 use owo_colors::OwoColorize;
 use serde_json::json;
 
-use super::{load, open_store, workspace};
+use super::{load_checked, open_store, workspace};
 use crate::args::{Global, PipelineArgs, PlanArgs};
 use crate::exit;
 use crate::failure::Failure;
 use crate::printer::Printer;
 
 pub fn run(args: &PlanArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
-    let pipeline = load(args.pipeline.pipeline.as_deref(), &args.pipeline.params, printer)?;
+    let pipeline =
+        load_checked(args.pipeline.pipeline.as_deref(), &args.pipeline.params, &workspace(global), false, printer)?;
     if args.memory {
         return memory(&pipeline, global, printer);
     }
@@ -27,7 +28,7 @@ pub fn run(args: &PlanArgs, global: &Global, printer: Printer) -> Result<u8, Fai
 }
 
 pub fn status(args: &PipelineArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
-    let pipeline = load(args.pipeline.as_deref(), &args.params, printer)?;
+    let pipeline = load_checked(args.pipeline.as_deref(), &args.params, &workspace(global), false, printer)?;
     let store = open_store(&workspace(global))?;
     let planned = run::plan(&pipeline, &store, &RunOptions::default())?;
     print(&pipeline, &planned, printer);

@@ -11,7 +11,7 @@ use luthier_engine::pipeline::Pipeline;
 use luthier_engine::run::{self, BatchFactory, LockMode, LockOutcome, RunEvent, RunOptions, RunStatus, RunSummary};
 use owo_colors::OwoColorize;
 
-use super::{load, open_store, plan, select, workspace};
+use super::{load_checked, open_store, plan, select, workspace};
 use crate::args::{Global, RunArgs, SelectArgs};
 use crate::exit;
 use crate::failure::Failure;
@@ -20,7 +20,8 @@ use crate::printer::Printer;
 
 pub fn run(args: &RunArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
     let began = Instant::now();
-    let pipeline = load(args.pipeline.pipeline.as_deref(), &args.pipeline.params, printer)?;
+    let pipeline =
+        load_checked(args.pipeline.pipeline.as_deref(), &args.pipeline.params, &workspace(global), true, printer)?;
     let workspace = workspace(global);
     let store = open_store(&workspace)?;
     let options = options(args, &pipeline)?;

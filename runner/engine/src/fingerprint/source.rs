@@ -3,12 +3,9 @@
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{Digest, SourceKind, TreeEntry, digest_tree, fs::is_executable};
+use luthier_core::{Digest, SourceKind, TreeEntry, digest_tree, fs::NEVER_SOURCES, fs::is_executable};
 
 use crate::store::StatMemo;
-
-/// Directories that hold what programs make, never sources.
-const SKIPPED: [&str; 3] = ["target", ".git", ".luthier"];
 
 /// The content digest of a source.
 ///
@@ -24,8 +21,8 @@ pub fn digest_source(path: &Utf8Path, kind: SourceKind, memo: &StatMemo) -> io::
     }
 }
 
-/// The digest of a directory: names, content and executable bits of all files below it, in sorted order; `target`,
-/// `.git` and `.luthier` are left out.
+/// The digest of a directory: names, content and executable bits of all files below it, in sorted order;
+/// [`NEVER_SOURCES`] are left out.
 ///
 /// # Errors
 /// Anything below cannot be read, or a symbolic link leads back to a directory above it.
@@ -62,7 +59,7 @@ fn walk(
         };
         let relative = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
         if is_dir {
-            if SKIPPED.contains(&name) {
+            if NEVER_SOURCES.contains(&name) {
                 continue;
             }
             if kind.is_symlink() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{ExecutorSpec, Location, PrepareEnv, Registry, Stage, StageId, nearest, quoted};
+use luthier_core::{ExecutorSpec, Location, Registry, Stage, StageId, nearest, quoted};
 
 use super::connect;
 use super::draft::{Draft, Drafts, Group};
@@ -276,7 +276,7 @@ impl Loader<'_> {
 
     fn prepare(&mut self, draft: &mut Draft<'_>) {
         let Some(stage) = draft.stage.as_ref().filter(|_| !draft.broken) else { return };
-        match stage.prepare(&draft.with.to_value(), PrepareEnv { directory: &self.directory }) {
+        match stage.prepare(&draft.with.to_value(), self.registry.prepare_env(&self.directory)) {
             Ok(mut prepared) => {
                 draft.settings.apply(&mut prepared.resources);
                 draft.prepared = Some(prepared);
