@@ -2,6 +2,7 @@
 
 mod filters;
 mod kernels;
+mod runner;
 mod stream;
 mod tokenizer;
 mod train;
@@ -21,6 +22,8 @@ struct Arguments {
 enum Bench {
     /// Matrix products beside the gemm crate, then every other kernel.
     Kernels(kernels::Arguments),
+    /// Runs that have nothing to do, beside DVC, Snakemake and make.
+    Runner(runner::Arguments),
     /// Text to token ids.
     Tokenizer(tokenizer::Arguments),
     /// Training steps of a model: time by operation, share of the gemm crate's rate, memory.
@@ -39,6 +42,7 @@ fn main() -> io::Result<()> {
     writeln!(io::stderr(), "processor: {}", processor())?;
     match arguments.bench {
         Bench::Kernels(arguments) => kernels::run(&arguments, &mut out),
+        Bench::Runner(arguments) => runner::run(&arguments, &mut out),
         Bench::Tokenizer(arguments) => tokenizer::run(&arguments, &mut out),
         Bench::Train(arguments) => train::run(&arguments, &mut out),
         Bench::Filters(arguments) => filters::run(&arguments, &mut out),

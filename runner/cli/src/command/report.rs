@@ -1,6 +1,7 @@
 //! `luthier report`, and the report that every run leaves behind.
 
 use camino::{Utf8Path, Utf8PathBuf};
+use luthier_engine::explain;
 use luthier_engine::report::{self, Report, ReportStage, ReportStatus};
 use luthier_engine::run::{RunStatus, RunSummary, StageResult, journal};
 use luthier_engine::store::Store;
@@ -40,6 +41,7 @@ pub fn write_for(
 }
 
 fn collect(store: &Store, summary: &RunSummary) -> Report {
+    let causes = explain::of_run(summary);
     Report {
         pipeline: summary.pipeline.clone(),
         run_id: summary.run.clone(),
@@ -49,11 +51,11 @@ fn collect(store: &Store, summary: &RunSummary) -> Report {
         version: summary.program.clone(),
         succeeded: summary.succeeded(),
         comparisons: summary.comparisons.clone(),
-        stages: summary.stages.iter().map(|result| stage(store, result)).collect(),
+        stages: summary.stages.iter().map(|result| stage(store, result, causes.get(&result.stage))).collect(),
     }
 }
 
-fn stage(store: &Store, result: &StageResult) -> ReportStage {
+fn stage(store: &Store, result: &StageResult, why: Option<&Vec<String>>) -> ReportStage {
     let mut page = ReportStage {
         id: result.stage.to_string(),
         kind: result.kind.clone(),
@@ -63,14 +65,14 @@ fn stage(store: &Store, result: &StageResult) -> ReportStage {
             RunStatus::Failed => ReportStatus::Failed,
             RunStatus::Blocked | RunStatus::Stopped => ReportStatus::Blocked,
         },
-        why: result.why.iter().map(ToString::to_string).collect(),
+        why: why.cloned().unwrap_or_default(),
         seconds: result.seconds,
         reads: result.reads.iter().map(ToString::to_string).collect(),
         ..ReportStage::default()
     };
     if let Some(failure) = &result.failure {
         page.why.push(failure.to_string());
-        page.why.extend(failure.hints.iter().map(|hint| format!("hint: {hint}")));
+        page.error = anstream::adapter::strip_str(&crate::live::render_failure(&result.stage, failure)).to_string();
     }
     if let Some(by) = &result.blocked_by {
         page.why.push(format!("needs {by}"));

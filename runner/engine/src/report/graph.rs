@@ -13,7 +13,7 @@ const GAP_Y: usize = 18;
 const MARGIN: usize = 10;
 
 /// Draws `stages`, given in topological order.
-pub fn draw(stages: &[ReportStage]) -> Markup {
+pub fn draw(stages: &[&ReportStage]) -> Markup {
     let mut layer_of: BTreeMap<&str, usize> = BTreeMap::new();
     for stage in stages {
         let layer =
@@ -35,10 +35,15 @@ pub fn draw(stages: &[ReportStage]) -> Markup {
     html! {
         div class="scroll" {
             svg class="graph" role="img" aria-label="stage graph" viewBox={"0 0 " (width) " " (height)} width=(width) height=(height) {
+                defs {
+                    marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto" {
+                        path d="M0 0.5 L7.5 4 L0 7.5 z" class="head" {}
+                    }
+                }
                 @for stage in stages {
                     @for read in &stage.reads {
                         @if let (Some(from), Some(to)) = (place.get(read.as_str()), place.get(stage.id.as_str())) {
-                            path class="edge" d=(curve(*from, *to)) {}
+                            path class="edge" d=(curve(*from, *to)) marker-end="url(#arrow)" {}
                         }
                     }
                 }
@@ -50,7 +55,8 @@ pub fn draw(stages: &[ReportStage]) -> Markup {
                             rect x=(x) y=(y) width=(BOX_WIDTH) height=(BOX_HEIGHT) rx="7" {}
                             text x=(x + 11) y=(y + 20) class="name" { (clip(&stage.id, 18)) }
                             text x=(x + 11) y=(y + 36) class="detail" {
-                                (stage.kind) " · " (crate::format::duration(stage.seconds))
+                                (stage.kind)
+                                @if super::page::timed(stage) { " · " (crate::format::duration(stage.seconds)) }
                             }
                         }
                     }

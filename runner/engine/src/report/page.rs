@@ -11,6 +11,7 @@ pub fn render(report: &Report) -> String {
     let count = |status| report.stages.iter().filter(|stage| stage.status == status).count();
     let (ran, reused) = (count(ReportStatus::Ran), count(ReportStatus::Reused));
     let (failed, blocked) = (count(ReportStatus::Failed), count(ReportStatus::Blocked));
+    let drawn = drawn(&report.stages);
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -40,19 +41,42 @@ pub fn render(report: &Report) -> String {
                 main {
                     section {
                         h2 { "Graph" }
-                        (graph::draw(&report.stages))
+                        @if drawn.len() < report.stages.len() {
+                            p class="quiet" {
+                                (format::count(drawn.len() as u64)) " of " (format::count(report.stages.len() as u64))
+                                " stages are drawn: those that did not merely have their results reused come first"
+                            }
+                        }
+                        (graph::draw(&drawn))
                     }
                     section {
                         h2 { "What ran, and why" }
                         (overview(&report.stages))
                     }
                     @for comparison in &report.comparisons { (super::comparison::draw(comparison)) }
-                    @for stage in &report.stages { (detail(stage)) }
+                    @for stage in &drawn { (detail(stage)) }
                 }
             }
         }
     };
     markup.into_string()
+}
+
+/// Stages that are drawn and told in detail. A page of thousands opens in no browser.
+const DRAWN: usize = 200;
+
+/// All stages, or of very many those that something happened to, filled up with others, in order.
+fn drawn(stages: &[ReportStage]) -> Vec<&ReportStage> {
+    let mut room = DRAWN.saturating_sub(stages.iter().filter(|stage| stage.status != ReportStatus::Reused).count());
+    let mut fits = |stage: &ReportStage| {
+        if stage.status != ReportStatus::Reused {
+            return true;
+        }
+        let fits = room > 0;
+        room = room.saturating_sub(1);
+        fits
+    };
+    stages.iter().filter(|stage| fits(stage)).take(DRAWN).collect()
 }
 
 fn overview(stages: &[ReportStage]) -> Markup {
@@ -66,7 +90,7 @@ fn overview(stages: &[ReportStage]) -> Markup {
                             td { a href={"#stage-" (stage.id)} { (stage.id) } }
                             td { (stage.kind) }
                             td { span class={"badge " (stage.status.as_str())} { (stage.status.as_str()) } }
-                            td class="number" { (format::duration(stage.seconds)) }
+                            td class="number" { @if timed(stage) { (format::duration(stage.seconds)) } @else { "–" } }
                             td { @for why in &stage.why { div { (why) } } }
                             td {
                                 @for (name, artifact) in &stage.outputs {
@@ -79,6 +103,11 @@ fn overview(stages: &[ReportStage]) -> Markup {
             }
         }
     }
+}
+
+/// Whether the stage's time says anything.
+pub(super) fn timed(stage: &ReportStage) -> bool {
+    matches!(stage.status, ReportStatus::Ran | ReportStatus::Reused) || stage.seconds > 0.0
 }
 
 fn detail(stage: &ReportStage) -> Markup {
@@ -99,7 +128,16 @@ fn detail(stage: &ReportStage) -> Markup {
                     }
                 }
             }
+            @if !stage.error.is_empty() { pre class="error" { (stage.error) } }
+            @if stage.status == ReportStatus::Blocked { @for why in &stage.why { p { (why) } } }
             @for part in &stage.sections { (section::draw(part)) }
+            @if !stage.key.is_empty() { (record(stage)) }
+        }
+    }
+}
+
+fn record(stage: &ReportStage) -> Markup {
+    html! {
             details {
                 summary { "key, parameters, outputs" }
                 table {
@@ -116,6 +154,5 @@ fn detail(stage: &ReportStage) -> Markup {
                 }
                 pre { (serde_json::to_string_pretty(&stage.config).unwrap_or_default()) }
             }
-        }
     }
 }

@@ -65,3 +65,18 @@ fn an_empty_run_renders() {
     let page = render(&Report { pipeline: "empty".to_owned(), ..Report::default() });
     assert!(page.contains("empty"));
 }
+
+#[test]
+fn a_page_of_thousands_draws_what_happened() {
+    let stage = |at: usize| ReportStage {
+        id: format!("s{at}"),
+        status: if at == 1_999 { ReportStatus::Failed } else { ReportStatus::Reused },
+        error: if at == 1_999 { "error: out of luck".to_owned() } else { String::new() },
+        ..ReportStage::default()
+    };
+    let page = render(&Report { stages: (0..2_000).map(stage).collect(), ..Report::default() });
+    assert!(page.contains("200 of 2,000 stages are drawn"));
+    assert_eq!(page.matches("<rect").count(), 200);
+    assert!(page.contains("id=\"stage-s1999\"") && page.contains("error: out of luck"));
+    assert!(page.contains("href=\"#stage-s1500\""), "the table has all stages");
+}
