@@ -123,6 +123,12 @@ pub trait Stage: Send + Sync {
     /// JSON Schema of `with` ([`crate::config_schema`]).
     fn schema(&self) -> Value;
 
+    /// `with` blocks as one would write them, a YAML list. Together they use every parameter, so that each has an example
+    /// in the schema that editors read.
+    fn examples(&self) -> &'static str {
+        "[]"
+    }
+
     fn inputs(&self) -> &'static [InputPort];
 
     /// The inputs of this configuration; only a kind whose ports depend on `with` (`command`) overrides it by

@@ -81,6 +81,10 @@ impl Stage for CommandStage {
         config_schema::<CommandConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/command.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         &[]
     }

@@ -173,6 +173,7 @@ pub struct MultipleChoiceConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForgettingConfig {
+    /// Whether it is measured.
     #[serde(default = "yes")]
     pub enabled: bool,
     /// Tokens of a window.

@@ -48,6 +48,10 @@ impl Stage for EvalStage {
         config_schema::<EvalConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/eval.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         &[
             InputPort {

@@ -50,6 +50,10 @@ impl Stage for ExportStage {
         config_schema::<ExportConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/export.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         &[InputPort {
             name: "model",

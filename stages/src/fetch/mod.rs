@@ -85,6 +85,10 @@ impl Stage for FetchStage {
         config_schema::<FetchConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/fetch.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         &[]
     }

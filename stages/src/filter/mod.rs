@@ -51,6 +51,10 @@ impl Stage for FilterStage {
         config_schema::<config::FilterConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/filter.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         &[
             InputPort {

@@ -68,6 +68,10 @@ impl Stage for IngestStage {
         config_schema::<IngestConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/ingest.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         INPUTS
     }

@@ -53,6 +53,10 @@ impl Stage for MergeStage {
         config_schema::<MergeConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/merge.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         &[
             InputPort {

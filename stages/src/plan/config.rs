@@ -57,12 +57,14 @@ pub(crate) struct PlanConfig {
     pub rank_pattern: BTreeMap<String, usize>,
     /// As of `train`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("default" = false))]
     pub dora: bool,
     /// As of `train`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers_to_transform: Option<Vec<usize>>,
     /// As of `train`.
     #[serde(default, skip_serializing_if = "OptimizerName::is_default")]
+    #[schemars(extend("default" = "adamw"))]
     pub optimizer: OptimizerName,
     /// Samples, or packed bins, that go through the model together.
     #[serde(default = "defaults::batch")]

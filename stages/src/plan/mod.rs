@@ -42,6 +42,10 @@ impl Stage for PlanStage {
         config_schema::<PlanConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/plan.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         &[
             InputPort {

@@ -50,6 +50,10 @@ impl Stage for SplitStage {
         config_schema::<SplitConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/split.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         INPUTS
     }

@@ -23,10 +23,11 @@ pub struct TokenizeConfig {
     pub train_on: TrainOn,
     /// Whose turns `train_on` speaks of. A message with `train: false` or `weight: 0` is never trained.
     #[serde(default = "default_roles", skip_serializing_if = "are_default_roles")]
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), extend("default" = ["assistant"]))]
     pub roles_to_train: Vec<String>,
     /// After which trained turns the token that ends the turn is trained too.
     #[serde(default, skip_serializing_if = "TrainOnEot::is_default")]
+    #[schemars(extend("default" = "turn"))]
     pub train_on_eot: TrainOnEot,
     /// What happens to samples over `max_length`.
     #[serde(default)]

@@ -70,6 +70,10 @@ impl Stage for TokenizeStage {
         config_schema::<TokenizeConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/tokenize.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         INPUTS
     }

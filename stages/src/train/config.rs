@@ -121,12 +121,14 @@ pub(crate) struct TrainConfig {
     pub rslora: bool,
     /// Train the magnitude of each adapted row besides (DoRA); takes no dropout.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("default" = false))]
     pub dora: bool,
     /// Only these layers, counted from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers_to_transform: Option<Vec<usize>>,
     /// Noise on the embeddings while training (NEFTune), such as 5; 0 for none.
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(extend("default" = 0.0))]
     #[schemars(range(min = 0.0))]
     pub neftune_noise_alpha: f64,
     /// How the adapters' first factor starts.
@@ -138,6 +140,7 @@ pub(crate) struct TrainConfig {
     pub learning_rate: f64,
     /// `adamw`, `adamw_8bit`, `paged_adamw` or `paged_adamw_8bit`.
     #[serde(default, skip_serializing_if = "OptimizerName::is_default")]
+    #[schemars(extend("default" = "adamw"))]
     pub optimizer: OptimizerName,
     #[serde(default)]
     pub schedule: ScheduleName,
@@ -150,15 +153,19 @@ pub(crate) struct TrainConfig {
     #[serde(default)]
     #[schemars(range(min = 0.0))]
     pub warmup: f64,
+    /// Decoupled weight decay, as a share of the learning rate; 0 for none.
     #[serde(default)]
     #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
+    /// Decay of AdamW's mean of gradients, per step.
     #[serde(default = "defaults::beta1")]
     #[schemars(range(min = 0.0, max = 0.99999))]
     pub beta1: f64,
+    /// Decay of AdamW's mean of squared gradients, per step.
     #[serde(default = "defaults::beta2")]
     #[schemars(range(min = 0.0, max = 0.9999999))]
     pub beta2: f64,
+    /// Added to the root of AdamW's mean of squares, against division by zero.
     #[serde(default = "defaults::epsilon")]
     #[schemars(range(min = 0.0))]
     pub epsilon: f64,

@@ -45,6 +45,10 @@ impl Stage for TrainStage {
         config_schema::<TrainConfig>()
     }
 
+    fn examples(&self) -> &'static str {
+        include_str!("../../examples/train.yaml")
+    }
+
     fn inputs(&self) -> &'static [InputPort] {
         &[
             InputPort {

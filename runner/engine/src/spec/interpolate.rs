@@ -1,9 +1,9 @@
 //! `${…}` in values.
 //!
 //! `${params.x}`, `${matrix.x}` and `${env.X}` are replaced. A scalar that is nothing but one reference takes the
-//! value with its type; inside a longer text the value is written out. `${in.x}` and `${out.x}` are left alone: they
-//! are paths, known only when a command runs. `$${` is a literal `${`, except before `in.` and `out.`, where the
-//! command that reads the reference also reads the escape.
+//! value with its type; inside a longer text the value is written out. `${in.x}`, `${out.x}` and `${file.x}` are left
+//! alone: they are paths, known only when a command runs. `$${` is a literal `${`, except before `in.`, `out.` and
+//! `file.`, where the command that reads the reference also reads the escape.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,7 @@ pub struct Interpolation<'a> {
 
 enum Reference<'t> {
     Value(&'t str, &'t str),
-    /// `${in.x}` or `${out.x}`.
+    /// `${in.x}`, `${out.x}` or `${file.x}`.
     Path,
 }
 
@@ -197,7 +197,7 @@ impl<'a> Interpolation<'a> {
         let hint = if self.scope.params.contains_key(inner) {
             format!("did you mean `${{params.{inner}}}`?")
         } else if let Some((space, rest)) = inner.split_once('.')
-            && let Some(near) = nearest(space, ["params", "env", "matrix", "in", "out"])
+            && let Some(near) = nearest(space, ["params", "env", "matrix", "in", "out", "file"])
         {
             if near == space {
                 "names in references are of a-z, A-Z, 0-9, `_` and `-`".to_owned()
@@ -229,7 +229,7 @@ fn classify(written: &str) -> Option<Reference<'_>> {
     match space {
         _ if !well_formed => None,
         "params" | "matrix" | "env" => Some(Reference::Value(space, name)),
-        "in" | "out" => Some(Reference::Path),
+        "in" | "out" | "file" => Some(Reference::Path),
         _ => None,
     }
 }

@@ -7,6 +7,7 @@
 mod describe;
 mod diagnostic;
 mod document;
+mod examples;
 mod interpolate;
 mod node;
 mod render;
@@ -23,7 +24,7 @@ pub(crate) use document::{Block, StageSpec, bad_name, is_name, unknown_key};
 pub use document::{FORMAT_VERSION, PipelineSpec, read};
 pub(crate) use interpolate::{Interpolation, ParamValue, ReadEnv, Scope};
 pub use node::{Entry, Node, NodeValue};
-pub use schema::schema;
+pub use schema::{SCHEMA_FILE, schema};
 pub use source::{SourceText, Span};
 pub use template::{Template, templates};
 pub use yaml::{MAX_ALIASED_NODES, MAX_DEPTH, parse, parse_value};

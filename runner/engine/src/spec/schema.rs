@@ -8,6 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::describe::kinds;
 use super::document::FORMAT_VERSION;
+use super::examples;
+
+/// The schema beside pipelines that `init` and `import` write, which their first line names.
+pub const SCHEMA_FILE: &str = "luthier.schema.json";
 
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,63}$";
 
@@ -26,8 +30,8 @@ pub fn schema(registry: &Registry) -> Value {
         "additionalProperties": false,
         "properties": {
             "luthier": {"const": FORMAT_VERSION, "description": "Version of the format."},
-            "name": {"type": "string", "description": "What reports call the pipeline; the file's name by default."},
-            "about": {"type": "string", "description": "What the pipeline is for."},
+            "name": {"type": "string", "description": "What reports call the pipeline; the file's name by default.", "examples": ["support-bot"]},
+            "about": {"type": "string", "description": "What the pipeline is for.", "examples": ["Answers to customers, from last year's tickets."]},
             "remote": {
                 "type": "string",
                 "description": "Where results are shared: a bucket or a directory. `--remote` and LUTHIER_REMOTE override it.",
@@ -78,7 +82,7 @@ pub fn schema(registry: &Registry) -> Value {
                 "additionalProperties": false,
                 "properties": {
                     "uses": {"description": "The kind of the stage; `luthier stages` explains each.", "oneOf": uses},
-                    "about": {"type": "string", "description": "A note for readers and reports."},
+                    "about": {"type": "string", "description": "A note for readers and reports.", "examples": ["Drops rows with links."]},
                     "in": {"description": "The stages whose outputs this one reads."},
                     "with": {"description": "The parameters of the kind.", "type": ["object", "null"]},
                     "matrix": {
@@ -136,7 +140,14 @@ pub fn schema(registry: &Registry) -> Value {
 }
 
 fn rule(stage: &dyn Stage) -> Value {
-    let with = referable(&stage.schema(), true);
+    let mut with = stage.schema();
+    examples::fill(&mut with, &examples::of(stage));
+    if with.get("description").is_none()
+        && let Some(object) = with.as_object_mut()
+    {
+        object.insert("description".to_owned(), json!(format!("Parameters of `{}`: {}", stage.kind(), stage.about())));
+    }
+    let with = referable(&with, true);
     let required = with.get("required").and_then(Value::as_array).is_some_and(|keys| !keys.is_empty());
     let needs_input = stage.inputs().iter().any(|port| port.required);
     let mut must: Vec<&str> = Vec::new();

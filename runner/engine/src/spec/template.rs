@@ -6,8 +6,10 @@ pub struct Template {
     pub name: &'static str,
     /// One line for `luthier init --list`.
     pub about: &'static str,
-    /// The file.
+    /// The pipeline file.
     pub text: &'static str,
+    /// Further files that it reads, by their paths beside it.
+    pub files: &'static [(&'static str, &'static str)],
 }
 
 /// All templates, the simplest first.
@@ -18,11 +20,13 @@ pub fn templates() -> Vec<Template> {
             name: "quickstart",
             about: "spell out pronunciations: fetches its own model and data, about five minutes on two cores",
             text: include_str!("templates/quickstart.yaml"),
+            files: &[],
         },
         Template {
             name: "chat",
-            about: "instruction tuning on your own chat or prompt/completion JSONL",
+            about: "instruction tuning on chats: runs on a few of its own in two minutes, then on yours",
             text: include_str!("templates/chat.yaml"),
+            files: &[("data/chats.jsonl", include_str!("templates/chats.jsonl"))],
         },
     ]
 }

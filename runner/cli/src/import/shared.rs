@@ -1,0 +1,51 @@
+//! What both trainers have from Hugging Face's.
+
+use serde_json::{Value, json};
+
+use super::recipe::Recipe;
+use super::settings::Settings;
+
+/// Carries a parameter that this build's training may or may not have.
+pub fn offer(settings: &mut Settings<'_>, recipe: &mut Recipe, key: &str, name: &'static str, value: Value) {
+    if settings.offers(name, &value) {
+        recipe.train.insert(name, value);
+    } else {
+        settings.lost(key, "this version's training does not have it");
+    }
+}
+
+/// AdamW under the names that Hugging Face's trainer has for it.
+pub fn optimizer(settings: &mut Settings<'_>, recipe: &mut Recipe, key: &str, name: &str) {
+    let ours = match name {
+        "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "adamw_apex_fused" | "adamw" => return,
+        "adamw_bnb_8bit" | "adamw_8bit" | "adamw_torch_8bit" => "adamw_8bit",
+        "paged_adamw_8bit" => "paged_adamw_8bit",
+        "paged_adamw_32bit" | "paged_adamw" => "paged_adamw",
+        other => {
+            settings.lost(
+                key,
+                format!("`{other}` is not offered; AdamW is used, and its learning rate may want to be another"),
+            );
+            return;
+        }
+    };
+    if settings.offers("optimizer", &json!(ours)) {
+        recipe.train.insert("optimizer", json!(ours));
+    } else {
+        settings.lost(key, "AdamW is used with 32-bit states, which are larger and no less exact");
+    }
+}
+
+/// The schedules that Hugging Face's trainer and ours share.
+pub fn scheduler(settings: &mut Settings<'_>, recipe: &mut Recipe, key: &str, name: &str) {
+    let ours = match name {
+        "cosine" => "cosine",
+        "linear" => "linear",
+        "constant" | "constant_with_warmup" => "constant",
+        other => {
+            settings.lost(key, format!("`{other}` is not offered; `cosine` is used"));
+            "cosine"
+        }
+    };
+    recipe.train.insert("schedule", json!(ours));
+}
