@@ -27,6 +27,10 @@ pub struct Global {
     /// Also print what stages log.
     #[arg(long, short, global = true)]
     pub verbose: bool,
+    /// Write a log of what happens to FILE: as JSON lines if its name ends in `.jsonl` or `.json`, as text otherwise.
+    /// `LUTHIER_LOG` sets the level, as in `LUTHIER_LOG=trace` or `LUTHIER_LOG=luthier_engine=debug`.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log: Option<Utf8PathBuf>,
     /// When to use colour.
     #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN")]
     pub color: ColorWhen,
@@ -62,7 +66,7 @@ pub enum Command {
     Status(PipelineArgs),
     /// Draw the graph of stages.
     Graph(GraphArgs),
-    /// Say why a stage runs again, down to the field that changed.
+    /// Say why a stage runs again, down to the field that changed, and what that costs.
     Explain(ExplainArgs),
     /// Compare two locks, or the lock with a git revision of it.
     Diff(DiffArgs),
@@ -84,12 +88,14 @@ pub enum Command {
     ImportLock(ImportLockArgs),
     /// Say what the remote holds, and whether it can be reached and written.
     Remote(RemoteCheckArgs),
-    /// Print the JSON Schema of pipeline files.
-    Schema,
+    /// Print the JSON Schema of pipeline files, or of the events that `run --json` prints.
+    Schema(SchemaArgs),
     /// List the stage kinds, or one kind's parameters, inputs and outputs.
     Stages(StagesArgs),
     /// Look into a dataset or token artifact.
     Data(DataArgs),
+    /// Turn another trainer's configuration into a pipeline.
+    Import(ImportArgs),
     /// Make, build, test and inspect filter plugins.
     Plugin(PluginArgs),
     /// Talk to a model.
@@ -104,6 +110,8 @@ pub enum Command {
     Doctor,
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
+    /// Print the manual page, or write one per command into a directory.
+    Man(ManArgs),
     /// Execute one serialised stage request; how executors run stages elsewhere.
     #[command(hide = true)]
     ExecStage(ExecStageArgs),
@@ -183,9 +191,56 @@ pub struct RunArgs {
     /// Bring results from the remote, but send none.
     #[arg(long)]
     pub no_push: bool,
+    /// Write the run as a trace for `chrome://tracing` or ui.perfetto.dev.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<Utf8PathBuf>,
     /// Where floats are computed: `auto` or `cpu`.
     #[arg(long, value_name = "DEVICE", default_value = "auto", env = "LUTHIER_DEVICE")]
     pub device: String,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Of what.
+    #[arg(value_enum, default_value = "pipeline")]
+    pub of: SchemaOf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// Pipeline files.
+    Pipeline,
+    /// One event of `luthier run --json` or of a run's journal.
+    Events,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Whose configuration it is.
+    #[arg(value_enum)]
+    pub from: ImportFrom,
+    /// The configuration file.
+    #[arg(value_name = "FILE")]
+    pub file: Utf8PathBuf,
+    /// Where to write the pipeline; standard output if left out.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<Utf8PathBuf>,
+    /// Replace an existing file.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ImportFrom {
+    Axolotl,
+    LlamaFactory,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write `luthier.1`, `luthier-run.1`, … here.
+    #[arg(value_name = "DIR")]
+    pub directory: Option<Utf8PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -236,6 +291,9 @@ pub struct DiffArgs {
     /// Pipeline whose lock is meant where A or B is a git revision.
     #[arg(long, short = 'f', value_name = "PIPELINE")]
     pub pipeline: Option<Utf8PathBuf>,
+    /// Print Markdown for a pull request.
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
 }
 
 #[derive(Debug, Args)]
@@ -243,9 +301,12 @@ pub struct LogArgs {
     /// At most this many, newest first.
     #[arg(short = 'n', long, default_value_t = 20)]
     pub count: usize,
-    /// Print one run's events.
+    /// Print one run's stages, or its events with `--json`; `last` is the newest.
     #[arg(value_name = "RUN")]
     pub run: Option<String>,
+    /// Print the run as a trace for `chrome://tracing` or ui.perfetto.dev; of the last run if none is named.
+    #[arg(long, conflicts_with = "json")]
+    pub chrome_trace: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,58 +2,78 @@
 //! JSON lines with `--json`.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use luthier_core::{Progress, StageEvent, StageId};
 use luthier_engine::format;
-use luthier_engine::run::{RunEvent, StageFailure};
+use luthier_engine::run::{RunEvent, StageFailure, TimedEvent};
 use owo_colors::OwoColorize;
 
 use crate::command::remote;
+use crate::eta::{self, Eta};
 use crate::failure;
 use crate::printer::{Printer, Verbosity};
 
 /// Plain output repeats a stage's progress at most this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
+/// Columns of a stage's name: at least, and at most on the live display.
+const NAME: (usize, usize) = (14, 26);
+
 pub struct Live {
     printer: Printer,
     bars: MultiProgress,
     running: Mutex<BTreeMap<StageId, Running>>,
+    /// Columns of the longest name of the run.
+    name: AtomicUsize,
+    began: Instant,
 }
 
 struct Running {
     bar: ProgressBar,
     since: Instant,
     said: Instant,
-    width: usize,
+    eta: Arc<Mutex<Eta>>,
+    measured: bool,
 }
 
 impl Live {
     #[must_use]
     pub fn new(printer: Printer) -> Self {
         let target = if printer.live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { printer, bars: MultiProgress::with_draw_target(target), running: Mutex::default() }
+        Self {
+            printer,
+            bars: MultiProgress::with_draw_target(target),
+            running: Mutex::default(),
+            name: AtomicUsize::new(NAME.0),
+            began: Instant::now(),
+        }
     }
 
     /// Takes one event. Called from any thread.
     pub fn event(&self, event: &RunEvent) {
         if self.printer.json {
-            if let Ok(line) = serde_json::to_string(event) {
-                self.printer.result(&line);
+            match serde_json::to_string(&TimedEvent { at: self.began.elapsed().as_secs_f64(), event }) {
+                Ok(line) => self.printer.result(&line),
+                Err(error) => self.printer.error_line(&format!("error: an event is not JSON: {error}")),
             }
             return;
         }
         match event {
+            RunEvent::RunStarted { stages, .. } => {
+                let longest = stages.iter().map(|stage| stage.as_str().chars().count()).max().unwrap_or(0);
+                self.name.store(longest.clamp(NAME.0, NAME.1), Ordering::Relaxed);
+            }
             RunEvent::StageWaiting { stage, .. } => {
                 self.say(&format!("{} {stage} is being made by another run; waiting for its result", mark("·")));
             }
-            RunEvent::StageStarted { stage, why, attempt, .. } => {
+            RunEvent::StageStarted { stage, why, attempt, estimate_seconds, .. } => {
                 let reasons: Vec<String> = why.iter().map(ToString::to_string).collect();
                 let again = if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
-                self.start(stage);
+                self.start(stage, *estimate_seconds);
                 if !self.printer.live {
                     self.say(&format!("{} {}{again}: {}", mark("▸"), stage.bold(), reasons.join("; ")));
                 }
@@ -63,15 +83,22 @@ impl Live {
                 self.finish(stage);
                 let outputs: Vec<String> = record.outputs.values().map(|output| format::bytes(output.size)).collect();
                 let why: Vec<String> = record.why.iter().map(ToString::to_string).collect();
-                self.say(&format!(
-                    "{} {:<width$} {:>10}  {:<22} {}",
+                let width = self.name.load(Ordering::Relaxed);
+                let outputs = format!("{:<22}", outputs.join(" + "));
+                let mut why = why.join("; ");
+                if self.printer.live {
+                    let taken = stage.as_str().chars().count().max(width) + outputs.chars().count() + 17;
+                    why = fit(&why, self.printer.width().saturating_sub(taken));
+                }
+                let line = format!(
+                    "{} {:<width$} {:>10}  {} {}",
                     "✓".green(),
                     stage.as_str(),
                     format::duration(record.seconds),
-                    outputs.join(" + ").dimmed(),
-                    why.join("; ").dimmed(),
-                    width = 14
-                ));
+                    outputs.dimmed(),
+                    why.dimmed(),
+                );
+                self.say(line.trim_end());
                 for warning in &record.outcome.warnings {
                     self.say(&format!("  {} {stage}: {warning}", "warning:".yellow().bold()));
                 }
@@ -92,7 +119,9 @@ impl Live {
             }
             RunEvent::RemotePulled { remote, shipment } => self.say_all(&remote::told("from", remote, shipment)),
             RunEvent::RemotePushed { remote, shipment } => self.say_all(&remote::told("to", remote, shipment)),
-            RunEvent::StageReused { .. } | RunEvent::RunStarted { .. } | RunEvent::RunFinished { .. } => {}
+            // Where another run made the result that this one waited for.
+            RunEvent::StageReused { stage, .. } => self.finish(stage),
+            RunEvent::RunFinished { .. } => {}
         }
     }
 
@@ -115,46 +144,54 @@ impl Live {
         }
     }
 
-    fn start(&self, stage: &StageId) {
-        let bar = self.bars.add(ProgressBar::new_spinner());
-        bar.set_prefix(format!("{:<14}", stage.as_str()));
-        bar.set_style(style("{spinner:.yellow} {prefix} {elapsed:>8}  {msg}"));
-        bar.enable_steady_tick(Duration::from_millis(120));
+    fn running(&self) -> MutexGuard<'_, BTreeMap<StageId, Running>> {
+        // Entries are added and removed whole.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, stage: &StageId, estimate_seconds: Option<f64>) {
         let now = Instant::now();
-        if let Ok(mut running) = self.running.lock() {
-            running.insert(stage.clone(), Running { bar, since: now, said: now, width: 0 });
-        }
+        let eta = Arc::new(Mutex::new(Eta::new(now, estimate_seconds)));
+        let bar = self.bars.add(ProgressBar::new_spinner());
+        let width = self.name.load(Ordering::Relaxed);
+        bar.set_prefix(format!("{:<width$}", fit(stage.as_str(), width)));
+        bar.set_style(self.style("{spinner:.yellow} {prefix} {clock:>7}  {left}{wide_msg:.dim}", &eta));
+        bar.enable_steady_tick(Duration::from_millis(120));
+        self.running().insert(stage.clone(), Running { bar, since: now, said: now, eta, measured: false });
     }
 
     fn finish(&self, stage: &StageId) {
-        if let Ok(mut running) = self.running.lock()
-            && let Some(entry) = running.remove(stage)
-        {
+        if let Some(entry) = self.running().remove(stage) {
             entry.bar.finish_and_clear();
             self.bars.remove(&entry.bar);
         }
     }
 
     fn progress(&self, stage: &StageId, progress: &Progress) {
-        let Ok(mut running) = self.running.lock() else { return };
+        let mut running = self.running();
         let Some(entry) = running.get_mut(stage) else { return };
-        let text = describe(progress, entry.since.elapsed().as_secs_f64());
+        let now = Instant::now();
+        entry.eta.lock().unwrap_or_else(PoisonError::into_inner).progress(now, progress);
         if self.printer.live {
             if progress.total > 0 {
-                if entry.width == 0 {
-                    entry.width = 24;
-                    entry.bar.set_style(
-                        style("{spinner:.yellow} {prefix} {elapsed:>8}  {bar:24.yellow/dim}  {msg}")
-                            .progress_chars("━━╌"),
-                    );
+                if !entry.measured {
+                    entry.measured = true;
+                    let template = "{spinner:.yellow} {prefix} {clock:>7} {bar:12.yellow/dim}  {left}{wide_msg}";
+                    entry.bar.set_style(self.style(template, &entry.eta).progress_chars("━━╌"));
                 }
                 entry.bar.set_length(progress.total);
                 entry.bar.set_position(progress.done.min(progress.total));
             }
-            entry.bar.set_message(text);
+            entry.bar.set_message(describe(progress));
         } else if entry.said.elapsed() >= PLAIN_EVERY {
-            entry.said = Instant::now();
-            let line = format!("  {stage}: {text}");
+            entry.said = now;
+            let left = entry.eta.lock().unwrap_or_else(PoisonError::into_inner).left(now);
+            let left = left.map_or_else(String::new, |left| format!(" · {} left", format::duration(left)));
+            let line = format!(
+                "  {stage}: {}{left} · {} so far",
+                describe(progress),
+                format::duration(now.duration_since(entry.since).as_secs_f64())
+            );
             drop(running);
             self.say(&line);
         }
@@ -166,6 +203,26 @@ impl Live {
         }
     }
 
+    /// A line of the live display. What it says of time comes first, so that a narrow terminal cuts the rest.
+    fn style(&self, template: &str, eta: &Arc<Mutex<Eta>>) -> ProgressStyle {
+        let eta = Arc::clone(eta);
+        let plain = [":.yellow", ".yellow/dim", ":.dim"]
+            .iter()
+            .fold(template.to_owned(), |text, colour| text.replace(colour, ""));
+        let style = ProgressStyle::with_template(if self.printer.color() { template } else { &plain })
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        // Writing to a string cannot fail.
+        style
+            .with_key("clock", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{}", eta::clock(state.elapsed().as_secs_f64()));
+            })
+            .with_key("left", move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
+                if let Some(left) = eta.lock().unwrap_or_else(PoisonError::into_inner).left(Instant::now()) {
+                    let _ = write!(out, "{} left · ", eta::clock(left));
+                }
+            })
+    }
+
     /// A line above the live display.
     fn say(&self, text: &str) {
         if self.printer.verbosity == Verbosity::Quiet && !text.contains("error") {
@@ -175,16 +232,23 @@ impl Live {
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
-}
-
 fn mark(text: &str) -> String {
     text.yellow().to_string()
 }
 
-/// `34 of 100 steps · loss 0.61 · 55 s left`.
-fn describe(progress: &Progress, elapsed: f64) -> String {
+/// Cuts a text to so many columns.
+fn fit(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    match columns.checked_sub(1) {
+        Some(kept) => text.chars().take(kept).chain(std::iter::once('…')).collect(),
+        None => String::new(),
+    }
+}
+
+/// `34 of 100 steps · loss 0.61`.
+fn describe(progress: &Progress) -> String {
     let mut parts = Vec::new();
     let amount = |value: u64| {
         if progress.unit == "bytes" { format::bytes(value) } else { format::count(value) }
@@ -197,10 +261,6 @@ fn describe(progress: &Progress, elapsed: f64) -> String {
     }
     if !progress.note.is_empty() {
         parts.push(progress.note.clone());
-    }
-    if progress.total > progress.done && progress.done > 0 && elapsed > 3.0 && !progress.note.contains("left") {
-        let left = elapsed / progress.done as f64 * (progress.total - progress.done) as f64;
-        parts.push(format!("{} left", format::duration(left)));
     }
     parts.join(" · ")
 }
@@ -221,8 +281,15 @@ mod tests {
     #[test]
     fn progress_reads_as_a_sentence() {
         let progress = Progress { done: 25, total: 100, unit: "steps".to_owned(), note: "loss 0.61".to_owned() };
-        assert_eq!(describe(&progress, 20.0), "25 of 100 steps · loss 0.61 · 1 min 00 s left");
+        assert_eq!(describe(&progress), "25 of 100 steps · loss 0.61");
         let bytes = Progress { done: 98_400_000, unit: "bytes".to_owned(), ..Progress::default() };
-        assert_eq!(describe(&bytes, 1.0), "98.4 MB");
+        assert_eq!(describe(&bytes), "98.4 MB");
+    }
+
+    #[test]
+    fn texts_are_cut_to_columns() {
+        assert_eq!(fit("adapter", 7), "adapter");
+        assert_eq!(fit("adapter@rank=16", 8), "adapter…");
+        assert_eq!(fit("x", 0), "");
     }
 }

@@ -2,9 +2,12 @@
 
 mod args;
 mod command;
+mod eta;
 mod exit;
 mod failure;
+mod import;
 mod live;
+mod logging;
 mod printer;
 mod target;
 mod tensor;
@@ -16,6 +19,12 @@ use clap::Parser;
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
     let printer = printer::Printer::new(&cli.global);
+    if let Some(file) = &cli.global.log
+        && let Err(failure) = logging::to_file(file)
+    {
+        failure.print(printer);
+        return exit::exit(failure.class());
+    }
     match command::dispatch(&cli, printer) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -59,10 +59,12 @@ impl Printer {
         !self.json && self.results != ColorChoice::Never
     }
 
-    /// The columns of the terminal, or 100.
+    /// `COLUMNS`, else the columns of the terminal, else 100.
     #[must_use]
     pub fn width(&self) -> usize {
-        std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|width| *width >= 40).unwrap_or(100)
+        let named = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+        let measured = || terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0));
+        named.or_else(measured).filter(|width| *width >= 40).unwrap_or(100)
     }
 
     /// A result: the thing that was asked for. A closed pipe ends the program quietly.

@@ -5,6 +5,7 @@
 //! they hash in different domains.
 
 use camino::{Utf8Path, Utf8PathBuf};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -54,7 +55,7 @@ impl std::fmt::Display for ArtifactKind {
 }
 
 /// An artifact as records and locks name it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Artifact {
     pub kind: ArtifactKind,
     pub digest: Digest,

@@ -4,10 +4,11 @@ use std::error::Error;
 use std::fmt;
 
 use camino::Utf8PathBuf;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Decides the exit code of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
     /// The stage failed (exit 1).
@@ -23,8 +24,9 @@ pub enum ErrorClass {
 }
 
 /// A place in a file that the user can open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Location {
+    #[schemars(with = "String")]
     pub file: Utf8PathBuf,
     /// 1-based; 0 when the whole file is meant.
     pub line: u64,

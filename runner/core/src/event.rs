@@ -1,9 +1,10 @@
 //! What a running stage says while it runs.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How far a stage is. Sent at least every two seconds by anything that takes longer.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     pub done: u64,
     /// Unknown when 0.
@@ -14,7 +15,7 @@ pub struct Progress {
     pub note: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StageEvent {
     Progress(Progress),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One measured value. Deterministic metrics go into the lock; measured ones (times, memory, rates) do not.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MetricValue {
     pub value: f64,
     /// `rows`, `bytes`, `tokens/s`, `s`, or empty for a pure number.
@@ -16,14 +17,14 @@ pub struct MetricValue {
 }
 
 /// A named line of a plot.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Series {
     pub name: String,
     pub points: Vec<(f64, f64)>,
 }
 
 /// A piece of the report, rendered by the runner without knowing the stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Section {
     Table {
@@ -56,7 +57,7 @@ pub enum Section {
 }
 
 /// Returned by [`crate::Stage::run`].
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageOutcome {
     pub metrics: BTreeMap<String, MetricValue>,
     pub sections: Vec<Section>,

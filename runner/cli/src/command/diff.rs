@@ -24,6 +24,8 @@ pub fn run(args: &DiffArgs, printer: Printer) -> Result<u8, Failure> {
     let diff = explain::diff(&old, &new);
     if printer.json {
         printer.json(&diff);
+    } else if args.markdown {
+        printer.result(&diff.markdown());
     } else {
         printer.result(&diff.to_string());
     }

@@ -2,13 +2,16 @@
 
 use serde_json::json;
 
-use crate::args::StagesArgs;
+use crate::args::{SchemaArgs, SchemaOf, StagesArgs};
 use crate::exit;
 use crate::failure::Failure;
 use crate::printer::Printer;
 
-pub fn schema(printer: Printer) -> Result<u8, Failure> {
-    printer.json(&luthier_engine::spec::schema(&luthier_stages::registry()));
+pub fn schema(args: &SchemaArgs, printer: Printer) -> Result<u8, Failure> {
+    printer.json(&match args.of {
+        SchemaOf::Pipeline => luthier_engine::spec::schema(&luthier_stages::registry()),
+        SchemaOf::Events => luthier_engine::run::event_schema(),
+    });
     Ok(exit::DONE)
 }
 

@@ -1,6 +1,7 @@
 //! `luthier log`.
 
 use luthier_engine::format;
+use luthier_engine::report::ChromeTrace;
 use luthier_engine::run::{RunStatus, RunSummary, journal};
 use owo_colors::OwoColorize;
 
@@ -12,10 +13,20 @@ use crate::printer::Printer;
 
 pub fn run(args: &LogArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
     let workspace = workspace(global);
-    if let Some(run) = &args.run {
-        let summary = journal::load(&workspace, Some(run))?;
+    // The newest run under a name that needs no looking up.
+    let named = args.run.as_deref().filter(|run| *run != "last");
+    if args.chrome_trace {
+        let run = match named {
+            Some(run) => run.to_owned(),
+            None => journal::load(&workspace, None)?.run,
+        };
+        printer.result(&ChromeTrace::of(&journal::timed_events(&workspace, &run)?).to_json().to_string());
+        return Ok(exit::DONE);
+    }
+    if args.run.is_some() {
+        let summary = journal::load(&workspace, named)?;
         if printer.json {
-            printer.json(&journal::events(&workspace, run)?);
+            printer.json(&journal::timed_events(&workspace, &summary.run)?);
         } else {
             for stage in &summary.stages {
                 let why: Vec<String> = stage.why.iter().map(ToString::to_string).collect();

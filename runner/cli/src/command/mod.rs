@@ -9,9 +9,11 @@ mod exec_stage;
 mod explain;
 mod gc;
 mod graph;
+mod import;
 mod init;
 mod kinds;
 mod log;
+mod man;
 mod model;
 mod plan;
 mod plugin;
@@ -55,7 +57,9 @@ pub fn dispatch(cli: &Cli, printer: Printer) -> Result<u8, Failure> {
         Command::Pull(args) => remote::pull(args, global, printer),
         Command::ImportLock(args) => remote::import_lock(args, global, printer),
         Command::Remote(args) => remote::check(args, printer),
-        Command::Schema => kinds::schema(printer),
+        Command::Schema(args) => kinds::schema(args, printer),
+        Command::Import(args) => import::run(args, printer),
+        Command::Man(args) => man::run(args, printer),
         Command::Stages(args) => kinds::stages(args, printer),
         Command::Data(args) => data::run(args, global, printer),
         Command::Plugin(args) => plugin::run(args, global, printer),
@@ -63,7 +67,7 @@ pub fn dispatch(cli: &Cli, printer: Printer) -> Result<u8, Failure> {
         Command::Sample(args) => model::sample(args, global, printer),
         Command::Logits(args) => model::logits(args, global, printer),
         Command::Bench(args) => bench::run(args, global, printer),
-        Command::Doctor => Ok(doctor::run(printer)),
+        Command::Doctor => Ok(doctor::run(global, printer)),
         Command::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "luthier", &mut script);

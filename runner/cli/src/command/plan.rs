@@ -1,9 +1,13 @@
 //! `luthier plan`, `luthier status` and `run --dry-run`: what would run, why, and for how long.
 
+use std::collections::BTreeMap;
+
 use camino::Utf8PathBuf;
+use luthier_core::StageId;
+use luthier_engine::explain::{self, Cause};
 use luthier_engine::format;
 use luthier_engine::pipeline::{Pipeline, PlannedStage};
-use luthier_engine::run::{self, Action, RunOptions, RunPlan};
+use luthier_engine::run::{Action, RunOptions, RunPlan};
 use owo_colors::OwoColorize;
 use serde_json::json;
 
@@ -22,21 +26,21 @@ pub fn run(args: &PlanArgs, global: &Global, printer: Printer) -> Result<u8, Fai
     let store = open_store(&workspace(global))?;
     let mut options = RunOptions::default();
     super::run::fill(&mut options, &args.select, &pipeline)?;
-    let planned = run::plan(&pipeline, &store, &options)?;
-    print(&pipeline, &planned, printer);
+    let (planned, causes) = explain::overview(&pipeline, &store, &options)?;
+    print(&pipeline, &planned, &causes, printer);
     Ok(exit::DONE)
 }
 
 pub fn status(args: &PipelineArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
     let pipeline = load_checked(args.pipeline.as_deref(), &args.params, &workspace(global), false, printer)?;
     let store = open_store(&workspace(global))?;
-    let planned = run::plan(&pipeline, &store, &RunOptions::default())?;
-    print(&pipeline, &planned, printer);
+    let (planned, causes) = explain::overview(&pipeline, &store, &RunOptions::default())?;
+    print(&pipeline, &planned, &causes, printer);
     Ok(exit::DONE)
 }
 
-/// A line per stage, then the sum.
-pub fn print(pipeline: &Pipeline, planned: &RunPlan, printer: Printer) {
+/// A line per stage with the way down to what changed, then the sum.
+pub fn print(pipeline: &Pipeline, planned: &RunPlan, causes: &BTreeMap<StageId, Cause>, printer: Printer) {
     if printer.json {
         let stages: Vec<_> = planned
             .stages
@@ -44,7 +48,8 @@ pub fn print(pipeline: &Pipeline, planned: &RunPlan, printer: Printer) {
             .map(|(id, action)| {
                 let stage = pipeline.stages.iter().find(|stage| stage.id == *id);
                 let reads: Vec<_> = stage.map(|stage| stage.dependencies().collect()).unwrap_or_default();
-                json!({"stage": id, "kind": stage.map(|stage| stage.stage.kind()), "reads": reads, "action": action})
+                json!({"stage": id, "kind": stage.map(|stage| stage.stage.kind()), "reads": reads, "action": action,
+                    "cause": causes.get(id)})
             })
             .collect();
         printer.json(&json!({"version": 1, "pipeline": pipeline.name, "stages": stages,
@@ -61,10 +66,14 @@ pub fn print(pipeline: &Pipeline, planned: &RunPlan, printer: Printer) {
                 id = id.as_str()
             ),
             Action::Run { why, estimate_seconds, .. } => {
-                let reasons: Vec<String> = why.iter().map(ToString::to_string).collect();
+                let why = match causes.get(id) {
+                    Some(cause) if cause.path.len() > 1 => format!("← {cause}"),
+                    Some(cause) => cause.to_string(),
+                    None => why.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+                };
                 let cost = estimate_seconds
                     .map_or_else(String::new, |seconds| format!("  (about {})", format::duration(seconds)));
-                format!("{} {id:<width$}  {}{}", "▸".yellow(), reasons.join("; "), cost.dimmed(), id = id.as_str())
+                format!("{} {id:<width$}  {why}{}", "▸".yellow(), cost.dimmed(), id = id.as_str())
             }
             Action::Blocked { by } => format!(
                 "{} {id:<width$}  needs `{by}`, which is not up to date and not selected",

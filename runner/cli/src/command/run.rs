@@ -1,13 +1,15 @@
 //! `luthier run`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use luthier_core::{CancelToken, ExecutorSpec, StageId};
 use luthier_engine::EngineError;
+use luthier_engine::explain;
 use luthier_engine::format;
 use luthier_engine::pipeline::Pipeline;
+use luthier_engine::report::ChromeTrace;
 use luthier_engine::run::{self, BatchFactory, LockMode, LockOutcome, RunEvent, RunOptions, RunStatus, RunSummary};
 use owo_colors::OwoColorize;
 
@@ -26,18 +28,32 @@ pub fn run(args: &RunArgs, global: &Global, printer: Printer) -> Result<u8, Fail
     let store = open_store(&workspace)?;
     let options = options(args, &pipeline)?;
     if args.dry_run {
-        let planned = run::plan(&pipeline, &store, &options)?;
-        plan::print(&pipeline, &planned, printer);
+        let (planned, causes) = explain::overview(&pipeline, &store, &options)?;
+        plan::print(&pipeline, &planned, &causes, printer);
         return Ok(exit::DONE);
     }
     let cancel = CancelToken::new();
     run::interrupt_on_ctrl_c(&cancel)?;
     let live = Arc::new(Live::new(printer));
+    let trace = args.trace.as_ref().map(|_| Arc::new(Mutex::new(ChromeTrace::default())));
     let sink = {
-        let live = Arc::clone(&live);
-        Arc::new(move |event: RunEvent| live.event(&event))
+        let (live, trace) = (Arc::clone(&live), trace.clone());
+        Arc::new(move |event: RunEvent| {
+            let at = began.elapsed().as_secs_f64();
+            crate::logging::event(at, &event);
+            if let Some(trace) = &trace {
+                trace.lock().unwrap_or_else(PoisonError::into_inner).add(at, &event);
+            }
+            live.event(&event);
+        })
     };
-    let summary = match run::run(&pipeline, &store, &options, sink, cancel) {
+    let outcome = run::run(&pipeline, &store, &options, sink, cancel);
+    if let (Some(file), Some(trace)) = (&args.trace, trace) {
+        let trace = trace.lock().unwrap_or_else(PoisonError::into_inner).to_json();
+        luthier_core::fs::write_atomic(file, trace.to_string().as_bytes())?;
+        printer.note(&format!("trace: {file}"));
+    }
+    let summary = match outcome {
         Ok(summary) => summary,
         Err(EngineError::LockMismatch { file, differences }) => {
             for difference in &differences {

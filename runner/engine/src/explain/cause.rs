@@ -1,179 +1,183 @@
-//! The chain of causes of one stage.
+//! The way from a stage that runs to the change that made it run.
 //!
-//! Before a run the chain follows the plan: a stage waits for one that will run, which has a changed field. After a run
-//! it follows the records: a stage ran because an input changed, whose stage ran because of a changed field.
+//! Before a run the way follows the plan: a stage waits for one that will run, which has a changed field. Where it leaves
+//! the plan, and for stages that are up to date, it follows the records of past executions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use luthier_core::{Digest, StageId};
+use luthier_core::StageId;
 use serde::Serialize;
 
-use crate::error::EngineError;
 use crate::fingerprint::DirtyReason;
-use crate::format;
-use crate::pipeline::Pipeline;
 use crate::run::planner::Planner;
-use crate::run::{Action, RunOptions};
-use crate::store::Store;
+use crate::run::{Action, RunPlan};
 
-/// One stage of a chain of causes, with the chains that led to it.
+/// Stages of a way that are named; those between are counted.
+const NAMED: usize = 8;
+
+/// Ways that are kept of one stage, the shortest ones.
+const KEPT: usize = 32;
+
+/// One way from a stage down to a change.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cause {
-    pub stage: StageId,
-    pub reason: DirtyReason,
-    /// What made the upstream stage run, where the reason is an upstream stage.
-    pub because: Vec<Cause>,
-}
-
-/// Everything that can be said about why a stage runs, or last ran.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Explanation {
-    pub stage: StageId,
-    pub action: Action,
-    /// Of the coming execution, or of the last one if the stage is up to date.
-    pub causes: Vec<Cause>,
-    /// When the present result was made, RFC 3339; `None` if there is none.
-    pub last_ran: Option<String>,
-    /// What the last execution took.
-    pub seconds: Option<f64>,
-    /// Wall time of everything that must run to bring this stage up to date, by the last times; `None` if any was never
-    /// timed.
-    pub cost_seconds: Option<f64>,
-    pub key: Option<Digest>,
-}
-
-/// Explains one stage. Selection in `options` is ignored: the question is about the stage itself.
-///
-/// # Errors
-/// An unknown stage, a source that cannot be read, or a store that cannot be.
-pub fn explain(
-    pipeline: &Pipeline,
-    store: &Store,
-    options: &RunOptions,
-    stage: &StageId,
-) -> Result<Explanation, EngineError> {
-    let options = RunOptions { only: Vec::new(), from: Vec::new(), until: vec![stage.clone()], ..options.clone() };
-    let planner = Planner::new(pipeline, store, &options)?;
-    let Some(at) = planner.layout.place.get(stage).copied() else {
-        return Err(crate::run::select::unknown(pipeline, stage));
-    };
-    let standings = planner.standings()?;
-    store.memo().save();
-    let plan = planner.plan(&standings);
-    let actions: BTreeMap<&StageId, &Action> = plan.stages.iter().map(|(id, action)| (id, action)).collect();
-    let action = plan.action(stage).cloned().ok_or_else(|| crate::run::select::unknown(pipeline, stage))?;
-    let record = planner.latest(&pipeline.stages[at].id);
-    let reasons = |id: &StageId| -> Vec<DirtyReason> {
-        match actions.get(id) {
-            Some(Action::Run { why, .. }) => why.clone(),
-            _ => Vec::new(),
-        }
-    };
-    let past =
-        |id: &StageId| -> Vec<DirtyReason> { planner.latest(id).map(|record| record.why.clone()).unwrap_or_default() };
-    let causes = match &action {
-        Action::Run { .. } => chain(stage, &reasons, &mut BTreeSet::new()),
-        _ => chain(stage, &past, &mut BTreeSet::new()),
-    };
-    let cost_seconds = match &action {
-        Action::Run { .. } => plan.estimate_seconds(),
-        _ => Some(0.0),
-    };
-    let key = match &action {
-        Action::Reuse { key } => Some(*key),
-        Action::Run { key, .. } => *key,
-        Action::Blocked { .. } => None,
-    };
-    Ok(Explanation {
-        stage: stage.clone(),
-        causes,
-        last_ran: record.map(|record| record.started.clone()),
-        seconds: record.map(|record| record.seconds),
-        cost_seconds,
-        key,
-        action,
-    })
-}
-
-fn chain(stage: &StageId, reasons: &dyn Fn(&StageId) -> Vec<DirtyReason>, seen: &mut BTreeSet<StageId>) -> Vec<Cause> {
-    if !seen.insert(stage.clone()) {
-        // Told already, on another way down.
-        return Vec::new();
-    }
-    reasons(stage)
-        .into_iter()
-        .map(|reason| {
-            let because = match reason.upstream().and_then(|name| StageId::new(name).ok()) {
-                Some(upstream) => chain(&upstream, reasons, seen),
-                None => Vec::new(),
-            };
-            Cause { stage: stage.clone(), reason, because }
-        })
-        .collect()
+    /// From the stage asked about to the one that changed; both are the same where the stage itself did.
+    pub path: Vec<StageId>,
+    /// Stages left out of `path` before its last one.
+    pub skipped: usize,
+    /// What changed; empty where only different output is known.
+    pub reasons: Vec<DirtyReason>,
 }
 
 impl Cause {
-    /// One line per way from the stage down to a root cause:
-    /// `train reruns ← tokens changed ← clean: steps[0].config.max 0.1 → 0.12 (quickstart.yaml:31)`.
-    fn lines(&self, prefix: &str, lines: &mut Vec<String>) {
-        match (&self.reason, self.reason.upstream()) {
-            (reason, Some(upstream)) => {
-                let verb = if matches!(reason, DirtyReason::UpstreamRuns { .. }) { "reruns" } else { "changed" };
-                if self.because.is_empty() {
-                    lines.push(format!("{prefix} ← {upstream} {verb}"));
-                    return;
-                }
-                for cause in &self.because {
-                    let here = if cause.reason.upstream().is_some() {
-                        format!("{prefix} ← {upstream} {verb}")
-                    } else {
-                        prefix.to_owned()
-                    };
-                    cause.lines(&here, lines);
-                }
-            }
-            (reason, None) => lines.push(format!("{prefix} ← {}: {reason}", self.stage)),
+    /// `tokens changed ← clean: steps[0].max 0.1 → 0.12 (p.yaml:31)`, one line per reason; a change of the stage itself is
+    /// the bare reason.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let Some((root, between)) = self.path.get(1..).and_then(<[StageId]>::split_last) else {
+            return self.reasons.iter().map(ToString::to_string).collect();
+        };
+        let mut way = String::new();
+        for stage in between {
+            way.push_str(&format!("{stage} changed ← "));
         }
+        if self.skipped > 0 {
+            way.push_str(&format!("… {} more … ← ", self.skipped));
+        }
+        if self.reasons.is_empty() {
+            return vec![format!("{way}{root} changed")];
+        }
+        self.reasons.iter().map(|reason| format!("{way}{root}: {reason}")).collect()
     }
 }
 
-impl fmt::Display for Explanation {
+impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stage = &self.stage;
-        let verb = match &self.action {
-            Action::Run { .. } if self.last_ran.is_some() => "reruns",
-            Action::Run { .. } => "runs",
-            Action::Reuse { .. } => {
-                write!(f, "{stage} is up to date")?;
-                if let (Some(when), Some(seconds)) = (&self.last_ran, self.seconds) {
-                    write!(f, "; last ran {when} in {}", format::duration(seconds))?;
+        f.write_str(&self.lines().join("; "))
+    }
+}
+
+/// Answers for the reasons of any stage, from the plan and, where that has none, from the records.
+pub(super) struct Reasons<'a> {
+    planner: &'a Planner<'a>,
+    actions: BTreeMap<&'a StageId, &'a Action>,
+}
+
+impl<'a> Reasons<'a> {
+    pub fn new(planner: &'a Planner<'a>, plan: &'a RunPlan) -> Self {
+        Self { planner, actions: plan.stages.iter().map(|(id, action)| (id, action)).collect() }
+    }
+
+    fn of(&self, at: usize) -> &[DirtyReason] {
+        let id = &self.planner.pipeline.stages[at].id;
+        match self.actions.get(id) {
+            Some(Action::Run { why, .. }) => why,
+            _ => self.planner.latest(id).map_or(&[], |record| &record.why),
+        }
+    }
+
+    /// The stage that passes a reason on. An input from a stage that has not run since the reader last did comes by
+    /// another edge, so it is the reader's own change.
+    fn upstream(&self, at: usize, reason: &DirtyReason) -> Option<usize> {
+        let up = *self.planner.layout.place.get(&StageId::new(reason.upstream()?).ok()?)?;
+        if matches!(reason, DirtyReason::UpstreamRuns { .. }) {
+            return Some(up);
+        }
+        let started =
+            |at: usize| self.planner.latest(&self.planner.pipeline.stages[at].id).map(|record| record.started.as_str());
+        let waits = matches!(self.actions.get(&self.planner.pipeline.stages[at].id), Some(Action::Run { .. }));
+        // RFC 3339 in UTC sorts as text.
+        (!waits || started(up) > started(at)).then_some(up)
+    }
+
+    /// All ways down from one stage, shortest first, and how many more there are than are kept.
+    pub fn causes(&self, start: usize) -> (Vec<Cause>, usize) {
+        let mut parent: BTreeMap<usize, usize> = BTreeMap::from([(start, start)]);
+        let mut pending = VecDeque::from([start]);
+        let (mut causes, mut more) = (Vec::new(), 0);
+        while let Some(at) = pending.pop_front() {
+            let mut own = Vec::new();
+            let mut passed_on = false;
+            for reason in self.of(at) {
+                match self.upstream(at, reason) {
+                    None => own.push(reason.clone()),
+                    Some(up) => {
+                        passed_on = true;
+                        if let std::collections::btree_map::Entry::Vacant(entry) = parent.entry(up) {
+                            entry.insert(at);
+                            pending.push_back(up);
+                        }
+                    }
                 }
-                writeln!(f)?;
-                "ran"
             }
-            Action::Blocked { by } => return writeln!(f, "{stage} is blocked by {by}"),
-        };
-        let mut lines = Vec::new();
-        for cause in &self.causes {
-            if cause.reason.upstream().is_some() {
-                cause.lines(&format!("{stage} {verb}"), &mut lines);
+            if own.is_empty() && (passed_on || at == start) {
+                continue;
+            }
+            if causes.len() == KEPT {
+                more += 1;
+                continue;
+            }
+            let mut way = vec![at];
+            let mut here = at;
+            while here != start {
+                here = parent[&here];
+                way.push(here);
+            }
+            way.reverse();
+            causes.push(self.cause(&way, own));
+        }
+        (causes, more)
+    }
+
+    fn cause(&self, way: &[usize], reasons: Vec<DirtyReason>) -> Cause {
+        let id = |at: &usize| self.planner.pipeline.stages[*at].id.clone();
+        let skipped = way.len().saturating_sub(NAMED);
+        let (head, tail) = way.split_at(if skipped > 0 { NAMED - 1 } else { way.len() });
+        Cause { path: head.iter().chain(tail.last()).map(id).collect(), skipped, reasons }
+    }
+
+    /// The nearest cause of every stage that would run, all in one pass over the pipeline.
+    pub fn nearest(&self) -> BTreeMap<StageId, Cause> {
+        let stages = &self.planner.pipeline.stages;
+        // Per stage: steps to its nearest change, and the stage to go to next.
+        let mut next: Vec<Option<(usize, usize)>> = vec![None; stages.len()];
+        let mut found = BTreeMap::new();
+        for (at, stage) in stages.iter().enumerate() {
+            if !matches!(self.actions.get(&stage.id), Some(Action::Run { .. })) {
+                continue;
+            }
+            let own: Vec<DirtyReason> =
+                self.of(at).iter().filter(|reason| self.upstream(at, reason).is_none()).cloned().collect();
+            let way_up = || {
+                let upstream = self.of(at).iter().filter_map(|reason| self.upstream(at, reason));
+                upstream.map(|up| (next[up].map_or(1, |(steps, _)| steps + 1), up)).min()
+            };
+            let step = if own.is_empty() { way_up() } else { Some((0, at)) };
+            next[at] = step;
+            let mut way = vec![at];
+            let mut here = at;
+            let steps = step.map_or(0, |(steps, _)| steps);
+            while way.len() < NAMED
+                && let Some((_, up)) = next[here].filter(|(steps, _)| *steps > 0)
+            {
+                way.push(up);
+                here = up;
+            }
+            let left = steps.saturating_sub(way.len() - 1);
+            let cause = if left == 0 {
+                let reasons = self.of(here).iter().filter(|reason| self.upstream(here, reason).is_none()).cloned();
+                self.cause(&way, if here == at { own } else { reasons.collect() })
             } else {
-                lines.push(format!("{stage} {verb}: {}", cause.reason));
-            }
+                // The readers' cause is known already, and ends where this one does.
+                let tail: Option<&Cause> = found.get(&stages[*way.get(1).unwrap_or(&at)].id);
+                let mut path: Vec<StageId> = way[..NAMED - 1].iter().map(|at| stages[*at].id.clone()).collect();
+                path.extend(tail.and_then(|tail| tail.path.last()).cloned());
+                let skipped = (steps + 1).saturating_sub(path.len());
+                Cause { path, skipped, reasons: tail.map(|tail| tail.reasons.clone()).unwrap_or_default() }
+            };
+            found.insert(stage.id.clone(), cause);
         }
-        for line in &lines {
-            writeln!(f, "{line}")?;
-        }
-        if matches!(self.action, Action::Run { .. }) {
-            if lines.iter().any(|line| line.contains('←')) {
-                writeln!(f, "where an upstream stage makes the same output again, nothing after it runs")?;
-            }
-            match self.cost_seconds {
-                Some(seconds) => writeln!(f, "cost by the last times: {}", format::duration(seconds))?,
-                None => writeln!(f, "cost unknown: not every stage that runs has run before")?,
-            }
-        }
-        Ok(())
+        found
     }
 }

@@ -1,13 +1,11 @@
-//! Two locks side by side: parameters, digests, metrics. The text is a Markdown table, fit for a pull request.
+//! Two locks side by side: parameters, digests, metrics. How they read is in `render`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use luthier_core::StageId;
 use serde::Serialize;
 
 use crate::fingerprint::Origin;
-use crate::format;
 use crate::lock::{self, Lock, LockStage};
 
 /// What one stage has different.
@@ -93,56 +91,9 @@ fn results(old: Option<&LockStage>, new: Option<&LockStage>) -> Vec<FieldChange>
     changes
 }
 
-/// A cell: digests cut, bars escaped, nothing as a dash.
-fn cell(what: &str, value: Option<&String>) -> String {
-    match value {
-        None => "–".to_owned(),
-        Some(text) if matches!(what, "input" | "output" | "source") => text.chars().take(12).collect(),
-        Some(text) if what == "metric" => text.parse().map_or_else(|_| text.clone(), format::number),
-        Some(text) => text.replace('|', "\\|"),
-    }
-}
-
-fn change(field: &FieldChange) -> String {
-    let value = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<f64>().ok());
-    match (field.what, value(&field.old), value(&field.new)) {
-        ("metric", Some(old), Some(new)) if old != 0.0 && old.is_finite() && new.is_finite() => {
-            format!(" {:+.1} %", (new - old) / old.abs() * 100.0)
-        }
-        _ => String::new(),
-    }
-}
-
 impl LockDiff {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.stages.is_empty()
-    }
-}
-
-impl fmt::Display for LockDiff {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_empty() {
-            return writeln!(f, "no differences");
-        }
-        writeln!(f, "| stage | field | old | new | change |\n|---|---|---|---|---|")?;
-        for stage in &self.stages {
-            if stage.change != "changed" {
-                writeln!(f, "| {} | *{}* | | | |", stage.stage, stage.change)?;
-            }
-            for field in &stage.fields {
-                writeln!(
-                    f,
-                    "| {} | {} {} | {} | {} |{} |",
-                    stage.stage,
-                    field.what,
-                    field.name,
-                    cell(field.what, field.old.as_ref()),
-                    cell(field.what, field.new.as_ref()),
-                    change(field)
-                )?;
-            }
-        }
-        Ok(())
     }
 }

@@ -34,6 +34,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use luthier_core::{ArtifactKind, Digest};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -45,7 +46,7 @@ pub use source::{digest_source, digest_tree_source};
 pub const FORMAT: u32 = 1;
 
 /// Everything that can change an output byte of a stage; see the table above.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Fingerprint {
     /// [`FORMAT`] of the writer.
     pub version: u32,
@@ -70,7 +71,7 @@ pub struct Fingerprint {
 }
 
 /// One input artifact as the key sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InputPrint {
     pub kind: ArtifactKind,
     pub digest: Digest,

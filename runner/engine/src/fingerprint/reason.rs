@@ -4,11 +4,12 @@ use std::fmt;
 
 use camino::Utf8PathBuf;
 use luthier_core::{ArtifactName, Digest, Location, StageId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One reason to run a stage. The list of reasons of a stage that runs is never empty.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum DirtyReason {
     /// No result of this stage is known.
@@ -28,7 +29,13 @@ pub enum DirtyReason {
         new: Option<Digest>,
     },
     /// A file or tree outside the store has other content.
-    SourceChanged { label: String, path: Utf8PathBuf, old: Option<Digest>, new: Option<Digest> },
+    SourceChanged {
+        label: String,
+        #[schemars(with = "String")]
+        path: Utf8PathBuf,
+        old: Option<Digest>,
+        new: Option<Digest>,
+    },
     /// A declared environment variable has another value (values are not kept).
     EnvChanged { name: String, old: Option<Digest>, new: Option<Digest> },
     /// Floats are computed by another implementation.

@@ -8,11 +8,13 @@ mod graph;
 mod page;
 mod plot;
 mod section;
+mod trace;
 
 use luthier_core::{Artifact, MetricValue, Section};
 use std::collections::BTreeMap;
 
 pub use page::render;
+pub use trace::ChromeTrace;
 
 /// Everything the page shows.
 #[derive(Debug, Clone, Default)]
@@ -58,8 +60,10 @@ pub struct ReportStage {
     pub id: String,
     pub kind: String,
     pub status: ReportStatus,
-    /// Rendered reasons, or the error of a failed stage.
+    /// Rendered reasons; what a blocked stage needs.
     pub why: Vec<String>,
+    /// Of a failed stage: the message, its causes, the last lines of its log, hints.
+    pub error: String,
     /// Of the execution whose result is shown, which for a reused stage was an earlier run.
     pub seconds: f64,
     pub peak_memory: u64,

@@ -29,6 +29,13 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// RFC 3339 in UTC, to the millisecond; texts of it sort by time.
+#[must_use]
+pub fn rfc3339_millis(time: SystemTime) -> String {
+    let (year, month, day, hour, minute, second, millis) = parts(time);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
 /// A name that sorts by time: `20261124-033552-123-04d2`, the last part from the process id.
 #[must_use]
 pub fn run_id(time: SystemTime) -> String {

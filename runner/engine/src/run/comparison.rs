@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use luthier_core::{MetricValue, StageId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::pipeline::Pipeline;
 use crate::store::{StageRecord, StoreError};
 
 /// One sweep.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sweep {
     /// The stages of the file that have these axes, in pipeline order.
     pub groups: Vec<StageId>,
@@ -24,7 +25,7 @@ pub struct Sweep {
     pub rows: Vec<SweepRow>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SweepColumn {
     pub group: StageId,
     pub metric: String,
@@ -37,7 +38,7 @@ pub struct SweepColumn {
     pub varies: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SweepRow {
     /// By axis.
     pub values: Vec<Value>,
@@ -47,7 +48,7 @@ pub struct SweepRow {
     pub best: Vec<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Better {
     Lower,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use luthier_core::{Artifact, ArtifactName, Digest, StageEvent, StageId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{RunSummary, Shipment, StageFailure};
@@ -12,7 +13,7 @@ use crate::store::StageRecord;
 /// What happens in a run, in order. Per stage: one of `StageReused`, `StageBlocked`, or `StageStarted`, any number of
 /// `StageEvent`, then `StageFinished`, `StageReused` (another process made the result meanwhile) or `StageFailed`
 /// (followed by a new `StageStarted` if it is tried again).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RunEvent {
     RunStarted {
@@ -83,4 +84,23 @@ pub enum RunEvent {
     RunFinished {
         summary: RunSummary,
     },
+}
+
+/// An event and when it happened, as journals and `--json` have it: one object, the event's fields beside `at`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TimedEvent<E = RunEvent> {
+    /// Seconds since the run began.
+    #[serde(default)]
+    pub at: f64,
+    #[serde(flatten)]
+    pub event: E,
+}
+
+/// The JSON Schema, 2020-12, of one line of `luthier run --json` and of a journal.
+#[must_use]
+pub fn event_schema() -> serde_json::Value {
+    let mut schema =
+        schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<TimedEvent>();
+    schema.insert("title".to_owned(), "Luthier run event".into());
+    schema.to_value()
 }

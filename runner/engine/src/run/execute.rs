@@ -108,7 +108,7 @@ pub(crate) fn execute(job: &Job, sink: &dyn EventSink, waiting: &mut dyn FnMut()
             return Err(failure);
         }
     };
-    match keep(job, &scratch, outcome, (seconds, clock::rfc3339(started), peak_memory)) {
+    match keep(job, &scratch, outcome, (seconds, clock::rfc3339_millis(started), peak_memory)) {
         Ok(record) => {
             tidy(&scratch, false);
             drop(claim);

@@ -1,10 +1,11 @@
 //! A stage's error as data: events, summaries and child processes carry it.
 
 use luthier_core::{ErrorClass, Location, StageError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What remains of a [`StageError`] outside the process that made it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StageFailure {
     /// `area::what`.
     pub code: String,

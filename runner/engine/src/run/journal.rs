@@ -4,11 +4,12 @@
 //! says nothing once the run is over.
 
 use std::io::{BufWriter, Write};
+use std::time::Instant;
 
 use camino::Utf8PathBuf;
 use luthier_core::StageEvent;
 
-use super::{RunEvent, RunSummary};
+use super::{RunEvent, RunSummary, TimedEvent};
 use crate::error::EngineError;
 use crate::workspace::Workspace;
 
@@ -18,6 +19,7 @@ pub(crate) struct Journal {
     runs: Utf8PathBuf,
     id: String,
     events: BufWriter<fs_err::File>,
+    began: Instant,
 }
 
 impl Journal {
@@ -39,7 +41,7 @@ impl Journal {
             }
         };
         let events = BufWriter::new(fs_err::File::create(directory.join("events.jsonl"))?);
-        Ok(Self { directory, runs, id, events })
+        Ok(Self { directory, runs, id, events, began: Instant::now() })
     }
 
     pub fn id(&self) -> &str {
@@ -51,7 +53,8 @@ impl Journal {
         if matches!(event, RunEvent::StageEvent { event: StageEvent::Progress(_), .. }) {
             return;
         }
-        let done = serde_json::to_writer(&mut self.events, event)
+        let line = TimedEvent { at: self.began.elapsed().as_secs_f64(), event };
+        let done = serde_json::to_writer(&mut self.events, &line)
             .map_err(std::io::Error::from)
             .and_then(|()| self.events.write_all(b"\n"));
         if let Err(error) = done {
@@ -132,6 +135,14 @@ pub fn load(workspace: &Workspace, id: Option<&str>) -> Result<RunSummary, Engin
 /// # Errors
 /// There is no such run.
 pub fn events(workspace: &Workspace, id: &str) -> Result<Vec<RunEvent>, EngineError> {
+    Ok(timed_events(workspace, id)?.into_iter().map(|timed| timed.event).collect())
+}
+
+/// As [`events`], each with its time; 0 in journals of versions that kept none.
+///
+/// # Errors
+/// There is no such run.
+pub fn timed_events(workspace: &Workspace, id: &str) -> Result<Vec<TimedEvent>, EngineError> {
     let text = fs_err::read_to_string(workspace.runs_dir().join(id).join("events.jsonl"))
         .map_err(|_| EngineError::UnknownRun { name: id.to_owned() })?;
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())

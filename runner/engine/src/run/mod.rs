@@ -47,7 +47,7 @@ pub use again::{Comparison, CurveDifference, FileDifference, Reexecution, reexec
 pub use clock::{rfc3339, run_id};
 pub use comparison::{Better, Sweep, SweepCell, SweepColumn, SweepRow};
 pub use emitter::Sink;
-pub use event::RunEvent;
+pub use event::{RunEvent, TimedEvent, event_schema};
 pub use failure::StageFailure;
 pub use interrupt::interrupt_on_ctrl_c;
 pub use options::{LockMode, RunOptions};

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use luthier_core::{CancelToken, Digest, StageId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::StageFailure;
@@ -19,7 +20,7 @@ pub struct Wanted {
 }
 
 /// Something that could not be shared; the run goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RemoteProblem {
     /// `None` if the remote as a whole is meant.
     pub stage: Option<StageId>,
@@ -27,7 +28,7 @@ pub struct RemoteProblem {
 }
 
 /// What came of a pull or a push.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shipment {
     /// Stages whose results were brought or sent, in the order asked.
     pub stages: Vec<StageId>,

@@ -1,13 +1,14 @@
 //! How a run ended.
 
 use luthier_core::{Digest, ErrorClass, StageId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{StageFailure, Sweep};
 use crate::fingerprint::DirtyReason;
 
 /// How one stage ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
     Reused,
@@ -20,7 +21,7 @@ pub enum RunStatus {
 }
 
 /// One stage of a [`RunSummary`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageResult {
     pub stage: StageId,
     pub kind: String,
@@ -38,7 +39,7 @@ pub struct StageResult {
 }
 
 /// What became of the lock file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LockOutcome {
     Written,
@@ -50,7 +51,7 @@ pub enum LockOutcome {
 }
 
 /// Kept as `.luthier/runs/ID/summary.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunSummary {
     /// [`RunSummary::FORMAT`] of the writer.
     pub version: u32,

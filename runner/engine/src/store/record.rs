@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use luthier_core::{Artifact, ArtifactName, Digest, StageId, StageOutcome};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::{DirtyReason, Fingerprint};
 
 /// The result of one execution, filed under its key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageRecord {
     /// [`StageRecord::FORMAT`] of the writer.
     pub version: u32,

@@ -200,3 +200,53 @@ fn estimates_come_from_the_last_run() {
     bench.edit("  b:", "  z: {uses: work}\n  b:");
     assert_eq!(bench.plan(&bench.options()).estimate_seconds(), None, "`z` was never timed");
 }
+
+#[test]
+fn a_declared_environment_value_changed() {
+    let bench = ran();
+    bench.edit("  b: {uses: work, in: a}", "  b: {uses: work, in: a, env: {LEVEL: one}}");
+    assert_eq!(plan(&bench), "a: reuse\nb: run (environment variable LEVEL added)\n");
+    bench.run();
+    bench.edit("LEVEL: one", "LEVEL: two");
+    assert_eq!(plan(&bench), "a: reuse\nb: run (environment variable LEVEL changed)\n");
+    bench.edit(", env: {LEVEL: two}", "");
+    assert_eq!(plan(&bench), "a: reuse\nb: reuse\n", "its result without the variable is still known");
+}
+
+/// As plugins are: a directory whose content counts, whatever its files are called by.
+#[test]
+fn a_source_tree_changed() {
+    let bench = ran();
+    bench.write("plugin/src/lib.rs", "fn keep() {}");
+    bench.write("plugin/target/junk", "built");
+    bench.edit("text: one", "directory: plugin");
+    bench.run();
+    bench.write("plugin/target/junk", "built anew");
+    assert_eq!(plan(&bench).lines().next(), Some("a: reuse"), "what is built is no source");
+    bench.write("plugin/src/lib.rs", "fn keep() -> bool { true }");
+    assert_eq!(plan(&bench).lines().next(), Some("a: run (source directory changed: plugin)"));
+    bench.run();
+    bench.write("plugin/src/more.rs", "");
+    assert_eq!(plan(&bench).lines().next(), Some("a: run (source directory changed: plugin)"));
+}
+
+#[test]
+fn members_of_a_matrix_come_and_go() {
+    let bench = Bench::new(
+        "luthier: 1\nstages:\n  a: {uses: work, with: {text: one}}\n  m: {uses: work, in: a, with: {text: \"${matrix.x}\"}, matrix: {x: [p, q]}}\n  g: {uses: work, in: {more: [m]}}\n",
+    );
+    bench.run();
+    bench.edit("[p, q]", "[p, q, r]");
+    assert_eq!(
+        plan(&bench),
+        "a: reuse\nm@x=p: reuse\nm@x=q: reuse\nm@x=r: run (never run before)\ng: run (m@x=r will run)\n"
+    );
+    let why = text(&recorded(&bench, "g"));
+    assert!(why.starts_with("input more added: m@x=r.out "), "{why}");
+    bench.edit("[p, q, r]", "[p, r]");
+    assert!(
+        plan(&bench).lines().next_back().is_some_and(|line| line.starts_with("g: run (input more changed: m@x=r.out "))
+    );
+    bench.edit("with: {text: \"${matrix.x}\"}", "with: {text: \"${matrix.x}\", keep: 2}");
+    assert!(plan(&bench).contains("m@x=p: run (keep 0 → 2 (p.yaml:4))\n"), "{}", plan(&bench));
+}
