@@ -173,8 +173,8 @@ fn bad_configurations_are_reported_at_once_with_paths() {
     steps[1].config.min_words | expected a whole number of 0 or more that fits, found the string `five` | -
     steps[2].config | a minimum is larger than its maximum, so every row would be dropped | -
     steps[3].plugin | there is no plugin at `./nowhere` | `luthier plugin new ./nowhere` makes one; built-in filters are named `builtin:NAME`
-    steps[4].plugin | `./notes` is a directory without a `Cargo.toml` | name the directory of a Rust crate, or the `.wasm` file that another language built
-    steps[5].plugin | `./notes/readme.md` is neither a crate nor a `.wasm` file | name the directory of a Rust crate, or a component that ends in `.wasm`
+    steps[4].plugin | `./notes` is a directory without a plugin: it has none of `Cargo.toml`, `judge.py`, `judge.js`, `judge.c` | `luthier plugin new NAME --lang rust|python|javascript|c` makes a plugin; a component that something else built is named by its `.wasm` file
+    steps[5].plugin | `./notes/readme.md` is neither a directory nor a `.wasm` file | name the directory of a plugin, or a component that ends in `.wasm`
     steps[6].config | `config` belongs to plugins, and this step is a `dedup` | options of a deduplication go into it: `dedup: {method: minhash, …}`
     steps[7] | a step is one thing, and this one has `plugin` and `dedup` | make a step of each
     steps[8] | a step needs `plugin`, `dedup`, `decontaminate` or `tokens`, found none | add `plugin: builtin:NAME`, `plugin: ./path` or `dedup: exact`
