@@ -90,7 +90,11 @@ pub fn print(pipeline: &Pipeline, planned: &RunPlan, causes: &BTreeMap<StageId, 
         let time = planned
             .estimate_seconds()
             .map_or_else(String::new, |seconds| format!(", about {} by the last times", format::duration(seconds)));
-        format!("{running} of {} would run{time}", format::plural(planned.stages.len(), "stage", "stages"))
+        format!(
+            "{} of {} would run{time}",
+            format::count(running as u64),
+            format::plural(planned.stages.len(), "stage", "stages")
+        )
     };
     printer.result(&sum);
 }
