@@ -92,7 +92,7 @@ fn annotate(property: &mut Value, values: &[Value], required: bool) {
     }
 }
 
-/// What a value left out is, where its type alone tells: nothing, or an empty list or mapping.
+/// What a value left out is, where its type alone tells: nothing, an empty list or mapping, or false.
 fn empty(schema: &Map<String, Value>) -> Option<Value> {
     let options = ["anyOf", "oneOf"].into_iter().filter_map(|key| schema.get(key)?.as_array()).flatten();
     let mut kinds = options.filter_map(|option| option.get("type")).chain(schema.get("type"));
@@ -102,6 +102,7 @@ fn empty(schema: &Map<String, Value>) -> Option<Value> {
     }
     match schema.get("type")?.as_str()? {
         "object" => Some(json!({})),
+        "boolean" => Some(json!(false)),
         "array" if !schema.contains_key("minItems") => Some(json!([])),
         _ => None,
     }
