@@ -8,8 +8,16 @@ families publish; `feature_*` exercise one part of the template language each; `
 template inside SmolLM2-135M-Instruct's GGUF (Apache-2.0).
 
     python make.py PATH/TO/SmolLM2-135M-Instruct.Q4_1.gguf
+
+Templates that are not ours to commit are compared without committing them: every *.jinja of a directory is rendered into a
+file elsewhere, which the test then reads as well.
+
+    python make.py --directory TEMPLATES --out /tmp/cases.json
+    LUTHIER_TEMPLATE_CASES=/tmp/cases.json cargo test --release -p luthier-formats renders_as_transformers_does
 """
 
+import argparse
+import datetime
 import sys
 from pathlib import Path
 
@@ -194,6 +202,7 @@ tail
     "feature_loops": """{% for m in messages %}{% if loop.index == 4 %}{% break %}{% endif %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ loop.index }}/{{ loop.length }} {{ loop.revindex0 }} {{ loop.first }} {{ loop.last }} {{ loop.cycle('odd', 'even') }} {{ loop.previtem.role if loop.previtem is defined else '-' }} {{ loop.nextitem.role if loop.nextitem is defined else '-' }}
 {% else %}empty{% endfor %}{% for m in messages if m.role == 'user' %}{{ m.role }}{{ loop.index }}{% endfor %}""",
     "feature_macros": """{% macro turn(role, text, end='!') %}[{{ role | upper }}: {{ text }}{{ end }}]{% endmacro %}{% for m in messages %}{{ turn(m.role, m.content) }}{{ turn(text=m.content | length, role='n', end='') }}{% endfor %}{% set block %}  a block {{ messages | length }} {% endset %}{{ block | trim }}{% filter upper %}shout{% endfilter %}{% with x = 5 %}{{ x }}{% endwith %}""",
+    "feature_iterable": "{{ none is iterable }} {{ 'a' is iterable }} {{ [] is iterable }} {{ {} is iterable }} {{ 1 is iterable }} {{ true is iterable }} {{ nothing is iterable }} {{ tools is iterable and tools | length > 0 }} {{ messages is iterable }} {{ messages[0] is iterable }}",
     "feature_environment": "{{ strftime_now is defined }} {{ raise_exception is defined }} {{ tools is defined }} {{ tools is none }} {{ documents is defined }} {{ documents is none }} {{ bos_token }} {{ eos_token }} {{ unk_token is defined }} {{ pad_token is defined }} {{ add_generation_prompt }}",
     "feature_scope": """{% set x = 1 %}{% for m in messages %}{% set x = x + 1 %}{{ x }} {% endfor %}{{ x }}{% set ns = namespace(x=1) %}{% for m in messages %}{% set ns.x = ns.x + 1 %}{% endfor %} {{ ns.x }}{% if true %}{% set y = 'leaks' %}{% endif %} {{ y }}""",
 }
@@ -266,9 +275,18 @@ TOOLS = [
 
 
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", nargs="?", help="the GGUF file with SmolLM2's template")
+    parser.add_argument("--directory", type=Path)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if bool(arguments.directory) != bool(arguments.out):
+        parser.error("--directory and --out go together")
     templates = dict(TEMPLATES)
-    if len(sys.argv) > 1:
-        fields = gguf.GGUFReader(sys.argv[1]).fields
+    if arguments.directory:
+        templates = {path.stem: path.read_text("utf-8") for path in sorted(arguments.directory.glob("**/*.jinja"))}
+    if arguments.model:
+        fields = gguf.GGUFReader(arguments.model).fields
         templates["smollm2"] = fields["tokenizer.chat_template"].contents()
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.BPE()), bos_token=BOS, eos_token=EOS
@@ -277,7 +295,8 @@ def main():
     for template_name, source in templates.items():
         for conversation_name, messages in CONVERSATIONS.items():
             for add in (False, True):
-                for tools in (None, TOOLS) if template_name == "format_chatml_tools" else (None,):
+                takes_tools = arguments.directory or template_name == "format_chatml_tools"
+                for tools in (None, TOOLS) if takes_tools else (None,):
                     render = {
                         "template": template_name,
                         "conversation": conversation_name,
@@ -291,22 +310,24 @@ def main():
                         )
                     except jinja2.exceptions.TemplateError as error:
                         render["error"] = str(error)
-                    except TypeError as error:
-                        render["error"] = f"TypeError: {error}"
+                    except (TypeError, AttributeError, KeyError, ValueError) as error:
+                        render["error"] = f"{type(error).__name__}: {error}"
                     renders.append(render)
     failures = sum("error" in render for render in renders)
     print(f"{len(renders)} renders, {failures} of them errors", file=sys.stderr)
     write_json(
-        HERE / "cases.json",
+        arguments.out or HERE / "cases.json",
         {
             "tokens": {"bos_token": BOS, "eos_token": EOS},
+            **({"date": str(datetime.date.today())} if arguments.out else {}),
             "templates": templates,
             "conversations": CONVERSATIONS,
             "tools": TOOLS,
             "renders": renders,
         },
     )
-    write_versions(HERE, ["transformers", "jinja2", "gguf"])
+    if not arguments.out:
+        write_versions(HERE, ["transformers", "jinja2", "gguf"])
 
 
 if __name__ == "__main__":

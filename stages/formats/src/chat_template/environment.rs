@@ -35,6 +35,8 @@ pub fn environment() -> Environment<'static> {
     environment.set_fuel(Some(FUEL));
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |value: &Value| python::text(value));
+    // `none` is an empty sequence to minijinja, and no sequence to Python.
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });

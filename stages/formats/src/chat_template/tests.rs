@@ -10,10 +10,16 @@ fn template(source: &str) -> ChatTemplate {
     ChatTemplate::from_source(source, tokens, "test").expect("compiles")
 }
 
-/// Renders made by transformers (tests/golden/templates/make.py).
+/// Renders made by transformers (tests/golden/templates/make.py); of more templates where the variable names a file.
 #[test]
 fn renders_as_transformers_does() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/templates/cases.json");
+    compare(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/templates/cases.json"));
+    if let Ok(path) = std::env::var("LUTHIER_TEMPLATE_CASES") {
+        compare(&path);
+    }
+}
+
+fn compare(path: &str) {
     let cases: Value = serde_json::from_slice(&fs_err::read(path).expect("golden")).expect("JSON");
     let tokens: BTreeMap<String, String> = serde_json::from_value(cases["tokens"].clone()).expect("tokens");
     let (mut equal, mut wrong) = (0, Vec::new());
@@ -24,6 +30,7 @@ fn renders_as_transformers_does() {
         let options = RenderOptions {
             add_generation_prompt: render["add_generation_prompt"] == json!(true),
             tools: (render["tools"] == json!(true)).then(|| cases["tools"].clone()),
+            date: cases["date"].as_str().map_or_else(Date::default, |date| date.parse().expect("a date")),
             ..RenderOptions::default()
         };
         let result = ChatTemplate::from_source(source, tokens.clone(), name)
