@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{
-    ArtifactKind, CancelToken, ConfigIssue, EventSink, InputArtifact, PrepareEnv, Prepared, ResolvedSource, Stage,
-    StageContext, StageEvent, StageId, StageOutcome, StageRequest, StageResult, digest_path,
+    ArtifactKind, CancelToken, ConfigIssue, Digest, EventSink, InputArtifact, PrepareEnv, Prepared, ResolvedSource,
+    ShardCache, Stage, StageContext, StageEvent, StageId, StageOutcome, StageRequest, StageResult, digest_path,
 };
 use serde_json::Value;
 
@@ -20,11 +20,22 @@ impl EventSink for Events {
     }
 }
 
+impl Events {
+    pub fn logs(&self) -> Vec<String> {
+        let events = self.0.lock().expect("no panic while emitting");
+        events.iter().filter_map(|event| if let StageEvent::Log(line) = event { Some(line.clone()) } else { None }).collect()
+    }
+}
+
 /// A pipeline directory and a scratch directory.
 pub struct Bench {
     directory: tempfile::TempDir,
     inputs: BTreeMap<String, Vec<InputArtifact>>,
+    /// Shared between runs.
+    pub cache: Utf8PathBuf,
     pub offline: bool,
+    /// Leave the shards of earlier runs unused.
+    pub fresh: bool,
     pub threads: usize,
     pub cancel: CancelToken,
     pub events: Events,
@@ -38,14 +49,30 @@ pub struct Done {
     pub out: Utf8PathBuf,
 }
 
+impl Done {
+    /// Shards that were reused, and all.
+    pub fn shards(&self) -> (u64, u64) {
+        let metric = |name: &str| self.outcome.metrics[name].value as u64;
+        (metric("shards_reused"), metric("shards"))
+    }
+
+    /// Of all outputs together.
+    pub fn digest(&self) -> Digest {
+        digest_path(&self.out).expect("readable").0
+    }
+}
+
 impl Bench {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         fs_err::create_dir_all(directory.path().join("pipeline")).expect("a directory");
+        let cache = Utf8Path::from_path(directory.path()).expect("UTF-8").join("cache");
         Self {
+            cache,
             directory,
             inputs: BTreeMap::new(),
             offline: false,
+            fresh: false,
             threads: 2,
             cancel: CancelToken::new(),
             events: Events::default(),
@@ -76,6 +103,16 @@ impl Bench {
         self
     }
 
+    pub fn disconnect(&mut self) {
+        self.inputs.clear();
+    }
+
+    /// Of every file among the shards of earlier runs, which a test may damage.
+    pub fn shard_files(&self) -> Vec<Utf8PathBuf> {
+        let entries = ShardCache::entries(&ShardCache::directory(&self.cache)).expect("readable");
+        entries.into_iter().map(|entry| entry.path).collect()
+    }
+
     pub fn prepare(&self, stage: &dyn Stage, with: &Value) -> Result<Prepared, Vec<ConfigIssue>> {
         stage.prepare(with, PrepareEnv { directory: &self.root().join("pipeline"), cache: None, build: false })
     }
@@ -104,11 +141,12 @@ impl Bench {
             sources: sources.collect(),
             outputs: prepared.outputs,
             scratch: scratch.to_owned(),
-            cache: self.root().join("cache"),
+            cache: self.cache.clone(),
             directory,
             threads: self.threads,
             device: "cpu".to_owned(),
             offline: self.offline,
+            fresh: self.fresh,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::error::{StageError, StageResult};
 use crate::event::{EventSink, Progress, StageEvent};
 use crate::id::StageId;
+use crate::shard::ShardCache;
 use crate::stage::OutputDecl;
 
 /// An input, already verified and in place. Read-only.
@@ -54,6 +55,9 @@ pub struct StageRequest {
     pub device: String,
     /// No network.
     pub offline: bool,
+    /// Results of shards that earlier runs left in `cache` are not used: everything is computed anew.
+    #[serde(default)]
+    pub fresh: bool,
 }
 
 /// What a stage is given.
@@ -139,6 +143,12 @@ impl<'a> StageContext<'a> {
     #[must_use]
     pub fn cache(&self) -> &Utf8Path {
         &self.request.cache
+    }
+
+    /// The results of shards that earlier runs left.
+    #[must_use]
+    pub fn shards(&self) -> ShardCache {
+        ShardCache::new(&self.request.cache, self.request.fresh)
     }
 
     #[must_use]

@@ -16,6 +16,7 @@ mod executor;
 pub mod fs;
 mod id;
 mod outcome;
+mod shard;
 mod stage;
 mod suggest;
 
@@ -30,5 +31,6 @@ pub use event::{EventSink, NullSink, Progress, StageEvent};
 pub use executor::{ExecutorError, ExecutorSpec};
 pub use id::{ArtifactName, IdError, StageId, StageKind};
 pub use outcome::{MetricValue, Section, Series, StageOutcome};
+pub use shard::{ShardCache, ShardEntry, ShardKey};
 pub use stage::{InputPort, OutputDecl, PrepareEnv, Prepared, Registry, Resources, SourceKind, SourceRef, Stage};
 pub use suggest::{nearest, quoted};

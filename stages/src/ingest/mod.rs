@@ -2,10 +2,12 @@
 //!
 //! Records are cut one after the other, parsed and shaped in parallel, and written in order: memory is bounded by one
 //! group of records whatever the files, and the output does not depend on threads. A broken record is an error with its
-//! file and line, or is set aside with them.
+//! file and line, or is set aside with them. What became of a group of records is kept between runs: a new file costs its
+//! own groups, a changed line one.
 
 mod config;
 mod glob;
+mod group;
 mod json_scan;
 mod open;
 mod output;
@@ -15,11 +17,12 @@ mod record;
 mod reject;
 mod sampling;
 mod shape;
+mod shards;
 mod source;
 
 use camino::Utf8PathBuf;
 use luthier_core::{
-    ArtifactKind, ConfigIssue, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, SourceKind, SourceRef, Stage,
+    ArtifactKind, ConfigIssue, Digest, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, SourceKind, SourceRef, Stage,
     StageContext, StageError, StageOutcome, StageResult, config_schema, parse_config,
 };
 use rayon::prelude::*;
@@ -29,15 +32,13 @@ use serde_json::Value;
 use config::{Format, IngestConfig, MapConfig, OnError};
 use output::SampleWriter;
 use parse::{Parser, Row};
+use group::read_group;
 use record::Record;
 use reject::{Rejected, Rejects};
 use sampling::Sampler;
 use shape::{Sample, Shaper};
+use shards::{Item, KnownGroups, Listed};
 use source::FileSource;
-
-/// A group of records is handed to the threads when it has this many, or this many bytes.
-const GROUP_RECORDS: usize = 4096;
-const GROUP_BYTES: usize = 8 << 20;
 
 /// Reads files into a dataset.
 #[derive(Debug, Clone, Copy, Default)]
@@ -127,7 +128,7 @@ impl Stage for IngestStage {
             .num_threads(context.threads())
             .build()
             .map_err(|error| StageError::new("ingest::threads", "cannot start threads").caused_by(error))?;
-        pool.install(|| Ingest::new(context, &config)?.run(&files))
+        pool.install(|| Ingest::new(context, &config)?.run(&files, self.recipe_version()))
     }
 }
 
@@ -216,22 +217,33 @@ fn expand_files(config: &IngestConfig, with: &Value, env: PrepareEnv<'_>) -> Res
     if issues.is_empty() { Ok(refs) } else { Err(issues) }
 }
 
-/// Path and the name that messages use, in order: connected inputs first.
-fn input_files(context: &StageContext<'_>) -> StageResult<Vec<(Utf8PathBuf, String)>> {
+/// A file to read.
+struct InputFile {
+    path: Utf8PathBuf,
+    /// What messages call it.
+    name: String,
+    /// Of its content, where the runner says it.
+    digest: Option<Digest>,
+}
+
+/// In order: connected inputs first.
+fn input_files(context: &StageContext<'_>) -> StageResult<Vec<InputFile>> {
     let mut files = Vec::new();
     for input in context.inputs("files") {
         if !input.path.is_dir() {
-            files.push((input.path.clone(), input.from.clone()));
+            files.push(InputFile { path: input.path.clone(), name: input.from.clone(), digest: Some(input.digest) });
             continue;
         }
         for name in luthier_core::fs::walk_files(&input.path)? {
-            files.push((input.path.join(&name), format!("{}/{name}", input.from)));
+            let (path, name) = (input.path.join(&name), format!("{}/{name}", input.from));
+            files.push(InputFile { path, name, digest: None });
         }
     }
     for index in 0.. {
         let Ok(source) = context.source(&format!("files[{index}]")) else { break };
         let name = source.path.strip_prefix(&context.request().directory).unwrap_or(&source.path);
-        files.push((source.path.clone(), name.as_str().to_owned()));
+        let name = name.as_str().to_owned();
+        files.push(InputFile { path: source.path.clone(), name, digest: Some(source.digest) });
     }
     Ok(files)
 }
@@ -242,16 +254,13 @@ struct Ingest<'a, 'b> {
     parser: Parser,
     shaper: Option<Shaper>,
     rejects: Rejects,
+    known: Option<KnownGroups>,
     read: u64,
     ignored: u64,
 }
 
-/// What a record became.
-enum Shaped {
-    Sample(Sample),
-    Ignored,
-    Broken(String),
-}
+/// What rows go to; answers false when it wants no more.
+type Sink<'s> = &'s mut dyn FnMut(luthier_formats::dataset::DatasetShape, Sample) -> StageResult<bool>;
 
 impl<'a, 'b> Ingest<'a, 'b> {
     fn new(context: &'a StageContext<'b>, config: &'a IngestConfig) -> StageResult<Self> {
@@ -272,14 +281,17 @@ impl<'a, 'b> Ingest<'a, 'b> {
             None => None,
         };
         let rejects = Rejects::new(context, config)?;
-        Ok(Self { context, config, parser, shaper, rejects, read: 0, ignored: 0 })
+        Ok(Self { context, config, parser, shaper, rejects, known: None, read: 0, ignored: 0 })
     }
 
-    fn run(mut self, files: &[(Utf8PathBuf, String)]) -> StageResult<StageOutcome> {
+    fn run(mut self, files: &[InputFile], recipe: u32) -> StageResult<StageOutcome> {
+        self.decide_shape(files)?;
+        let shaper = self.shaper.as_ref();
+        self.known = shaper.map(|shaper| KnownGroups::new(self.context.shards(), self.config, shaper, recipe));
         let mut sampler = self.config.sample.map(Sampler::new);
         if let Some(sampler) = &mut sampler {
             // The first pass only chooses; the second writes what was chosen, so memory holds no rows.
-            self.pass(files, &mut |_, sample| {
+            self.pass(files, true, &mut |_, sample| {
                 sampler.offer(&sample.id);
                 Ok(true)
             })?;
@@ -289,7 +301,7 @@ impl<'a, 'b> Ingest<'a, 'b> {
         }
         let mut writer = SampleWriter::new(self.context.output("dataset"), self.config);
         let limit = self.config.limit.unwrap_or(u64::MAX);
-        self.pass(files, &mut |shape, sample| {
+        self.pass(files, sampler.is_none(), &mut |shape, sample| {
             if sampler.as_mut().is_none_or(|sampler| sampler.take(&sample.id)) {
                 writer.write(shape, sample)?;
             }
@@ -298,66 +310,120 @@ impl<'a, 'b> Ingest<'a, 'b> {
         self.finish(files, writer)
     }
 
-    /// Hands every sample in order to `sink`, until it answers false.
-    fn pass(
-        &mut self,
-        files: &[(Utf8PathBuf, String)],
-        sink: &mut dyn FnMut(luthier_formats::dataset::DatasetShape, Sample) -> StageResult<bool>,
-    ) -> StageResult<()> {
-        for (number, (path, name)) in files.iter().enumerate() {
-            let mut source = FileSource::open(path, name, self.config)?;
-            loop {
+    /// Looks for the first row, which says how all are shaped, unless a map does.
+    fn decide_shape(&mut self, files: &[InputFile]) -> StageResult<()> {
+        for file in files {
+            if self.shaper.is_some() {
+                return Ok(());
+            }
+            let mut source = FileSource::open(&file.path, &file.name, self.config)?;
+            while let Some(record) = source.next_record()? {
                 self.context.check_cancelled()?;
-                let group = read_group(&mut source)?;
-                if group.is_empty() {
-                    break;
-                }
-                let format = source.format;
-                let shaped = self.shape_group(name, format, &group)?;
-                for (record, shaped) in group.iter().zip(shaped) {
-                    self.read += 1;
-                    match shaped {
-                        Shaped::Ignored => self.ignored += 1,
-                        Shaped::Broken(what) => self.rejects.add(Rejected::new(name, record, what))?,
-                        Shaped::Sample(sample) => {
-                            let Some(shaper) = &self.shaper else { continue };
-                            if !sink(shaper.shape(), sample)? {
-                                return Ok(());
-                            }
-                        }
-                    }
-                }
-                self.context.progress(self.read, 0, "rows", format!("file {} of {}", number + 1, files.len()));
+                let Ok(Some(first)) = self.parser.parse(source.format, &record) else { continue };
+                let shaper = Shaper::from_first(self.config.shape, &first, &self.config.keep).map_err(|(what, hint)| {
+                    StageError::input("ingest::shape", what).at(file.name.as_str(), record.line, 0).hint(hint)
+                })?;
+                self.shaper = Some(shaper);
+                break;
             }
         }
         Ok(())
     }
 
-    fn shape_group(&mut self, name: &str, format: Format, group: &[Record]) -> StageResult<Vec<Shaped>> {
-        let parser = &self.parser;
-        let rows: Vec<Result<Option<Row>, String>> =
-            group.par_iter().map(|record| parser.parse(format, record)).collect();
-        if self.shaper.is_none()
-            && let Some((record, first)) =
-                group.iter().zip(&rows).find_map(|(record, row)| Some((record, row.as_ref().ok()?.as_ref()?)))
-        {
-            let shaper = Shaper::from_first(self.config.shape, first, &self.config.keep)
-                .map_err(|(what, hint)| StageError::input("ingest::shape", what).at(name, record.line, 0).hint(hint))?;
-            self.shaper = Some(shaper);
+    /// Hands every sample in order to `sink`, until it answers false. `count` counts shards.
+    fn pass(&mut self, files: &[InputFile], count: bool, sink: Sink<'_>) -> StageResult<()> {
+        for (number, file) in files.iter().enumerate() {
+            let progress = format!("file {} of {}", number + 1, files.len());
+            if !self.read_file(file, count, &progress, &mut *sink)? {
+                return Ok(());
+            }
         }
-        let shaper = self.shaper.as_ref();
-        let shaped = rows.into_par_iter().map(|row| match (row, shaper) {
-            (Ok(Some(row)), Some(shaper)) => shaper.sample(&row).map_or_else(Shaped::Broken, Shaped::Sample),
-            (Ok(_), _) => Shaped::Ignored,
-            (Err(what), _) => Shaped::Broken(what),
-        });
-        Ok(shaped.collect())
+        Ok(())
     }
 
-    fn finish(self, files: &[(Utf8PathBuf, String)], writer: SampleWriter) -> StageResult<StageOutcome> {
+    /// False when `sink` wants no more.
+    fn read_file(&mut self, file: &InputFile, count: bool, progress: &str, sink: Sink<'_>) -> StageResult<bool> {
+        let mut source = FileSource::open(&file.path, &file.name, self.config)?;
+        let format = source.format;
+        let list = self.known.as_ref().zip(file.digest).and_then(|(known, digest)| known.list(format, &digest));
+        let (mut groups, mut read): (Vec<Listed>, usize) = (Vec::new(), 0);
+        for number in 0.. {
+            self.context.check_cancelled()?;
+            let listed = match &list {
+                Some(list) if number == list.len() => return Ok(true),
+                Some(list) => list.get(number),
+                None => None,
+            };
+            let kept = self.known.as_ref().zip(listed).and_then(|(known, listed)| known.get(&listed.key));
+            let (line, items, reused) = match kept.zip(listed) {
+                Some((items, listed)) => (listed.line, items, true),
+                None => {
+                    // Groups that came from the cache are still ahead in the file.
+                    while read < number {
+                        read_group(&mut source)?;
+                        read += 1;
+                    }
+                    let group = read_group(&mut source)?;
+                    read += 1;
+                    let Some(first) = group.first() else { break };
+                    let (key, items, reused) = self.shape_group(format, &group);
+                    groups.extend(key.map(|key| Listed { key, line: first.line }));
+                    (first.line, items, reused)
+                }
+            };
+            if let Some(known) = self.known.as_ref().filter(|_| count) {
+                known.count(reused);
+            }
+            for item in items {
+                self.read += 1;
+                match item {
+                    Item::Ignored => self.ignored += 1,
+                    Item::Broken { offset, reason, excerpt } => {
+                        self.rejects.add(Rejected::new(&file.name, line + offset, reason, excerpt))?;
+                    }
+                    Item::Sample(sample) => {
+                        let Some(shaper) = &self.shaper else { continue };
+                        if !sink(shaper.shape(), sample)? {
+                            return Ok(false);
+                        }
+                    }
+                }
+            }
+            self.context.progress(self.read, 0, "rows", progress);
+        }
+        if let Some((known, digest)) = self.known.as_ref().zip(file.digest).filter(|_| list.is_none()) {
+            known.file_list(format, &digest, &groups);
+        }
+        Ok(true)
+    }
+
+    /// What became of the records of a group, under which key it is kept, and whether it had been before.
+    fn shape_group(&self, format: Format, group: &[Record]) -> (Option<Digest>, Vec<Item>, bool) {
+        let key = self.known.as_ref().map(|known| known.group_key(format, group));
+        if let Some(items) = self.known.as_ref().zip(key).and_then(|(known, key)| known.get(&key)) {
+            return (key, items, true);
+        }
+        let (parser, shaper, first) = (&self.parser, self.shaper.as_ref(), group[0].line);
+        let shape = |record: &Record| {
+            let row = parser.parse(format, record);
+            let sample = row.and_then(|row| row.zip(shaper).map(|(row, shaper)| shaper.sample(&row)).transpose());
+            match sample {
+                Ok(Some(sample)) => Item::Sample(sample),
+                Ok(None) => Item::Ignored,
+                Err(reason) => Item::Broken { offset: record.line - first, reason, excerpt: record.raw.excerpt() },
+            }
+        };
+        let items: Vec<Item> = group.par_iter().map(shape).collect();
+        if let Some((known, key)) = self.known.as_ref().zip(key) {
+            known.put(&key, &items);
+        }
+        (key, items, false)
+    }
+
+    fn finish(self, files: &[InputFile], writer: SampleWriter) -> StageResult<StageOutcome> {
         let rejected = self.rejects.finish()?;
         if writer.rows() == 0 {
-            let names: Vec<&str> = files.iter().take(5).map(|(_, name)| name.as_str()).collect();
+            let names: Vec<&str> = files.iter().take(5).map(|file| file.name.as_str()).collect();
             return Err(StageError::input(
                 "ingest::empty",
                 format!(
@@ -384,18 +450,11 @@ impl<'a, 'b> Ingest<'a, 'b> {
                 self.read
             ));
         }
+        if let Some(known) = &self.known {
+            known.finish(self.context, &mut outcome);
+        }
         Ok(outcome)
     }
-}
-
-fn read_group(source: &mut FileSource) -> StageResult<Vec<Record>> {
-    let (mut group, mut weight) = (Vec::new(), 0);
-    while group.len() < GROUP_RECORDS && weight < GROUP_BYTES {
-        let Some(record) = source.next_record()? else { break };
-        weight += record.raw.weight();
-        group.push(record);
-    }
-    Ok(group)
 }
 
 #[cfg(test)]

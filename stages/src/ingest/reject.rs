@@ -7,7 +7,6 @@ use luthier_core::{StageContext, StageError, StageResult};
 use serde::Serialize;
 
 use super::config::{IngestConfig, OnError};
-use super::record::Record;
 
 /// One broken record as `rejected` lists it.
 #[derive(Debug, Serialize)]
@@ -20,8 +19,8 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    pub fn new(file: &str, record: &Record, reason: String) -> Self {
-        Self { file: file.to_owned(), line: record.line, reason, text: record.raw.excerpt() }
+    pub fn new(file: &str, line: u64, reason: String, excerpt: String) -> Self {
+        Self { file: file.to_owned(), line, reason, text: excerpt }
     }
 }
 

@@ -120,6 +120,20 @@ impl Shaper {
         Ok(Self { rule, keep: keep.to_vec() })
     }
 
+    /// Tells shapers apart that shape rows otherwise; what a map says is in the configuration.
+    pub fn rule_name(&self) -> &'static str {
+        match &self.rule {
+            Rule::Map(_) => "map",
+            Rule::Chat => "chat",
+            Rule::Sharegpt => "sharegpt",
+            Rule::PromptCompletion => "prompt-completion",
+            Rule::PromptMessages => "prompt-messages",
+            Rule::Alpaca { chat: true } => "alpaca-chat",
+            Rule::Alpaca { chat: false } => "alpaca",
+            Rule::Text => "text",
+        }
+    }
+
     pub fn shape(&self) -> DatasetShape {
         match &self.rule {
             Rule::Map(map) => map.shape,

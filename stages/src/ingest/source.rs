@@ -12,7 +12,9 @@ use super::json_scan::{JsonScan, ScanError};
 use super::open::{self, Bytes};
 use super::record::{Lines, MAX_RECORD, Raw, Record};
 
-const PARQUET_BATCH: usize = 1024;
+/// Rows of Parquet held at once: this many, fewer where they are long.
+const PARQUET_ROWS: usize = 1024;
+const PARQUET_BYTES: i64 = 8 << 20;
 
 /// An open file.
 pub struct FileSource {
@@ -158,7 +160,11 @@ fn csv_error(name: &str, error: csv::Error) -> StageError {
 fn open_parquet(path: &Utf8Path, name: &str) -> StageResult<Kind> {
     let file = fs_err::File::open(path)?.into_parts().0;
     let reader = super::parquet_rows::guard(name, || {
-        ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(PARQUET_BATCH).build()
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        let groups = builder.metadata().row_groups();
+        let longest = groups.iter().map(|group| group.total_byte_size() / group.num_rows().max(1)).max();
+        let fitting = usize::try_from(PARQUET_BYTES / longest.unwrap_or(0).max(1)).unwrap_or(1);
+        builder.with_batch_size(fitting.clamp(1, PARQUET_ROWS)).build()
     })?;
     Ok(Kind::Parquet { reader: Box::new(reader), rows: VecDeque::new(), count: 0 })
 }

@@ -7,6 +7,7 @@ use luthier_formats::chat_template::{ChatTemplate, RenderOptions};
 use luthier_formats::dataset::DatasetShape;
 use luthier_formats::tokenizer::Tokenizer;
 use luthier_formats::tokens::TokenSample;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::{OnLong, TokenizeConfig, TrainOn, TrainOnEot};
@@ -37,7 +38,7 @@ pub struct EncodedRow {
 }
 
 /// What is worth counting; sums over rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notes {
     /// Over the length, and therefore left out.
     pub dropped_long: u64,

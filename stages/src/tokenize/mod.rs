@@ -7,6 +7,7 @@ mod config;
 mod encode;
 mod pack;
 mod report;
+mod shards;
 mod show;
 mod template;
 mod turns;
@@ -24,13 +25,12 @@ use luthier_formats::model_files::read_model_config;
 use luthier_formats::tokenizer::Tokenizer;
 use luthier_formats::tokens::{TokenSample, TokenSet, TokensMeta};
 use rayon::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use config::{OnError, OnLong, TokenizeConfig};
 use encode::{EncodedRow, Encoder, Notes, RowText};
+use shards::KnownShards;
 use template::Choice;
-
-const BATCH: usize = 2048;
 
 /// Turns a dataset into tokens.
 #[derive(Debug, Clone, Copy, Default)]
@@ -136,8 +136,12 @@ impl Stage for TokenizeStage {
             .num_threads(context.threads())
             .build()
             .map_err(|error| StageError::new("tokenize::threads", "cannot start threads").caused_by(error))?;
-        let (samples, notes) = pool.install(|| encode_all(context, &reader, &encoder))?;
-        finish(context, &encoder, reader.rows(), samples, notes)
+        let special = special_tokens(&model)?;
+        let known = KnownShards::new(context.shards(), &encoder, &json!(special), self.recipe_version());
+        let (samples, notes) = pool.install(|| encode_all(context, &reader, &encoder, &known))?;
+        let mut outcome = finish(context, &encoder, reader.rows(), samples, notes)?;
+        known.finish(context, &mut outcome);
+        Ok(outcome)
     }
 }
 
@@ -182,20 +186,28 @@ fn check_model(path: &Utf8Path, config: &TokenizeConfig, tokenizer: &Tokenizer) 
     Ok(())
 }
 
+/// Encodes all rows in order, shard by shard; what earlier runs made of a shard is taken from the cache.
 fn encode_all(
     context: &StageContext<'_>,
     reader: &DatasetReader,
     encoder: &Encoder<'_>,
+    known: &KnownShards,
 ) -> StageResult<(Vec<TokenSample>, Notes)> {
     let (mut samples, mut notes, mut done) = (Vec::new(), Notes::default(), 0u64);
-    for batch in reader.batches(BATCH) {
+    for shard in reader.shards() {
         context.check_cancelled()?;
-        let batch = batch?;
-        for encoded in encode_batch(&batch, done, encoder)? {
-            notes.add(encoded.notes);
-            samples.extend(encoded.samples);
-        }
-        done += batch.num_rows() as u64;
+        let shard = shard?;
+        let encoded = known.get_or_encode(&shard, || {
+            let mut all = EncodedRow::default();
+            for row in encode_batch(&shard.rows, shard.first, encoder)? {
+                all.notes.add(row.notes);
+                all.samples.extend(row.samples);
+            }
+            Ok(all)
+        })?;
+        notes.add(encoded.notes);
+        samples.extend(encoded.samples);
+        done += shard.rows.num_rows() as u64;
         context.progress(done, reader.rows(), "rows", format!("{} samples", samples.len()));
     }
     Ok((samples, notes))

@@ -39,9 +39,14 @@ pub fn rfc3339_millis(time: SystemTime) -> String {
 /// A name that sorts by time: `20261124-033552-123-04d2`, the last part from the process id.
 #[must_use]
 pub fn run_id(time: SystemTime) -> String {
+    format!("{}-{:04x}", moment(time), std::process::id() & 0xffff)
+}
+
+/// A time as run ids begin with it: `20261124-033552-123`, and what follows sorts behind every id of that moment.
+#[must_use]
+pub fn moment(time: SystemTime) -> String {
     let (year, month, day, hour, minute, second, millis) = parts(time);
-    let process = std::process::id() & 0xffff;
-    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}-{millis:03}-{process:04x}")
+    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}-{millis:03}")
 }
 
 #[cfg(test)]

@@ -317,6 +317,7 @@ fn request(job: &Job, scratch: &Utf8Path) -> StageRequest {
         threads: job.threads,
         device: job.device.clone(),
         offline: job.offline,
+        fresh: job.why.iter().any(|why| matches!(why, DirtyReason::Forced)),
     }
 }
 

@@ -44,6 +44,7 @@ mod tokens;
 mod wire;
 
 pub use again::{Comparison, CurveDifference, FileDifference, Reexecution, reexecute};
+pub(crate) use clock::moment;
 pub use clock::{rfc3339, run_id};
 pub use comparison::{Better, Sweep, SweepCell, SweepColumn, SweepRow};
 pub use emitter::Sink;

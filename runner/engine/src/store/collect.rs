@@ -40,7 +40,7 @@ pub struct GcOptions {
 /// One thing that went, or would.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Removed {
-    /// `object`, `tree`, `record`, `checkpoint`, `run`, `temporary` or `transfer`.
+    /// `object`, `tree`, `record`, `checkpoint`, `run`, `shard`, `temporary` or `transfer`.
     pub what: &'static str,
     /// Its digest, key or run id.
     pub name: String,
@@ -128,6 +128,7 @@ impl Store {
         self.sweep_objects(&marked.objects, &mut report)?;
         self.sweep_records(&roots, &mut report)?;
         self.sweep_rest(&roots, &mut report)?;
+        self.sweep_shards(roots.runs.first().map(String::as_str), options.keep_for, &mut report)?;
         report.freed_bytes = report.removed.iter().map(|removed| removed.bytes).sum();
         report.removed.sort();
         for removed in report.removed.iter().filter(|removed| removed.what == "object") {

@@ -29,6 +29,7 @@ mod index;
 mod memo;
 mod record;
 mod repair;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -9,12 +9,14 @@
 mod column;
 mod reader;
 mod shape;
+mod shards;
 mod writer;
 
 pub use column::{Scalar, column_text, optional_column, row_id, scalar_at, string_column};
 pub use reader::DatasetReader;
 pub(crate) use reader::{guard, open_parquet};
 pub use shape::DatasetShape;
+pub use shards::Shard;
 pub use writer::{DatasetSummary, DatasetWriter};
 pub(crate) use writer::{properties, write_error};
 

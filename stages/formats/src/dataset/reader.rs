@@ -8,10 +8,15 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{StageError, StageResult, quoted};
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::errors::ParquetError;
 
 use super::{DatasetShape, SHAPE_KEY};
+
+/// Batches of long rows have fewer of them, to hold about this many bytes.
+const BATCH_BYTES: u64 = 16 << 20;
 
 /// An open dataset: its shards were found and their headers checked.
 #[derive(Debug, Clone)]
@@ -71,33 +76,72 @@ impl DatasetReader {
         Arc::clone(&self.schema)
     }
 
-    /// All rows in order, at most `size` a batch. Stops after the first error.
+    /// All rows in order, at most `size` a batch, fewer where rows are long. Stops after the first error.
     pub fn batches(&self, size: usize) -> impl Iterator<Item = StageResult<RecordBatch>> + use<> {
         Batches { shards: self.shards.clone().into_iter(), size: size.max(1), open: None, failed: false }
     }
 }
 
+/// Batches never reach over the end of a row group, so that one row group is held at a time.
 struct Batches {
     shards: std::vec::IntoIter<Utf8PathBuf>,
     size: usize,
-    open: Option<(Utf8PathBuf, ParquetRecordBatchReader)>,
+    open: Option<OpenShard>,
     failed: bool,
+}
+
+struct OpenShard {
+    path: Utf8PathBuf,
+    metadata: ArrowReaderMetadata,
+    next_group: usize,
+    reader: Option<ParquetRecordBatchReader>,
+}
+
+impl OpenShard {
+    fn new(path: Utf8PathBuf) -> StageResult<Self> {
+        let file = fs_err::File::open(&path)?;
+        let metadata = guard(&path, || ArrowReaderMetadata::load(file.file(), options()))?;
+        Ok(Self { path, metadata, next_group: 0, reader: None })
+    }
+
+    fn next_batch(&mut self, size: usize) -> StageResult<Option<RecordBatch>> {
+        loop {
+            if let Some(reader) = &mut self.reader {
+                let next = guard(&self.path, || reader.next().transpose().map_err(ParquetError::from))?;
+                if let Some(batch) = next {
+                    return Ok(Some(batch));
+                }
+                self.reader = None;
+            }
+            let Some(group) = self.metadata.metadata().row_groups().get(self.next_group) else { return Ok(None) };
+            let rows = u64::try_from(group.num_rows()).unwrap_or(0).max(1);
+            let bytes = u64::try_from(group.total_byte_size()).unwrap_or(0);
+            let fitting = BATCH_BYTES / (bytes / rows).max(1);
+            let size = size.min(usize::try_from(fitting).unwrap_or(size)).max(1);
+            let file = fs_err::File::open(&self.path)?.into_parts().0;
+            let reader = guard(&self.path, || {
+                ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
+                    .with_row_groups(vec![self.next_group])
+                    .with_batch_size(size)
+                    .build()
+            })?;
+            self.reader = Some(reader);
+            self.next_group += 1;
+        }
+    }
 }
 
 impl Batches {
     fn advance(&mut self) -> StageResult<Option<RecordBatch>> {
         loop {
-            if let Some((path, reader)) = &mut self.open {
-                let next = guard(path, || reader.next().transpose().map_err(ParquetError::from))?;
-                if let Some(batch) = next {
+            if let Some(open) = &mut self.open {
+                if let Some(batch) = open.next_batch(self.size)? {
                     return Ok(Some(batch));
                 }
                 self.open = None;
             }
             let Some(path) = self.shards.next() else { return Ok(None) };
-            let size = self.size;
-            let reader = open_parquet(&path, |builder| builder.with_batch_size(size).build())?;
-            self.open = Some((path, reader));
+            self.open = Some(OpenShard::new(path)?);
         }
     }
 }
@@ -141,9 +185,12 @@ pub(crate) fn open_parquet<T>(
 ) -> StageResult<T> {
     let file = fs_err::File::open(path)?;
     guard(path, || {
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        ParquetRecordBatchReaderBuilder::try_new_with_options(file.into_parts().0, options).and_then(build)
+        ParquetRecordBatchReaderBuilder::try_new_with_options(file.into_parts().0, options()).and_then(build)
     })
+}
+
+fn options() -> ArrowReaderOptions {
+    ArrowReaderOptions::new().with_skip_arrow_metadata(true)
 }
 
 fn read_header(path: &Utf8Path) -> StageResult<Header> {

@@ -264,3 +264,30 @@ fn disk_usage_adds_up() {
     assert!(usage.records > 0 && usage.runs > 0);
     assert_eq!((usage.scratch, usage.cache), (0, 0));
 }
+
+#[test]
+fn shards_go_when_no_kept_run_has_used_them() {
+    use std::time::{Duration, SystemTime};
+
+    use luthier_core::{Digest, ShardCache};
+    let bench = Bench::new(CHAIN);
+    let cache = bench.workspace().cache_dir();
+    let shards = ShardCache::new(&cache, false);
+    let (old, new) = (Digest::of(b"old"), Digest::of(b"new"));
+    shards.put(&old, b"old");
+    for entry in ShardCache::entries(&ShardCache::directory(&cache)).unwrap() {
+        let used = SystemTime::now() - Duration::from_secs(60);
+        fs_err::File::options().append(true).open(&entry.path).unwrap().file().set_modified(used).unwrap();
+    }
+    bench.run();
+    shards.put(&new, b"new");
+    let store = bench.store();
+    let gone = |report: crate::store::GcReport| -> Vec<String> {
+        report.removed.into_iter().filter(|gone| gone.what == "shard").map(|gone| gone.name).collect()
+    };
+    assert_eq!(gone(store.gc(&GcOptions { dry_run: true, ..options(1) }).unwrap()), [old.hex()]);
+    assert!(shards.get(&new).is_some());
+    assert_eq!(gone(store.gc(&options(1)).unwrap()), [old.hex()]);
+    assert_eq!(gone(store.gc(&options(0)).unwrap()), [new.hex()]);
+    assert_eq!(ShardCache::entries(&ShardCache::directory(&cache)).unwrap(), []);
+}
