@@ -23,7 +23,10 @@ impl EventSink for Events {
 impl Events {
     pub fn logs(&self) -> Vec<String> {
         let events = self.0.lock().expect("no panic while emitting");
-        events.iter().filter_map(|event| if let StageEvent::Log(line) = event { Some(line.clone()) } else { None }).collect()
+        events
+            .iter()
+            .filter_map(|event| if let StageEvent::Log(line) = event { Some(line.clone()) } else { None })
+            .collect()
     }
 }
 

@@ -14,8 +14,8 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -314,10 +314,12 @@ mod tests {
             key("k", 1, &[("a", b"b"), ("", b"")]),
         ];
         assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len());
-        let config = |text: &str| {
-            ShardKey::new("k", 1).with_config("config", &serde_json::from_str(text).unwrap()).finish()
-        };
-        assert_eq!(config(r#"{"a": {"x": 1, "y": [2, 3]}, "b": 0}"#), config(r#"{"b": 0, "a": {"y": [2, 3], "x": 1}}"#));
+        let config =
+            |text: &str| ShardKey::new("k", 1).with_config("config", &serde_json::from_str(text).unwrap()).finish();
+        assert_eq!(
+            config(r#"{"a": {"x": 1, "y": [2, 3]}, "b": 0}"#),
+            config(r#"{"b": 0, "a": {"y": [2, 3], "x": 1}}"#)
+        );
         assert_ne!(config(r#"{"y": [2, 3]}"#), config(r#"{"y": [3, 2]}"#));
     }
 

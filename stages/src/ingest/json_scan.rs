@@ -123,6 +123,11 @@ impl<R: BufRead> JsonScan<R> {
                 self.line += u64::from(*byte == b'\n');
             }
             length += used;
+            if ended && length == 0 {
+                // Nothing would be consumed, and the same place be met for ever.
+                let found = available.first().copied();
+                return Err(self.syntax("a value", found));
+            }
             if length <= MAX_RECORD {
                 bytes.extend_from_slice(&available[..used]);
             } else {

@@ -22,17 +22,17 @@ mod source;
 
 use camino::Utf8PathBuf;
 use luthier_core::{
-    ArtifactKind, ConfigIssue, Digest, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, SourceKind, SourceRef, Stage,
-    StageContext, StageError, StageOutcome, StageResult, config_schema, parse_config,
+    ArtifactKind, ConfigIssue, Digest, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, SourceKind, SourceRef,
+    Stage, StageContext, StageError, StageOutcome, StageResult, config_schema, parse_config,
 };
 use rayon::prelude::*;
 use regex::Regex;
 use serde_json::Value;
 
 use config::{Format, IngestConfig, MapConfig, OnError};
-use output::SampleWriter;
-use parse::{Parser, Row};
 use group::read_group;
+use output::SampleWriter;
+use parse::Parser;
 use record::Record;
 use reject::{Rejected, Rejects};
 use sampling::Sampler;
@@ -320,9 +320,10 @@ impl<'a, 'b> Ingest<'a, 'b> {
             while let Some(record) = source.next_record()? {
                 self.context.check_cancelled()?;
                 let Ok(Some(first)) = self.parser.parse(source.format, &record) else { continue };
-                let shaper = Shaper::from_first(self.config.shape, &first, &self.config.keep).map_err(|(what, hint)| {
-                    StageError::input("ingest::shape", what).at(file.name.as_str(), record.line, 0).hint(hint)
-                })?;
+                let shaper =
+                    Shaper::from_first(self.config.shape, &first, &self.config.keep).map_err(|(what, hint)| {
+                        StageError::input("ingest::shape", what).at(file.name.as_str(), record.line, 0).hint(hint)
+                    })?;
                 self.shaper = Some(shaper);
                 break;
             }
@@ -457,5 +458,9 @@ impl<'a, 'b> Ingest<'a, 'b> {
     }
 }
 
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod shard_tests;
 #[cfg(test)]
 mod tests;

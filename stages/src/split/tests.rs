@@ -129,3 +129,24 @@ fn impossible_splits_are_explained() {
         @"parts.a | 1.5 is not between 0 and 1; a number of rows is written without a point | -"
     );
 }
+
+#[test]
+fn groups_by_several_columns_stay_together_when_rows_are_added() {
+    let with = json!({"seed": 3, "by": ["word", "text"], "parts": {"a": 0.5, "b": "rest"}});
+    let (_bench, by_row) = split(0..1000, &with).expect("split");
+    let words = json!({"seed": 3, "by": ["word"], "parts": {"a": 0.5, "b": "rest"}});
+    let (_bench, before) = split((0..1000).step_by(2), &words).expect("split");
+    let (_bench, after) = split(0..1000, &words).expect("split");
+    let (before, after, by_row) = (parts(&before), parts(&after), parts(&by_row));
+    let number = |id: &String| id[2..].parse::<usize>().expect("a number");
+    for part in ["a", "b"] {
+        assert!(
+            before[part].iter().all(|id| after[part].contains(id)),
+            "rows of a group that came later go to its part"
+        );
+        assert!(after[part].chunks(2).all(|pair| number(&pair[0]) / 2 == number(&pair[1]) / 2));
+    }
+    let (a, b): (BTreeSet<usize>, BTreeSet<usize>) =
+        (by_row["a"].iter().map(|id| number(id) / 2).collect(), by_row["b"].iter().map(|id| number(id) / 2).collect());
+    assert!(!a.is_disjoint(&b), "two columns make smaller groups");
+}

@@ -335,3 +335,40 @@ fn every_setting_enters_the_key() {
     "
     );
 }
+
+#[test]
+fn a_changed_row_costs_its_shard_and_nothing_shows_in_the_tokens() {
+    let model = golden("tiny/smollm");
+    let mut rows: Vec<String> = (0..12_000).map(|row| format!("row {row} of many")).collect();
+    let mut bench = Bench::new();
+    let write = |bench: &mut Bench, name: &str, rows: &[String]| {
+        let path = bench.root().join(name);
+        let schema = Arc::new(DatasetShape::Text.schema([]));
+        let ids = rows.iter().map(|text| Some(luthier_formats::dataset::row_id([("text", text.as_str())])));
+        let ids: ArrayRef = Arc::new(ids.collect::<StringArray>());
+        let texts: ArrayRef = Arc::new(rows.iter().map(Some).collect::<StringArray>());
+        let mut writer = DatasetWriter::create(&path, Arc::clone(&schema), DatasetShape::Text).expect("a writer");
+        writer.write(&RecordBatch::try_new(schema, vec![ids, texts]).expect("a batch")).expect("write");
+        writer.finish().expect("finish");
+        bench.disconnect();
+        bench.input("data", ArtifactKind::Dataset, &path).input("model", ArtifactKind::Model, &model);
+    };
+    let both = |bench: &mut Bench, with: &Value| {
+        let done = bench.run(&TokenizeStage, with).expect("tokens");
+        bench.fresh = true;
+        let anew = bench.run(&TokenizeStage, with).expect("tokens");
+        bench.fresh = false;
+        assert_eq!(done.digest(), anew.digest());
+        assert_eq!(anew.shards().0, 0);
+        done.shards()
+    };
+    let with = json!({"max_length": 64});
+    write(&mut bench, "before", &rows);
+    let (reused, all) = both(&mut bench, &with);
+    assert!(reused == 0 && all > 2, "{reused} of {all}");
+    assert_eq!(both(&mut bench, &json!({"max_length": 64, "packing": true})), (all, all), "bins are filled afterwards");
+    assert_eq!(both(&mut bench, &json!({"max_length": 5, "on_long": "truncate"})).0, 0);
+    rows[7].push_str(", changed");
+    write(&mut bench, "after", &rows);
+    assert_eq!(both(&mut bench, &with), (all - 1, all));
+}
