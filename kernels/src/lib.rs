@@ -26,6 +26,7 @@ mod scratch;
 mod simd;
 
 pub mod attention;
+pub mod blocks;
 pub mod cross_entropy;
 pub mod device;
 pub mod divergence;
@@ -45,5 +46,6 @@ pub mod testkit;
 mod weight;
 
 pub use backend::{Backend, NUMERIC_CLASS};
+pub use blocks::{BlockKind, BlockView};
 pub use nf4::{AbsMax, Nf4View};
 pub use weight::Weight;

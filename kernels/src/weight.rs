@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use crate::blocks::BlockView;
 use crate::nf4::{self, Nf4View};
 
 /// A row-major matrix, logically `[n, k]`; its shape is given where it is used.
@@ -11,6 +12,7 @@ pub enum Weight<'a> {
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
     Nf4(Nf4View<'a>),
+    Blocks(BlockView<'a>),
 }
 
 impl Weight<'_> {
@@ -22,6 +24,7 @@ impl Weight<'_> {
             Self::F16(data) => data.len(),
             Self::Bf16(data) => data.len(),
             Self::Nf4(view) => view.rows * view.cols,
+            Self::Blocks(view) => view.len(),
         }
     }
 
@@ -38,6 +41,7 @@ impl Weight<'_> {
             Self::F16(data) => size_of_val(*data),
             Self::Bf16(data) => size_of_val(*data),
             Self::Nf4(view) => view.bytes(),
+            Self::Blocks(view) => view.bytes.len(),
         }
     }
 
@@ -60,6 +64,7 @@ impl Weight<'_> {
                 }
             }
             Self::Nf4(view) => nf4::dequantize_range(view, start, out),
+            Self::Blocks(view) => view.read_f32(start, out),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::ledger::{Component, Ledger};
 use super::weight::Operand;
 use super::{AttentionSaved, Device, DoraRows, Dropout, Head, KeyValues, Moments8, NO_ROW, Noise, Rotary, Segments};
 use crate::attention::{AttentionShape, CacheView};
+use crate::blocks::BlockView;
 use crate::nf4::{AbsMax, Nf4View};
 use crate::optimizer::AdamW;
 use crate::optimizer_8bit::{Moment8, adamw_8bit};
@@ -73,6 +74,7 @@ fn weight(operand: Operand<'_>) -> Weight<'_> {
         Operand::F32(data) => Weight::F32(data.host()),
         Operand::F16(data) => Weight::F16(data.host()),
         Operand::Bf16(data) => Weight::Bf16(data.host()),
+        Operand::Blocks { bytes, kind } => Weight::Blocks(BlockView { kind, bytes: bytes.host() }),
         Operand::Nf4 { packed, codes, scales, offset, rows, cols } => Weight::Nf4(Nf4View {
             packed: packed.host(),
             absmax: AbsMax::Nested { codes: codes.host(), scales: scales.host(), offset },

@@ -10,6 +10,7 @@ use super::error::{DeviceError, DeviceResult};
 use super::host_bytes::HostBytes;
 use super::ledger::Component;
 use super::{Device, DeviceExt};
+use crate::blocks::{BLOCK_ELEMENTS, BlockKind};
 use crate::nf4;
 
 /// Reads a range of rows as `f32` into a slice of that many rows.
@@ -35,6 +36,10 @@ enum MatrixData {
         scales: Buffer<f32>,
         offset: f32,
     },
+    Blocks {
+        bytes: Buffer<u8>,
+        kind: BlockKind,
+    },
 }
 
 /// A matrix operand of a product: a [`Matrix`], or trainable `f32` parameters.
@@ -44,6 +49,7 @@ pub enum Operand<'a> {
     F16(Slice<'a, f16>),
     Bf16(Slice<'a, bf16>),
     Nf4 { packed: Slice<'a, u8>, codes: Slice<'a, u8>, scales: Slice<'a, f32>, offset: f32, rows: usize, cols: usize },
+    Blocks { bytes: Slice<'a, u8>, kind: BlockKind },
 }
 
 impl<'a> From<Slice<'a, f32>> for Operand<'a> {
@@ -60,6 +66,8 @@ pub enum Storage {
     Bf16,
     /// Blocks of 64 with double quantisation, as bitsandbytes makes them.
     Nf4,
+    /// As a GGUF file holds them.
+    Blocks(BlockKind),
 }
 
 impl Storage {
@@ -73,6 +81,7 @@ impl Storage {
                 let blocks = elements.div_ceil(nf4::BLOCK);
                 elements.div_ceil(2) + blocks + 4 * blocks.div_ceil(nf4::NESTED_BLOCK)
             }
+            Self::Blocks(kind) => elements.div_ceil(BLOCK_ELEMENTS) * kind.bytes(),
         }
     }
 }
@@ -121,6 +130,7 @@ impl Matrix {
             Storage::Bf16 => {
                 MatrixData::Bf16(load_chunks(device, component, [rows, cols], read, fail, bf16::from_f32)?)
             }
+            Storage::Blocks(_) => unreachable!("blocks are taken as they are stored"),
             Storage::Nf4 => {
                 let mut values = vec![0f32; rows * cols];
                 read(0..rows, &mut values)?;
@@ -203,9 +213,35 @@ impl Matrix {
             Storage::Bf16 if memory.is_aligned_for::<bf16>() => {
                 MatrixData::Bf16(Buffer::new(device.adopt(component, memory)?, len))
             }
+            Storage::Blocks(kind) => {
+                let len = memory.len();
+                MatrixData::Blocks { bytes: Buffer::new(device.adopt(component, memory)?, len), kind }
+            }
             _ => return None,
         };
         Some(Self { rows, cols, data })
+    }
+
+    /// A matrix whose rows are copied, block by block as they are.
+    ///
+    /// # Errors
+    /// Out of memory.
+    ///
+    /// # Panics
+    /// If a row has another length than the shape asks for.
+    pub fn of_blocks<'a>(
+        device: &dyn Device,
+        component: Component,
+        [rows, cols]: [usize; 2],
+        kind: BlockKind,
+        row: impl Fn(usize) -> &'a [u8],
+    ) -> DeviceResult<Self> {
+        let width = cols / BLOCK_ELEMENTS * kind.bytes();
+        let mut bytes = device.buffer::<u8>(component, rows * width)?;
+        for index in 0..rows {
+            device.write(row(index), bytes.slice_mut(index * width..(index + 1) * width));
+        }
+        Ok(Self { rows, cols, data: MatrixData::Blocks { bytes, kind } })
     }
 
     #[must_use]
@@ -222,6 +258,7 @@ impl Matrix {
                 rows: self.rows,
                 cols: self.cols,
             },
+            MatrixData::Blocks { bytes, kind } => Operand::Blocks { bytes: bytes.all(), kind: *kind },
         }
     }
 
@@ -233,6 +270,7 @@ impl Matrix {
             MatrixData::F16(data) => data.bytes(),
             MatrixData::Bf16(data) => data.bytes(),
             MatrixData::Nf4 { packed, codes, scales, .. } => packed.bytes() + codes.bytes() + scales.bytes(),
+            MatrixData::Blocks { bytes, .. } => bytes.bytes(),
         }
     }
 }

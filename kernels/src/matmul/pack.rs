@@ -6,6 +6,7 @@
 
 use half::{bf16, f16};
 
+use crate::blocks::BlockView;
 use crate::nf4::{AbsMax, BLOCK, NESTED_BLOCK, Nf4View, dynamic_map};
 use crate::simd::{LANES, Simd, kernel};
 use crate::{Backend, Weight};
@@ -96,6 +97,14 @@ impl<'a> Nf4Source<'a> {
         crate::nf4::CODE[code as usize] * self.scale(index / BLOCK)
     }
 
+    /// Those from `index` on, a multiple of 16, so in one block.
+    #[inline(always)]
+    fn sixteen<S: Simd>(self, simd: S, index: usize) -> S::F {
+        let mut codes = [0; 8];
+        codes.copy_from_slice(&self.packed[index / 2..index / 2 + 8]);
+        simd.load_nf4(codes, self.scale(index / BLOCK))
+    }
+
     #[inline(always)]
     fn gather<S: Simd>(self, simd: S, index: usize, count: usize) -> S::F {
         let mut lanes = [0.0; LANES];
@@ -109,12 +118,13 @@ impl<'a> Nf4Source<'a> {
 impl Source for Nf4Source<'_> {
     #[inline(always)]
     unsafe fn load<S: Simd>(self, simd: S, index: usize) -> S::F {
-        if !index.is_multiple_of(LANES) {
-            return self.gather(simd, index, LANES);
+        if index.is_multiple_of(LANES) {
+            self.sixteen(simd, index)
+        } else if index / LANES * LANES + 2 * LANES <= 2 * self.packed.len() {
+            across(simd, index, |first| self.sixteen(simd, first))
+        } else {
+            self.gather(simd, index, LANES)
         }
-        let mut codes = [0; 8];
-        codes.copy_from_slice(&self.packed[index / 2..index / 2 + 8]);
-        simd.load_nf4(codes, self.scale(index / BLOCK))
     }
 
     #[inline(always)]
@@ -125,6 +135,49 @@ impl Source for Nf4Source<'_> {
     #[inline(always)]
     fn prefetch(self, index: usize) {
         prefetch(self.packed.as_ptr().wrapping_add(index / 2));
+    }
+}
+
+/// Sixteen values that begin inside one aligned sixteen and end in the next.
+#[inline(always)]
+fn across<S: Simd>(simd: S, index: usize, sixteen: impl Fn(usize) -> S::F) -> S::F {
+    let first = index / LANES * LANES;
+    let mut lanes = [0.0; 2 * LANES];
+    // SAFETY: `lanes` holds thirty-two values, and `index - first` is below sixteen.
+    unsafe {
+        simd.store(lanes.as_mut_ptr(), sixteen(first));
+        simd.store(lanes.as_mut_ptr().add(LANES), sixteen(first + LANES));
+        simd.load(lanes.as_ptr().add(index - first))
+    }
+}
+
+/// [`BlockView`], whose elements are whole blocks of 32.
+#[derive(Clone, Copy)]
+pub struct BlockSource<'a>(pub BlockView<'a>);
+
+impl Source for BlockSource<'_> {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(self, simd: S, index: usize) -> S::F {
+        if index.is_multiple_of(LANES) {
+            self.0.sixteen(simd, index)
+        } else {
+            across(simd, index, |first| self.0.sixteen(simd, first))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(self, simd: S, index: usize, count: usize) -> S::F {
+        let mut lanes = [0.0; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+            let at = index + i;
+            *lane = simd.to_array(self.0.sixteen(simd, at / LANES * LANES))[at % LANES];
+        }
+        simd.of_array(lanes)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, index: usize) {
+        prefetch(self.0.bytes.as_ptr().wrapping_add(index / 32 * self.0.kind.bytes()));
     }
 }
 
@@ -174,6 +227,7 @@ pub fn pack_right(backend: Backend, right: Right<'_>, part: Part, vectors: usize
             assert!(view.is_consistent(), "the NF4 buffers must have the lengths of their shape");
             by_source!(Nf4Source::new(&view), transposed_nf4, straight_nf4)
         }
+        Weight::Blocks(view) => by_source!(BlockSource(view), transposed_blocks, straight_blocks),
     }
 }
 
@@ -222,6 +276,7 @@ packers!(transposed_f32, straight_f32, Raw);
 packers!(transposed_f16, straight_f16, F16Source<'_>);
 packers!(transposed_bf16, straight_bf16, Bf16Source<'_>);
 packers!(transposed_nf4, straight_nf4, Nf4Source<'_>);
+packers!(transposed_blocks, straight_blocks, BlockSource<'_>);
 
 #[inline(always)]
 fn transposed<S: Simd, T: Source>(simd: S, from: T, stride: usize, part: Part, vectors: usize, to: &mut [f32]) {

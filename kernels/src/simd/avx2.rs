@@ -91,6 +91,28 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_nibbles(self, bytes: [u8; LANES], high: bool) -> Self::F {
+        // SAFETY: the token proves the features; `bytes` are sixteen.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let shifted = if high { _mm_srli_epi16::<4>(bytes) } else { bytes };
+            let nibbles = _mm_and_si128(shifted, _mm_set1_epi8(15));
+            let widen = |eight| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight));
+            (widen(nibbles), widen(_mm_srli_si128::<8>(nibbles)))
+        }
+    }
+
+    #[inline(always)]
+    fn load_signed(self, bytes: [u8; LANES]) -> Self::F {
+        // SAFETY: the token proves the features; `bytes` are sixteen.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let widen = |eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+            (widen(bytes), widen(_mm_srli_si128::<8>(bytes)))
+        }
+    }
+
+    #[inline(always)]
     fn load_nf4(self, codes: [u8; 8], scale: f32) -> Self::F {
         // SAFETY: the token proves the features; `CODE` holds sixteen values.
         unsafe {

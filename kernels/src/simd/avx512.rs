@@ -79,6 +79,22 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn load_nibbles(self, bytes: [u8; LANES], high: bool) -> Self::F {
+        // SAFETY: the token proves the features; `bytes` are sixteen.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let shifted = if high { _mm_srli_epi16::<4>(bytes) } else { bytes };
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(shifted, _mm_set1_epi8(15))))
+        }
+    }
+
+    #[inline(always)]
+    fn load_signed(self, bytes: [u8; LANES]) -> Self::F {
+        // SAFETY: the token proves the features; `bytes` are sixteen.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
     fn load_nf4(self, codes: [u8; 8], scale: f32) -> Self::F {
         // SAFETY: the token proves the features; `CODE` holds sixteen values.
         unsafe {

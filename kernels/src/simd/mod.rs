@@ -48,6 +48,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen NF4 codes from eight bytes, high nibble first, times `scale`.
     fn load_nf4(self, codes: [u8; 8], scale: f32) -> Self::F;
 
+    /// The low or high four bits of sixteen bytes.
+    fn load_nibbles(self, bytes: [u8; LANES], high: bool) -> Self::F;
+
+    /// Sixteen signed bytes.
+    fn load_signed(self, bytes: [u8; LANES]) -> Self::F;
+
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;

@@ -66,6 +66,16 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn load_nibbles(self, bytes: [u8; LANES], high: bool) -> Self::F {
+        bytes.map(|byte| f32::from(if high { byte >> 4 } else { byte & 15 }))
+    }
+
+    #[inline(always)]
+    fn load_signed(self, bytes: [u8; LANES]) -> Self::F {
+        bytes.map(|byte| f32::from(byte as i8))
+    }
+
+    #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
         from_fn(|i| a[i] + b[i])
     }

@@ -249,7 +249,8 @@ pub struct PlanArgs {
     pub pipeline: PipelineArgs,
     #[command(flatten)]
     pub select: SelectArgs,
-    /// Show the memory plan of every training stage from the model's configuration alone.
+    /// Show the memory plan of every `plan` stage from the model's configuration alone; or, with a GGUF file or a
+    /// directory that holds a config.json in place of the pipeline, of that model, with `-p` for the stage's parameters.
     #[arg(long)]
     pub memory: bool,
 }

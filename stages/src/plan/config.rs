@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::one_or_many::OneOrMany;
-use crate::train::{Method, OptimizerName, TrainConfig, defaults};
+use crate::train::{Method, OptimizerName, StreamName, TrainConfig, defaults};
 
 /// How the model's tensors are stored, where the files are not there to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -91,6 +91,12 @@ pub(crate) struct PlanConfig {
     /// As of `train`.
     #[serde(default = "defaults::yes")]
     pub share_prefix: bool,
+    /// As of `train`: the blocks stay on disk, two of them in memory at a time.
+    #[serde(default, skip_serializing_if = "StreamName::is_none")]
+    pub stream: StreamName,
+    /// For the prediction of a bf16 device: kept block inputs live in host memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offload: bool,
     /// Tokens of every sequence, where `data` is not connected; by default 2048 or the model's positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -149,6 +155,7 @@ impl PlanConfig {
             seed: self.seed,
             checkpointing: self.checkpointing,
             share_prefix: self.share_prefix,
+            stream: self.stream,
             ..TrainConfig::default()
         }
     }

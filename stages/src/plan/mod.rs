@@ -6,6 +6,8 @@
 mod config;
 mod predict;
 #[cfg(test)]
+mod published;
+#[cfg(test)]
 mod tests;
 
 use camino::Utf8Path;
@@ -168,26 +170,55 @@ pub fn sections(prediction: &Prediction) -> Vec<Section> {
         ]);
     }
     components.push(vec!["total".to_owned(), prediction.total.to_string(), bytes_text(prediction.total)]);
+    let shared = plan.phases.largest();
     let phases = [
-        ("forward", plan.phases.forward),
+        ("loss", plan.phases.loss),
         ("feed-forward backward", plan.phases.feed_forward_backward),
         ("attention backward", plan.phases.attention_backward),
-        ("loss", plan.phases.loss),
+        ("forward", plan.phases.forward),
         ("optimiser step", 0),
+        ("largest", shared),
     ];
-    let phases = phases.map(|(phase, bytes)| vec![phase.to_owned(), bytes_text(bytes)]).to_vec();
-    let fits = prediction
-        .fits
-        .iter()
-        .map(|fit| {
-            let yes = if fit.fits { "fits" } else { "does not fit" };
-            vec![format!("{} GB", fit.gigabytes), yes.to_owned(), fit.largest_batch.to_string()]
-        })
+    let phases = phases
+        .map(|(phase, bytes)| vec![phase.to_owned(), bytes_text(bytes), bytes_text(prediction.total - shared + bytes)])
+        .to_vec();
+    let peaks = prediction.accelerator.peaks;
+    let accelerator = [
+        ("weights", prediction.accelerator.weights),
+        ("embeddings", prediction.accelerator.embeddings),
+        ("adapters", prediction.accelerator.adapters),
+        ("gradients", prediction.accelerator.gradients),
+        ("optimizer", prediction.accelerator.optimizer),
+        ("activations", prediction.accelerator.activations),
+        ("checkpoint", prediction.accelerator.checkpoint),
+        ("dequantised weight", prediction.accelerator.dequantized),
+        ("context", prediction.accelerator.context),
+        ("peak in the loss", peaks.loss),
+        ("peak in the widest backward", peaks.widest_backward),
+        ("peak in the optimiser step", peaks.optimizer_step),
+        ("total: the largest of the three", prediction.accelerator.total),
+        ("in host memory", prediction.accelerator.host),
+    ];
+    let accelerator = accelerator
+        .into_iter()
+        .filter(|(_, bytes)| *bytes > 0)
+        .map(|(name, bytes)| vec![name.to_owned(), bytes.to_string(), bytes_text(bytes)])
         .collect();
+    let fits = |fits: &[Fit]| {
+        fits.iter()
+            .map(|fit| {
+                let yes = if fit.fits { "fits" } else { "does not fit" };
+                vec![format!("{} GB", fit.gigabytes), yes.to_owned(), fit.largest_batch.to_string()]
+            })
+            .collect()
+    };
+    let devices = ["memory", "this training", "largest batch of full sequences with checkpointing"];
     let mut sections = vec![
         table("Memory by component", &["component", "bytes", ""], components),
-        table("Peaks that share the workspace", &["phase", "bytes"], phases),
-        table("Devices", &["memory", "this training", "largest batch of full sequences with checkpointing"], fits),
+        table("Peaks that share the workspace", &["phase", "bytes", "all that is alive then"], phases),
+        table("Devices", &devices, fits(&prediction.fits)),
+        table("On a device that computes in bf16: computed, not run by this build", &["", "bytes", ""], accelerator),
+        table("Devices that compute in bf16", &devices, fits(&prediction.accelerator_fits)),
     ];
     if !prediction.advice.is_empty() {
         sections.push(Section::Text { title: "To need less".to_owned(), body: prediction.advice.join("\n") });

@@ -6,8 +6,8 @@ use luthier_formats::model_files::{ModelConfig, ModelFiles, read_model_config};
 use luthier_formats::tokens::TokenSet;
 use luthier_model::Projection;
 use luthier_model::device::Storage;
-use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
-use luthier_model::train::TrainSpec;
+use luthier_model::memory::{AcceleratorOptions, AcceleratorPlan, MemoryPlan, RunShape, WeightTypes};
+use luthier_model::train::{StateFormat, TrainSpec};
 use serde::Serialize;
 
 use super::config::{PlanConfig, parse_bytes};
@@ -35,6 +35,9 @@ pub struct Prediction {
     /// Kept for driver, context and fragmentation when asking what fits.
     pub reserve: u64,
     pub fits: Vec<Fit>,
+    /// The same training on a device that computes in bf16: computed from published widths, run by nothing in this build.
+    pub accelerator: AcceleratorPlan,
+    pub accelerator_fits: Vec<Fit>,
     /// Floating-point operations per token of a step, recomputation not counted.
     pub flops_per_token: f64,
     /// Of the whole run, where its data is known.
@@ -56,6 +59,8 @@ struct Subject {
     config: ModelConfig,
     stored: WeightTypesOf,
     length: usize,
+    /// Blocks stay on disk.
+    stream: bool,
 }
 
 /// Types under either method.
@@ -110,13 +115,13 @@ pub(crate) fn predict(model: &Utf8Path, data: Option<&Utf8Path>, plan: &PlanConf
         Some(tokens) => tokens.meta.longest,
         None => plan.length.unwrap_or(DEFAULT_LENGTH).min(config.max_positions),
     };
-    let subject = Subject { stored: weight_types(model, plan), config, length };
+    let subject = Subject { stored: weight_types(model, plan), config, length, stream: !plan.stream.is_none() };
     let spec = plan.spec();
     let shape = match &tokens {
         Some(tokens) => RunShape::of_data(tokens, &spec),
         None => RunShape::of_length(plan.batch, length),
     };
-    let bytes = MemoryPlan::new(&subject.config, subject.stored.get(plan.method), &spec, shape)?;
+    let bytes = plan_of(&subject, plan.method, &spec, shape)?;
     let total = bytes.total();
     let flops_per_token = flops_per_token(&subject.config, &spec, length)?;
     let flops = tokens.as_ref().map(|tokens| {
@@ -127,6 +132,26 @@ pub(crate) fn predict(model: &Utf8Path, data: Option<&Utf8Path>, plan: &PlanConf
         gigabytes,
         fits: total as u64 + RESERVE <= gigabytes * 1_000_000_000,
         largest_batch: largest_batch(&subject, plan.method, &spec, gigabytes * 1_000_000_000),
+    });
+    let options = AcceleratorOptions {
+        eight_bit: spec.optimizer.states == StateFormat::Blocks8,
+        paged: spec.pages.is_some(),
+        offload: plan.offload,
+        stream: subject.stream,
+        ..AcceleratorOptions::default()
+    };
+    let on_accelerator = |spec: &TrainSpec, shape: RunShape| {
+        AcceleratorPlan::new(&subject.config, subject.stored.get(plan.method), spec, shape, options)
+    };
+    let accelerator = on_accelerator(&spec, shape)?;
+    let frugal = TrainSpec { checkpointing: true, ..spec.clone() };
+    let accelerator_fits = DEVICES.map(|gigabytes| Fit {
+        gigabytes,
+        fits: accelerator.total as u64 <= gigabytes * 1_000_000_000,
+        largest_batch: largest(|batch| {
+            let plan = on_accelerator(&frugal, RunShape::of_length(batch, subject.length));
+            plan.is_ok_and(|plan| plan.total as u64 <= gigabytes * 1_000_000_000)
+        }),
     });
     let advice = advise(&subject, plan, &spec, shape, total)?;
     Ok(Prediction {
@@ -139,6 +164,8 @@ pub(crate) fn predict(model: &Utf8Path, data: Option<&Utf8Path>, plan: &PlanConf
         total,
         reserve: RESERVE,
         fits: fits.to_vec(),
+        accelerator,
+        accelerator_fits: accelerator_fits.to_vec(),
         flops_per_token,
         flops,
         advice,
@@ -159,16 +186,25 @@ fn flops_per_token(config: &ModelConfig, spec: &TrainSpec, length: usize) -> Sta
 }
 
 fn total_of(subject: &Subject, method: Method, spec: &TrainSpec, shape: RunShape) -> StageResult<usize> {
-    Ok(MemoryPlan::new(&subject.config, subject.stored.get(method), spec, shape)?.total())
+    Ok(plan_of(subject, method, spec, shape)?.total())
+}
+
+fn plan_of(subject: &Subject, method: Method, spec: &TrainSpec, shape: RunShape) -> StageResult<MemoryPlan> {
+    let plan = MemoryPlan::new(&subject.config, subject.stored.get(method), spec, shape)?;
+    Ok(if subject.stream { plan.streamed(subject.config.layers) } else { plan })
 }
 
 /// The most sequences of the longest length that fit `bytes`, with checkpointing.
 fn largest_batch(subject: &Subject, method: Method, spec: &TrainSpec, bytes: u64) -> usize {
     let spec = TrainSpec { checkpointing: true, ..spec.clone() };
-    let fits = |batch: usize| {
+    largest(|batch| {
         let shape = RunShape::of_length(batch, subject.length);
         total_of(subject, method, &spec, shape).is_ok_and(|total| total as u64 + RESERVE <= bytes)
-    };
+    })
+}
+
+/// The largest number that `fits`, which all smaller ones do too; 0 if none does.
+fn largest(fits: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, 1);
     while high < 1 << 20 && fits(high) {
         (low, high) = (high, 2 * high);
@@ -201,6 +237,10 @@ fn advise(
     }
     if plan.method == Method::Lora {
         say("`method: qlora`".to_owned(), total_of(subject, Method::Qlora, spec, shape)?);
+    }
+    if plan.stream.is_none() && plan.method == Method::Qlora {
+        let streamed = plan_of(subject, plan.method, spec, shape)?.streamed(subject.config.layers);
+        say("`stream: layers` (every block is read from disk twice a step)".to_owned(), streamed.total());
     }
     if plan.batch > 1 {
         let (batch, accumulate) = (plan.batch.div_ceil(2), plan.accumulate * 2);

@@ -97,7 +97,17 @@ fn the_stage_writes_a_report_and_tables() {
             _ => "",
         })
         .collect();
-    assert_eq!(titles, ["Memory by component", "Peaks that share the workspace", "Devices", "To need less"]);
+    assert_eq!(
+        titles,
+        [
+            "Memory by component",
+            "Peaks that share the workspace",
+            "Devices",
+            "On a device that computes in bf16: computed, not run by this build",
+            "Devices that compute in bf16",
+            "To need less"
+        ]
+    );
     assert!(report["advice"][0].as_str().unwrap().starts_with("`checkpointing: true` (a third more time): "));
 }
 
@@ -121,6 +131,33 @@ fn a_plan_with_data_is_that_of_the_training() {
     let with = json!({"rank": 4, "batch": 4, "steps": 6, "seed": 5});
     let trained = bench.run(&crate::train::TrainStage, &with).expect("trained");
     assert_eq!(done.outcome.metrics["total"].value, trained.outcome.metrics["engine_memory"].value);
+}
+
+#[test]
+fn a_streamed_training_is_planned_and_gives_the_same_adapter() {
+    let mut bench = crate::train::tests::bench(10);
+    let with = json!({"rank": 4, "batch": 4, "steps": 6, "seed": 5});
+    let mut streamed = with.clone();
+    streamed["stream"] = json!("layers");
+    let planned = bench.run(&PlanStage, &streamed).expect("a plan");
+    let resident = bench.run(&crate::train::TrainStage, &with).expect("trained");
+    let adapter = |done: &crate::testing::Done| {
+        fs_err::read(done.out.join("adapter").join("adapter_model.safetensors")).expect("an adapter")
+    };
+    let expected = adapter(&resident);
+    // A bench of its own, so that nothing of the first run is gone on from.
+    let mut bench = crate::train::tests::bench(10);
+    let trained = bench.run(&crate::train::TrainStage, &streamed).expect("trained");
+    assert_eq!(adapter(&trained), expected);
+    let memory = |done: &crate::testing::Done, name: &str| done.outcome.metrics[name].value;
+    assert_eq!(memory(&planned, "total"), memory(&trained, "engine_memory"));
+    let issues = bench.issues(&crate::train::TrainStage, &json!({"method": "lora", "stream": "layers"}));
+    assert_eq!(
+        issues,
+        [
+            "stream | blocks are streamed in NF4, but `method` keeps them as stored | set `method: qlora`, or remove `stream`"
+        ]
+    );
 }
 
 #[test]

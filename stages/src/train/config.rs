@@ -31,6 +31,23 @@ impl Method {
     }
 }
 
+/// Where the blocks' frozen matrices are while training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StreamName {
+    /// In memory.
+    #[default]
+    None,
+    /// In NF4 shards on disk, two blocks in memory at a time: for models larger than memory, with the same result.
+    Layers,
+}
+
+impl StreamName {
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
 /// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -203,6 +220,9 @@ pub(crate) struct TrainConfig {
     /// under dropout. The loss is the same, gradients round differently.
     #[serde(default = "defaults::yes")]
     pub share_prefix: bool,
+    /// Where the blocks' frozen matrices are: `layers` leaves them on disk and needs `method: qlora`.
+    #[serde(default, skip_serializing_if = "StreamName::is_none")]
+    pub stream: StreamName,
     /// Write a checkpoint every so many steps, beside `checkpoint_seconds`; 0 for none.
     #[serde(default)]
     pub checkpoint_every: u64,
@@ -291,6 +311,12 @@ impl TrainConfig {
             if value <= 0.0 {
                 issues.push(ConfigIssue::new(key, format!("{value} would train nothing: expected more than 0")));
             }
+        }
+        if !self.stream.is_none() && self.method != Method::Qlora {
+            issues.push(
+                ConfigIssue::new("stream", "blocks are streamed in NF4, but `method` keeps them as stored")
+                    .help("set `method: qlora`, or remove `stream`"),
+            );
         }
         if self.targets.0.len() > 1 && self.targets.0.iter().any(|name| name == "all-linear") {
             issues.push(
@@ -424,6 +450,7 @@ impl Default for TrainConfig {
             seed: 0,
             checkpointing: false,
             share_prefix: true,
+            stream: StreamName::default(),
             checkpoint_every: 0,
             checkpoint_seconds: defaults::checkpoint_seconds(),
             validate_every: 0,

@@ -15,7 +15,7 @@ use luthier_core::{
 };
 use serde_json::Value;
 
-pub(crate) use config::{Method, OptimizerName, TrainConfig, defaults};
+pub(crate) use config::{Method, OptimizerName, StreamName, TrainConfig, defaults};
 pub(crate) use memory_table::bytes_text;
 
 /// Trains LoRA or QLoRA adapters.
@@ -26,7 +26,7 @@ pub struct TrainStage;
 const RECIPE: u32 = 1;
 
 /// Keys of `with` that cannot change an output byte.
-const UNKEYED: [&str; 2] = ["checkpoint_every", "checkpoint_seconds"];
+const UNKEYED: [&str; 3] = ["checkpoint_every", "checkpoint_seconds", "stream"];
 
 impl Stage for TrainStage {
     fn kind(&self) -> &'static str {

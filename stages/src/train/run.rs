@@ -14,7 +14,7 @@ use luthier_model::device::{CpuDevice, Device};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
 use luthier_model::profile::resident_peak;
 use luthier_model::train::{Checkpoint, TrainSpec, Trainer, Watchdog};
-use luthier_model::{Decoder, LoadOptions, device_error};
+use luthier_model::{Decoder, LoadOptions, device_error, write_shards};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -76,13 +76,14 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
     let longest = tokens.meta.longest.max(validation.as_ref().map_or(0, |set| set.meta.longest));
     context.progress(0, 0, "steps", "loading the base model");
     let options = LoadOptions { base: config.method.base(), positions: longest };
-    let decoder = Decoder::load(&device, &files, options)?;
+    let decoder = open_decoder(context, config, &device, &files, options)?;
     let plan = MemoryPlan::new(
         files.config(),
         WeightTypes::of_files(&files, config.method.base()),
         &spec,
         RunShape::of_data(&tokens, &spec),
     )?;
+    let plan = if config.stream.is_none() { plan } else { plan.streamed(files.config().layers) };
     drop(files);
     context.check_cancelled()?;
 
@@ -208,6 +209,23 @@ fn continuation(
     }
     let run = identity(context, config, device, &["steps", "epochs"])?;
     Ok(Some(Continuation { directory: context.cache().join("train").join(run.hex()), run }))
+}
+
+/// The base in memory, or on disk with two blocks in memory; its shards are kept for the next run on the same model.
+fn open_decoder(
+    context: &StageContext<'_>,
+    config: &TrainConfig,
+    device: &Arc<dyn Device>,
+    files: &ModelFiles,
+    options: LoadOptions,
+) -> StageResult<Decoder> {
+    if config.stream.is_none() {
+        return Decoder::load(device, files, options);
+    }
+    let directory = context.cache().join("nf4").join(context.input("model")?.digest.hex());
+    context.progress(0, 0, "steps", "quantising the base model to disk");
+    write_shards(files, &directory)?;
+    Decoder::stream(device, files.config(), &directory, options.positions)
 }
 
 struct Job<'j, 'c> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::StageId;
 use luthier_engine::explain::{self, Cause};
 use luthier_engine::format;
@@ -18,6 +18,9 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 
 pub fn run(args: &PlanArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
+    if let Some(model) = args.pipeline.pipeline.as_deref().filter(|path| args.memory && is_model(path)) {
+        return memory_of(model, &args.pipeline.params, printer);
+    }
     let pipeline =
         load_checked(args.pipeline.pipeline.as_deref(), &args.pipeline.params, &workspace(global), false, printer)?;
     if args.memory {
@@ -97,6 +100,28 @@ pub fn print(pipeline: &Pipeline, planned: &RunPlan, causes: &BTreeMap<StageId, 
         )
     };
     printer.result(&sum);
+}
+
+fn is_model(path: &Utf8Path) -> bool {
+    path.extension() == Some("gguf") || path.join("config.json").is_file()
+}
+
+/// The memory plan of a model that no pipeline names; `params` are those of a `plan` stage.
+fn memory_of(model: &Utf8Path, params: &[(String, String)], printer: Printer) -> Result<u8, Failure> {
+    let mut with = serde_json::Map::new();
+    for (name, value) in params {
+        let value = serde_json::from_str(value).unwrap_or_else(|_| serde_json::Value::String(value.clone()));
+        with.insert(name.clone(), value);
+    }
+    let prediction = luthier_stages::plan::predict_memory(model, None, &serde_json::Value::Object(with))?;
+    if printer.json {
+        printer.json(&json!({"model": model, "prediction": prediction}));
+    } else {
+        for section in luthier_stages::plan::sections(&prediction) {
+            printer.result(&super::show::section_text(&section));
+        }
+    }
+    Ok(exit::DONE)
 }
 
 /// The memory plan of every `plan` stage, from the model's configuration alone: the model may be in the store, or a local

@@ -257,6 +257,16 @@ impl ModelFiles {
         Some((map, bytes))
     }
 
+    /// The stored bytes of one row of a matrix, in Hugging Face order.
+    #[must_use]
+    pub fn row_bytes(&self, name: &str, row: usize) -> Option<&[u8]> {
+        let spec = self.specs.get(name)?;
+        let (_, bytes) = self.find(name)?;
+        let width = bytes.len() / spec.shape.first()?;
+        let row = self.row_order(spec).gguf_row(row);
+        bytes.get(row * width..(row + 1) * width)
+    }
+
     fn row_order(&self, spec: &TensorSpec) -> RowOrder {
         if matches!(self.source, Source::Gguf(_)) { spec.row_order } else { RowOrder::Same }
     }

@@ -7,7 +7,7 @@ use luthier_formats::model_files::{ModelConfig, ModelFiles, Nf4Scales, RopeScali
 use luthier_formats::quant::TensorType;
 use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Held, HostBytes, Matrix, Storage};
 use luthier_kernels::rope::{Scaling, Table};
-use luthier_kernels::{AbsMax, Nf4View, nf4};
+use luthier_kernels::{AbsMax, BlockKind, BlockView, Nf4View, nf4};
 
 use super::{Block, Decoder};
 use crate::error::device_error;
@@ -16,7 +16,7 @@ use crate::projection::Projection;
 /// How the blocks' matrices are kept. Embedding, head and norms are always kept as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BaseFormat {
-    /// `f16` and `bf16` as they are; everything else as `f32`.
+    /// `f16`, `bf16` and GGUF's Q4_0, Q4_1 and Q8_0 as they are; everything else as `f32`.
     Stored,
     /// NF4 with double quantisation.
     Nf4,
@@ -69,6 +69,9 @@ pub fn storage_of(files: &ModelFiles, name: &str) -> Storage {
     match files.dtype(name) {
         Some(TensorType::F16) => Storage::F16,
         Some(TensorType::BF16) => Storage::Bf16,
+        Some(TensorType::Q4_0) => Storage::Blocks(BlockKind::Q4_0),
+        Some(TensorType::Q4_1) => Storage::Blocks(BlockKind::Q4_1),
+        Some(TensorType::Q8_0) => Storage::Blocks(BlockKind::Q8_0),
         _ => Storage::F32,
     }
 }
@@ -87,12 +90,16 @@ struct Loader<'a> {
 pub(super) fn check_finite(files: &ModelFiles, name: &str, values: &[f32]) -> StageResult<()> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
-        Some(index) => Err(StageError::input(
-            "model::not_finite",
-            format!("tensor `{name}` of `{}` holds {} where a finite number was expected", files.path(), values[index]),
-        )
-        .hint("the file is damaged or the model diverged when it was made; fetch it again")),
+        Some(index) => Err(not_finite(files, name, &values[index].to_string())),
     }
+}
+
+fn not_finite(files: &ModelFiles, name: &str, what: &str) -> StageError {
+    StageError::input(
+        "model::not_finite",
+        format!("tensor `{name}` of `{}` holds {what} where a finite number was expected", files.path()),
+    )
+    .hint("the file is damaged or the model diverged when it was made; fetch it again")
 }
 
 impl Loader<'_> {
@@ -110,7 +117,21 @@ impl Loader<'_> {
         if let Some(matrix) = self.mapped(name, shape, component, storage)? {
             return Ok(matrix);
         }
+        if let Storage::Blocks(kind) = storage {
+            self.check_blocks(name, shape[0], kind)?;
+            let row = |index| self.files.row_bytes(name, index).unwrap_or_default();
+            return Matrix::of_blocks(self.device, component, shape, kind, row).map_err(device_error);
+        }
         Matrix::load(self.device, component, shape, storage, &mut |rows, out| self.read(name, rows, out), device_error)
+    }
+
+    /// Refuses blocks with values that are not finite.
+    fn check_blocks(&self, name: &str, rows: usize, kind: BlockKind) -> StageResult<()> {
+        let finite = |row| self.files.row_bytes(name, row).is_some_and(|bytes| BlockView { kind, bytes }.is_finite());
+        match (0..rows).find(|row| !finite(*row)) {
+            None => Ok(()),
+            Some(row) => Err(not_finite(self.files, name, &format!("a block of row {row} whose scale is not"))),
+        }
     }
 
     /// The matrix where it lies in the file, if it is stored as it is kept and the device reads host memory.
@@ -121,13 +142,20 @@ impl Loader<'_> {
         component: Component,
         storage: Storage,
     ) -> StageResult<Option<Matrix>> {
-        if storage == Storage::Nf4 || shape[0] * shape[1] < WORTH_MAPPING {
+        if storage == Storage::Nf4
+            || (matches!(storage, Storage::F32 | Storage::F16 | Storage::Bf16) && shape[0] * shape[1] < WORTH_MAPPING)
+        {
             return Ok(None);
         }
         let Some((map, bytes)) = self.files.mapped(name) else { return Ok(None) };
         // SAFETY: a map stays at its address until it is dropped; the file behind it is an immutable artifact.
         let memory = unsafe { HostBytes::new(bytes, map) };
         let Some(matrix) = Matrix::adopt(self.device, component, shape, storage, memory) else { return Ok(None) };
+        if let Storage::Blocks(kind) = storage {
+            self.check_blocks(name, shape[0], kind)?;
+            self.held.push(self.device.ledger().hold(component, matrix.bytes()));
+            return Ok(Some(matrix));
+        }
         let step = (WORTH_MAPPING / shape[1].max(1)).max(1);
         let mut values = vec![0f32; step.min(shape[0]) * shape[1]];
         for start in (0..shape[0]).step_by(step) {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::{ModelConfig, ModelFiles, tensor_specs};
+use luthier_kernels::BlockKind;
 use luthier_kernels::device::{HostBytes, Nf4Parts, Storage};
 use luthier_kernels::nf4::{self, AbsMax, Nf4View};
 use memmap2::Mmap;
@@ -55,6 +56,7 @@ impl<'a> ShardTensor<'a> {
     /// A tensor of `f32`, `f16` or `bf16`.
     #[must_use]
     pub fn borrowed(storage: Storage, shape: Vec<usize>, bytes: &'a [u8]) -> Self {
+        let shape = if let Storage::Blocks(_) = storage { vec![bytes.len()] } else { shape };
         Self::new(dtype_of(storage), shape, bytes)
     }
 
@@ -71,6 +73,7 @@ fn dtype_of(storage: Storage) -> Dtype {
         Storage::F16 => Dtype::F16,
         Storage::Bf16 => Dtype::BF16,
         Storage::F32 | Storage::Nf4 => Dtype::F32,
+        Storage::Blocks(_) => Dtype::U8,
     }
 }
 
@@ -184,6 +187,12 @@ impl Shard {
     /// # Errors
     /// `train::damaged_shard`.
     pub fn matrix(&self, name: &str) -> StageResult<(Storage, HostBytes)> {
+        for kind in BlockKind::ALL {
+            let storage = Storage::Blocks(kind);
+            if self.tensors.contains_key(&rest_name(name, storage)) {
+                return Ok((storage, self.find(&rest_name(name, storage), Some(Dtype::U8))?));
+            }
+        }
         let storage = match self.tensors.get(name).map(|(dtype, ..)| *dtype) {
             Some(Dtype::F16) => Storage::F16,
             Some(Dtype::BF16) => Storage::Bf16,
@@ -291,9 +300,19 @@ pub fn write_shards(files: &ModelFiles, directory: &Utf8Path) -> StageResult<()>
     }
     let tensors = kept
         .iter()
-        .map(|(name, shape, storage, bytes)| (name.clone(), ShardTensor::borrowed(*storage, shape.clone(), bytes)))
+        .map(|(name, shape, storage, bytes)| {
+            (rest_name(name, *storage), ShardTensor::borrowed(*storage, shape.clone(), bytes))
+        })
         .collect();
     write_shard(&path, tensors)
+}
+
+/// The name of a tensor of the rest: blocks of GGUF add theirs.
+fn rest_name(name: &str, storage: Storage) -> String {
+    match storage {
+        Storage::Blocks(kind) => format!("{name}.{}", kind.name()),
+        _ => name.to_owned(),
+    }
 }
 
 /// A tensor as it is kept, converted a few rows at a time.
@@ -301,6 +320,15 @@ fn read_bytes(files: &ModelFiles, name: &str, shape: &[usize], storage: Storage)
     let (rows, cols) = (shape.first().copied().unwrap_or(1), shape.get(1).copied().unwrap_or(1));
     let step = (ROWS_AT_ONCE / cols.max(1)).max(1);
     let mut bytes = Vec::with_capacity(storage.bytes(rows * cols));
+    if let Storage::Blocks(_) = storage {
+        let mut values = vec![0f32; cols];
+        for row in 0..rows {
+            files.read_rows_f32(name, row..row + 1, &mut values)?;
+            check_finite(files, name, &values)?;
+            bytes.extend_from_slice(files.row_bytes(name, row).unwrap_or_default());
+        }
+        return Ok(bytes);
+    }
     for start in (0..rows).step_by(step) {
         let end = (start + step).min(rows);
         let mut values = vec![0f32; (end - start) * cols];
@@ -341,6 +369,8 @@ pub fn bytes_of(storage: Storage, values: &[f32]) -> Vec<u8> {
     match storage {
         Storage::F16 => values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect(),
         Storage::Bf16 => values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect(),
-        Storage::F32 | Storage::Nf4 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Storage::F32 | Storage::Nf4 | Storage::Blocks(_) => {
+            values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        }
     }
 }

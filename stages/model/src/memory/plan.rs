@@ -10,6 +10,8 @@ use crate::decoder::{BaseFormat, RESIDENT, Sizes, projection_storage, storage_of
 use crate::projection::Projection;
 use crate::train::{OptimizerBytes, TrainSpec};
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// The types that a model's matrices are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightTypes {
@@ -17,6 +19,8 @@ pub struct WeightTypes {
     pub table: Storage,
     /// Projections of the blocks.
     pub projection: Storage,
+    /// Bytes of all projections and of embedding and head, where the files are there and may mix types.
+    pub found: Option<[usize; 2]>,
 }
 
 impl WeightTypes {
@@ -24,14 +28,29 @@ impl WeightTypes {
     #[must_use]
     pub fn new(stored: Storage, base: BaseFormat) -> Self {
         let projection = if base == BaseFormat::Nf4 { Storage::Nf4 } else { stored };
-        Self { table: stored, projection }
+        Self { table: stored, projection, found: None }
     }
 
     /// Of the files of a model, which the loader follows tensor by tensor.
     #[must_use]
     pub fn of_files(files: &ModelFiles, base: BaseFormat) -> Self {
-        let projection = projection_storage(files, &format!("{}.weight", Projection::Query.module(0)), base);
-        Self { table: storage_of(files, "model.embed_tokens.weight"), projection }
+        let config = files.config();
+        let kept = |name: &str| projection_storage(files, name, base);
+        let projections = (0..config.layers)
+            .flat_map(|layer| Projection::ALL.map(|projection| (layer, projection)))
+            .map(|(layer, projection)| {
+                let (rows, cols) = projection.shape(config);
+                kept(&format!("{}.weight", projection.module(layer))).bytes(rows * cols)
+            })
+            .sum();
+        let tables: &[&str] = if config.tie_embeddings { &[EMBEDDING] } else { &[EMBEDDING, "lm_head.weight"] };
+        let elements = config.vocab_size * config.hidden_size;
+        let tables = tables.iter().map(|name| storage_of(files, name).bytes(elements)).sum();
+        Self {
+            table: storage_of(files, EMBEDDING),
+            projection: kept(&format!("{}.weight", Projection::Query.module(0))),
+            found: Some([projections, tables]),
+        }
     }
 }
 
@@ -42,6 +61,13 @@ pub struct PhasePeaks {
     pub feed_forward_backward: usize,
     pub attention_backward: usize,
     pub loss: usize,
+}
+
+impl PhasePeaks {
+    #[must_use]
+    pub fn largest(&self) -> usize {
+        self.forward.max(self.feed_forward_backward).max(self.attention_backward).max(self.loss)
+    }
 }
 
 /// What a run needs, in bytes.
@@ -105,8 +131,8 @@ impl MemoryPlan {
         let residuals = 4 * sizes.residuals * sizes.residual;
         let saved = 4 * sizes.saved.iter().sum::<usize>();
         Ok(Self {
-            weights: config.layers * per_layer + 4 * vectors,
-            embeddings: tables * types.table.bytes(table),
+            weights: types.found.map_or(config.layers * per_layer, |[projections, _]| projections) + 4 * vectors,
+            embeddings: types.found.map_or(tables * types.table.bytes(table), |[_, tables]| tables),
             adapters: 4 * (trainable + norms),
             gradients: 4 * trainable,
             optimizer: states.resident,
