@@ -20,16 +20,6 @@ impl EventSink for Events {
     }
 }
 
-impl Events {
-    pub fn logs(&self) -> Vec<String> {
-        let events = self.0.lock().expect("no panic while emitting");
-        events
-            .iter()
-            .filter_map(|event| if let StageEvent::Log(line) = event { Some(line.clone()) } else { None })
-            .collect()
-    }
-}
-
 /// A pipeline directory and a scratch directory.
 pub struct Bench {
     directory: tempfile::TempDir,

@@ -190,7 +190,7 @@ fn a_killed_stage_is_a_failure_and_the_rest_goes_on() {
     let project = project(
         r#"luthier: 1
 stages:
-  dies: {uses: command, with: {run: "echo its last words; kill -9 $PPID; sleep 5", outputs: {x: file}}}
+  dies: {uses: command, with: {run: "echo its last words; sleep 1; kill -9 $PPID; sleep 5", outputs: {x: file}}}
   reads: {uses: command, in: {a: dies}, with: {run: "cat ${in.a} > ${out.x}", outputs: {x: file}}}
   lives: {uses: command, with: {run: "sleep 0.3; echo > ${out.x}", outputs: {x: file}}}
 "#,

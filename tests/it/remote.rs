@@ -492,7 +492,8 @@ fn a_killed_push_goes_on_with_the_parts_that_are_missing() {
     let pushed = first.run(&["push", "raw", "--json"]).success().json();
     assert_eq!(pushed["resumed"], before * (8 << 20), "{pushed}");
     assert_eq!(pushed["bytes"].as_u64().expect("bytes") + before * (8 << 20), 200_000_000);
-    assert!(luthier_core::fs::walk_files(&notes).expect("notes").is_empty());
+    // A writer that was killed may leave the temporary file of a note, but no note.
+    assert!(luthier_core::fs::walk_files(&notes).expect("notes").iter().all(|name| !name.ends_with(".json")));
 
     let clone = s3.project("s3://bucket/killed");
     clone.edit("p.yaml", "20000000", "200000000");

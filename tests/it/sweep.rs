@@ -24,7 +24,7 @@ stages:
   table:
     uses: command
     in: {scores: scores}
-    with: {run: "cat ${in.scores} ${in.scores[1]} ${in.scores[2]} ${in.scores[3]} | grep -c perplexity > ${out.lines}", outputs: {lines: file}}
+    with: {run: "ls ${in.scores} > ${out.lines}", outputs: {lines: file}}
 "#;
 
 #[test]

@@ -29,7 +29,7 @@ pub enum OnTrap {
 pub struct Worker(Kind);
 
 enum Kind {
-    Guest(Guest),
+    Guest(Box<Guest>),
     Native(Box<dyn NativeFilter>),
 }
 
@@ -71,7 +71,8 @@ impl Worker {
         }
         let config = config.to_string();
         let session = open(plugin, &config)?;
-        Ok(Self(Kind::Guest(Guest { plugin: plugin.clone(), config, session: Some(session), lines: Vec::new() })))
+        let guest = Guest { plugin: plugin.clone(), config, session: Some(session), lines: Vec::new() };
+        Ok(Self(Kind::Guest(Box::new(guest))))
     }
 
     pub(crate) fn native(filter: Box<dyn NativeFilter>) -> Self {

@@ -313,7 +313,7 @@ mod tests {
             key("k", 1, &[("ab", b"")]),
             key("k", 1, &[("a", b"b"), ("", b"")]),
         ];
-        assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len());
+        assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
         let config =
             |text: &str| ShardKey::new("k", 1).with_config("config", &serde_json::from_str(text).unwrap()).finish();
         assert_eq!(

@@ -89,6 +89,16 @@ fn what_cannot_be_text_is_named_with_its_place() {
         .collect();
     insta::assert_snapshot!(reasons.join("\n"), @r#"
     x.jsonl:1 has a broken `\u` escape at column 17: half of a surrogate pair, or too few digits
+    x.jsonl:2 has a broken `\u` escape at column 16: half of a surrogate pair, or too few digits
+    x.jsonl:3 has a broken `\u` escape at column 17: half of a surrogate pair, or too few digits
+    x.jsonl:5 is not valid JSON: recursion limit exceeded at column 136
+    x.jsonl:6 is not valid JSON: number out of range at column 14
+    x.jsonl:7 is not UTF-8: byte 0xc3 at column 11
+    x.jsonl:8 is not UTF-8: byte 0xed at column 11
+    x.jsonl:9 is not valid JSON: control character (\u0000-\u001F) found while parsing a string at column 14
+    x.jsonl:10 has null in `text`, expected text
+    x.jsonl:11 is not valid JSON: EOF while parsing an object at column 1
+    x.jsonl:12 is not valid JSON: expected value at column 1
     "#);
     // The same, as one array.
     let values: Vec<&[u8]> = lines[..lines.len() - 3].iter().map(Vec::as_slice).collect();
@@ -134,7 +144,7 @@ fn write_large(bench: &Bench, length: usize) {
     let file = fs_err::File::create(bench.path("x.jsonl.zst")).unwrap();
     let mut out = zstd::Encoder::new(file, 1).unwrap();
     for line in 0..INPUT / length {
-        let text = format!("row {line} ").repeat(1 + length / 10);
+        let text = format!("row {line} ").repeat(1 + length / "row 0 ".len());
         writeln!(out, "{{\"text\": \"{}\"}}", &text[..length]).unwrap();
     }
     out.finish().unwrap();

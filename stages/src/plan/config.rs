@@ -93,9 +93,11 @@ pub(crate) struct PlanConfig {
     pub share_prefix: bool,
     /// As of `train`: the blocks stay on disk, two of them in memory at a time.
     #[serde(default, skip_serializing_if = "StreamName::is_none")]
+    #[schemars(extend("default" = "none"))]
     pub stream: StreamName,
     /// For the prediction of a bf16 device: kept block inputs live in host memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("default" = false))]
     pub offload: bool,
     /// Tokens of every sequence, where `data` is not connected; by default 2048 or the model's positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]

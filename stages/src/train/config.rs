@@ -222,6 +222,7 @@ pub(crate) struct TrainConfig {
     pub share_prefix: bool,
     /// Where the blocks' frozen matrices are: `layers` leaves them on disk and needs `method: qlora`.
     #[serde(default, skip_serializing_if = "StreamName::is_none")]
+    #[schemars(extend("default" = "none"))]
     pub stream: StreamName,
     /// Write a checkpoint every so many steps, beside `checkpoint_seconds`; 0 for none.
     #[serde(default)]

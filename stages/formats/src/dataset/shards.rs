@@ -216,7 +216,7 @@ mod tests {
     }
 
     fn row(number: usize, length: usize) -> (String, String) {
-        (luthier_core::Digest::of(&number.to_le_bytes()).hex()[..32].to_owned(), "x".repeat(length))
+        (Digest::of(&number.to_le_bytes()).hex()[..32].to_owned(), "x".repeat(length))
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         let same: Vec<_> = (0..20_000).map(|_| ("same".to_owned(), "x".to_owned())).collect();
         assert!(pieces(&same).iter().all(|piece| piece.len() <= MOST_ROWS));
         let long: Vec<_> = (0..5).map(|_| ("same".to_owned(), "x".repeat(10 << 20))).collect();
-        assert_eq!(pieces(&long).iter().map(Vec::len).max(), Some(2));
+        assert!(pieces(&long).iter().all(|piece| piece.len() <= 2));
         assert_eq!(pieces(&[]), Vec::<Vec<String>>::new());
     }
 }
