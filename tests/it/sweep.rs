@@ -45,7 +45,7 @@ fn a_sweep_shares_its_upstream_and_ends_in_one_table() {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let heading = ran.stderr.lines().map(words).find(|words| words.starts_with(&["rank".into(), "rate".into()]));
     let heading = heading.expect("a heading").join(" ");
-    assert!(heading.contains("loss") && heading.contains("tuned.perplexity"), "{heading}");
+    assert!(heading.contains("loss") && heading.contains("tuned.bits_per_byte"), "{heading}");
 
     // The best is the least of the perplexities that the evaluations themselves report.
     let shown = project.run(&["show", "p.yaml", "scores", "--json"]).success().json();
