@@ -102,6 +102,10 @@ impl Disk {
 
     /// Writes a file so that a reader, or the next start after a crash, sees the old content or the new.
     pub fn write_atomic(&self, path: &Utf8Path, bytes: &[u8]) -> io::Result<()> {
+        unswept(|| self.write_once(path, bytes))
+    }
+
+    fn write_once(&self, path: &Utf8Path, bytes: &[u8]) -> io::Result<()> {
         let parent = path.parent().unwrap_or(&self.temporary);
         self.make_directory(parent)?;
         self.make_directory(&self.temporary)?;
@@ -122,6 +126,10 @@ impl Disk {
 
     /// Adds one line to a file with a single write, so that lines of several processes do not mix.
     pub fn append_line(&self, path: &Utf8Path, line: &str) -> io::Result<()> {
+        unswept(|| self.append_once(path, line))
+    }
+
+    fn append_once(&self, path: &Utf8Path, line: &str) -> io::Result<()> {
         if let Some(parent) = path.parent() {
             self.make_directory(parent)?;
         }
@@ -236,4 +244,17 @@ fn set_read_only(path: &Utf8Path, executable: bool) -> io::Result<()> {
         permissions.set_readonly(true);
         fs_err::set_permissions(path, permissions)
     }
+}
+
+/// A collection of another process may take a temporary file, or a directory that is still empty, from under a write of a
+/// few bytes; nothing of it is visible then, so it is made again.
+fn unswept(write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let mut result = write();
+    for _ in 0..8 {
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => result = write(),
+            _ => break,
+        }
+    }
+    result
 }

@@ -109,7 +109,8 @@ stages:
             bench.store().gc(&options(0)).unwrap();
             collections += 1;
         }
-        assert!(child.wait().unwrap().success(), "round {round}, {collections} collections");
+        let ended = child.wait().unwrap();
+        assert!(ended.success(), "round {round}, {collections} collections: {}", bench.read("child.log"));
         let report = bench.store().verify(&mut |_, _| {}).unwrap();
         assert_eq!((&report.damaged, &report.missing), (&vec![], &vec![]), "round {round}");
         bench.run();

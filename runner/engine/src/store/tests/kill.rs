@@ -33,7 +33,7 @@ pub(super) fn spawn(program: &std::path::Path, directory: &Utf8Path) -> Child {
     Command::new(program)
         .args(["--exact", "store::tests::kill::run_entry", "--ignored"])
         .env(DIRECTORY, directory)
-        .stdout(Stdio::null())
+        .stdout(fs_err::File::create(directory.join("child.log")).unwrap().into_parts().0)
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
