@@ -13,6 +13,7 @@ use super::placement::{Place, Placement};
 use super::planner::Planner;
 use super::{RunOptions, machine};
 use crate::error::EngineError;
+use crate::fingerprint::DirtyReason;
 use crate::lock::{Lock, LockDifference};
 use crate::pipeline::Pipeline;
 use crate::store::{Health, StageRecord, Store};
@@ -141,7 +142,8 @@ pub fn reexecute(
         directory: pipeline.directory.clone(),
         fingerprint,
         key: locked.key,
-        why: Vec::new(),
+        // As a forced run: nothing that an earlier one kept may stand in for the work.
+        why: vec![DirtyReason::Forced],
         inputs,
         sources: planner.sources(at).clone(),
         threads: options.threads.max(1),
