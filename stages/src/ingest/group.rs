@@ -3,60 +3,46 @@
 //! A group ends where its own records say so, so that a line added or changed in a file moves no end but its own.
 
 use arrow::array::{ArrayData, RecordBatch};
-use luthier_core::{Digest, StageResult};
+use luthier_core::{Cutter, Digest, PieceBounds, StageResult, mix_bits};
 
 use super::record::{Raw, Record};
 use super::source::FileSource;
 
-/// A group has about this many records, or bytes, whichever comes first …
-const USUAL_RECORDS: u64 = 2048;
-const USUAL_BYTES: u64 = 4 << 20;
-/// … at least one of these …
-const LEAST_RECORDS: usize = 256;
-const LEAST_BYTES: usize = 512 << 10;
-/// … and at most both of these, the record that exceeds the bytes included.
-const MOST_RECORDS: usize = 4096;
-const MOST_BYTES: usize = 8 << 20;
+/// Of a group, in records and bytes.
+const BOUNDS: PieceBounds = PieceBounds { usual: (2048, 4 << 20), least: (256, 512 << 10), most: (4096, 8 << 20) };
 
 /// The next records of a file; none at its end.
 ///
 /// # Errors
 /// As [`FileSource::next_record`].
 pub fn read_group(source: &mut FileSource) -> StageResult<Vec<Record>> {
-    let (mut group, mut weight) = (Vec::new(), 0);
-    while group.len() < MOST_RECORDS && weight < MOST_BYTES {
-        let Some(record) = source.next_record()? else { break };
-        let own = record.raw.weight();
-        weight += own;
-        let enough = group.len() + 1 >= LEAST_RECORDS || weight >= LEAST_BYTES;
-        let chance = (u64::MAX / USUAL_RECORDS).max((u64::MAX / USUAL_BYTES).saturating_mul(own as u64));
-        let ends = match &record.raw {
-            // Rows of Parquet come in batches anyway.
-            Raw::Row(batch, row) => row + 1 == batch.num_rows(),
-            raw => enough && draw(raw) <= chance,
-        };
+    let (mut group, mut cutter) = (Vec::new(), Cutter::new(BOUNDS));
+    while let Some(record) = source.next_record()? {
+        let ends = cutter.ends_with(record.raw.weight() as u64, || draw(&record.raw));
+        // Rows of Parquet come in batches anyway.
+        let last_of_batch = matches!(&record.raw, Raw::Row(batch, row) if row + 1 == batch.num_rows());
         group.push(record);
-        if ends {
+        if ends || last_of_batch {
             break;
         }
     }
     Ok(group)
 }
 
-/// A number drawn by the content of a record.
-fn draw(raw: &Raw) -> u64 {
+/// A number drawn by the content of a record; none for rows, which end groups with their batch.
+fn draw(raw: &Raw) -> Option<u64> {
     let bytes = match raw {
         Raw::Text(bytes) | Raw::Json(bytes) | Raw::JsonMember(_, bytes) | Raw::Broken(_, bytes) => bytes.as_slice(),
         Raw::Fields(_, record) => record.as_slice(),
-        Raw::Row(..) | Raw::TooLong(_) => &[],
+        Raw::TooLong(_) => &[],
+        Raw::Row(..) => return None,
     };
     let mut hash = bytes.len() as u64;
     let (words, rest) = bytes.as_chunks::<8>();
     let mut add = |word: u64| hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     words.iter().for_each(|word| add(u64::from_le_bytes(*word)));
     rest.iter().for_each(|byte| add(u64::from(*byte)));
-    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    mixed ^ (mixed >> 33)
+    Some(mix_bits(hash))
 }
 
 /// The digest of all that can be read from the records of a group.

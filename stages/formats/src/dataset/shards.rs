@@ -4,21 +4,14 @@
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::DataType;
-use luthier_core::{Digest, StageError, StageResult};
+use luthier_core::{Cutter, Digest, PieceBounds, StageError, StageResult, mix_bits};
 
 use super::{DatasetReader, ID_COLUMN, string_column};
 
 /// Rows that are read at once.
 const READ_ROWS: usize = 4096;
-/// A piece has about this many rows, or bytes of text, whichever comes first …
-const USUAL_ROWS: u64 = 4096;
-const USUAL_BYTES: u64 = 4 << 20;
-/// … at least one of these …
-const LEAST_ROWS: usize = 512;
-const LEAST_BYTES: u64 = 512 << 10;
-/// … and at most both of these, the row that exceeds the bytes included.
-const MOST_ROWS: usize = 8192;
-const MOST_BYTES: u64 = 16 << 20;
+/// Of a piece, in rows and bytes of text.
+const BOUNDS: PieceBounds = PieceBounds { usual: (4096, 4 << 20), least: (512, 512 << 10), most: (8192, 16 << 20) };
 
 /// Consecutive rows of a dataset.
 #[derive(Debug, Clone)]
@@ -59,7 +52,7 @@ impl DatasetReader {
     pub fn shards(&self) -> impl Iterator<Item = StageResult<Shard>> + use<> {
         Shards {
             batches: Box::new(self.batches(READ_ROWS)),
-            cutter: Cutter::default(),
+            cutter: Cutter::new(BOUNDS),
             rest: None,
             pending: Vec::new(),
             first: 0,
@@ -68,37 +61,12 @@ impl DatasetReader {
     }
 }
 
-/// Where pieces end.
-#[derive(Debug, Default)]
-struct Cutter {
-    rows: usize,
-    bytes: u64,
-}
-
-impl Cutter {
-    /// Takes a row into the piece; true if the piece ends with it.
-    fn ends_with(&mut self, id: &str, bytes: u64) -> bool {
-        self.rows += 1;
-        self.bytes += bytes;
-        let full = self.rows >= MOST_ROWS || self.bytes >= MOST_BYTES;
-        let enough = self.rows >= LEAST_ROWS || self.bytes >= LEAST_BYTES;
-        // The more text a row has, the likelier it ends a piece, so that pieces of long rows are as large as of short ones.
-        let chance = (u64::MAX / USUAL_ROWS).max((u64::MAX / USUAL_BYTES).saturating_mul(bytes));
-        let ends = full || enough && draw(id.as_bytes()) <= chance;
-        if ends {
-            *self = Self::default();
-        }
-        ends
-    }
-}
-
 /// A number drawn by the content of an id: FNV-1a, mixed so that all bits depend on all bytes.
 fn draw(id: &[u8]) -> u64 {
     let hash = id
         .iter()
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    mixed ^ (mixed >> 33)
+    mix_bits(hash)
 }
 
 struct Shards {
@@ -147,7 +115,7 @@ impl Shards {
         Ok((start..batch.num_rows())
             .find(|row| {
                 let bytes = texts.iter().map(|text| text.value_length(*row) as u64).sum();
-                self.cutter.ends_with(ids.value(*row), bytes)
+                self.cutter.ends_with(bytes, || Some(draw(ids.value(*row).as_bytes())))
             })
             .map(|row| row + 1))
     }
@@ -235,9 +203,9 @@ mod tests {
     #[test]
     fn pieces_are_bounded_also_where_ids_say_nothing() {
         let same: Vec<_> = (0..20_000).map(|_| ("same".to_owned(), "x".to_owned())).collect();
-        assert!(pieces(&same).iter().all(|piece| piece.len() <= MOST_ROWS));
+        assert!(pieces(&same).iter().all(|piece| piece.len() as u64 <= BOUNDS.most.0));
         let long: Vec<_> = (0..5).map(|_| ("same".to_owned(), "x".repeat(10 << 20))).collect();
-        assert!(pieces(&long).iter().all(|piece| piece.len() <= 2));
+        assert_eq!(pieces(&long).iter().map(Vec::len).max(), Some(1));
         assert_eq!(pieces(&[]), Vec::<Vec<String>>::new());
     }
 }
