@@ -336,20 +336,7 @@ fn schedule(settings: &mut Settings<'_>, recipe: &mut Recipe) {
             recipe.train.insert("epochs", json!(epochs));
         }
     }
-    for (key, name) in [
-        ("weight_decay", "weight_decay"),
-        ("max_grad_norm", "max_grad_norm"),
-        ("adam_beta1", "beta1"),
-        ("adam_beta2", "beta2"),
-        ("adam_epsilon", "epsilon"),
-    ] {
-        if let Some(value) = settings.number(key) {
-            recipe.train.insert(name, json!(value));
-        }
-    }
-    if let Some(name) = settings.text("optimizer") {
-        optimizer(settings, recipe, "optimizer", name);
-    }
+    optimizer(settings, recipe, "optimizer");
     checkpointing(settings, recipe);
     if let Some(steps) = settings.integer("eval_steps").filter(|_| recipe.held_out.is_some()) {
         recipe.train.insert("validate_every", json!(steps));

@@ -316,20 +316,7 @@ fn schedule(settings: &mut Settings<'_>, recipe: &mut Recipe) {
             recipe.train.insert("epochs", json!(settings.number("num_train_epochs").unwrap_or(3.0)));
         }
     }
-    for (key, name) in [
-        ("weight_decay", "weight_decay"),
-        ("max_grad_norm", "max_grad_norm"),
-        ("adam_beta1", "beta1"),
-        ("adam_beta2", "beta2"),
-        ("adam_epsilon", "epsilon"),
-    ] {
-        if let Some(value) = settings.number(key) {
-            recipe.train.insert(name, json!(value));
-        }
-    }
-    if let Some(name) = settings.text("optim") {
-        optimizer(settings, recipe, "optim", name);
-    }
+    optimizer(settings, recipe, "optim");
     // On unless it is switched off.
     if settings.flag("disable_gradient_checkpointing") != Some(true) {
         recipe.train.insert("checkpointing", json!(true));

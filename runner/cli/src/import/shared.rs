@@ -14,8 +14,20 @@ pub fn offer(settings: &mut Settings<'_>, recipe: &mut Recipe, key: &str, name: 
     }
 }
 
-/// AdamW under the names that Hugging Face's trainer has for it.
-pub fn optimizer(settings: &mut Settings<'_>, recipe: &mut Recipe, key: &str, name: &str) {
+/// AdamW, with its numbers, under the names that Hugging Face's trainer has for it; `key` names the kind.
+pub fn optimizer(settings: &mut Settings<'_>, recipe: &mut Recipe, key: &str) {
+    for (key, name) in [
+        ("weight_decay", "weight_decay"),
+        ("max_grad_norm", "max_grad_norm"),
+        ("adam_beta1", "beta1"),
+        ("adam_beta2", "beta2"),
+        ("adam_epsilon", "epsilon"),
+    ] {
+        if let Some(value) = settings.number(key) {
+            recipe.train.insert(name, json!(value));
+        }
+    }
+    let Some(name) = settings.text(key) else { return };
     let ours = match name {
         "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "adamw_apex_fused" | "adamw" => return,
         "adamw_bnb_8bit" | "adamw_8bit" | "adamw_torch_8bit" => "adamw_8bit",
