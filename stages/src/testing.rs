@@ -1,14 +1,28 @@
 //! Runs a stage in a temporary directory, as the runner would: prepare, resolve sources, run, look at the outputs.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{
     ArtifactKind, CancelToken, ConfigIssue, Digest, EventSink, InputArtifact, PrepareEnv, Prepared, ResolvedSource,
     ShardCache, Stage, StageContext, StageEvent, StageId, StageOutcome, StageRequest, StageResult, digest_path,
 };
+use luthier_formats::dataset::{DatasetShape, DatasetWriter};
 use serde_json::Value;
+
+/// Writes a dataset of rows `id0`, `id1`, … with the texts of its shape's columns.
+pub fn write_dataset(path: &Utf8Path, shape: DatasetShape, rows: &[&[&str]]) {
+    let schema = Arc::new(shape.schema([]));
+    let ids: ArrayRef = Arc::new((0..rows.len()).map(|row| Some(format!("id{row}"))).collect::<StringArray>());
+    let texts = (0..shape.columns().len())
+        .map(|column| Arc::new(rows.iter().map(|row| Some(row[column])).collect::<StringArray>()) as ArrayRef);
+    let columns = std::iter::once(ids).chain(texts).collect();
+    let mut writer = DatasetWriter::create(path, Arc::clone(&schema), shape).expect("a writer");
+    writer.write(&RecordBatch::try_new(schema, columns).expect("a batch")).expect("write");
+    writer.finish().expect("finish");
+}
 
 /// Keeps what a stage says.
 #[derive(Default)]

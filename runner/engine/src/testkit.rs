@@ -353,6 +353,30 @@ impl Bench {
         (summary, events)
     }
 
+    /// Runs stages of the mode `wait`, lets them go once `at_once` of them execute, and holds the run to never having more.
+    pub fn runs_at_once(&self, options: &RunOptions, at_once: usize) {
+        let root = self.root.clone();
+        let state = Arc::new(Mutex::new((0_usize, 0_usize)));
+        let seen = Arc::clone(&state);
+        let sink = Arc::new(move |event: RunEvent| {
+            let mut state = seen.lock().expect("the state");
+            match event {
+                RunEvent::StageStarted { .. } => {
+                    state.0 += 1;
+                    state.1 = state.1.max(state.0);
+                    if state.0 == at_once {
+                        fs_err::write(root.join("go"), "").expect("written");
+                    }
+                }
+                RunEvent::StageFinished { .. } => state.0 -= 1,
+                _ => {}
+            }
+        });
+        let summary = run::run(&self.pipeline(), &self.store(), options, sink, CancelToken::new()).expect("a summary");
+        assert!(summary.succeeded());
+        assert_eq!(state.lock().expect("the state").1, at_once);
+    }
+
     pub fn plan(&self, options: &RunOptions) -> RunPlan {
         run::plan(&self.pipeline(), &self.store(), options).expect("a plan")
     }

@@ -7,7 +7,7 @@ use luthier_formats::dataset::DatasetWriter;
 use serde_json::json;
 
 use super::*;
-use crate::testing::{Bench, Done};
+use crate::testing::{Bench, Done, write_dataset};
 
 fn golden(name: &str) -> Utf8PathBuf {
     Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tokenizer").join(name)
@@ -15,14 +15,7 @@ fn golden(name: &str) -> Utf8PathBuf {
 
 fn dataset(bench: &Bench, shape: DatasetShape, rows: &[&[&str]]) -> Utf8PathBuf {
     let path = bench.path("data");
-    let schema = Arc::new(shape.schema([]));
-    let ids: ArrayRef = Arc::new((0..rows.len()).map(|row| Some(format!("id{row}"))).collect::<StringArray>());
-    let texts = (0..shape.columns().len())
-        .map(|column| Arc::new(rows.iter().map(|row| Some(row[column])).collect::<StringArray>()) as ArrayRef);
-    let columns = std::iter::once(ids).chain(texts).collect();
-    let mut writer = DatasetWriter::create(&path, Arc::clone(&schema), shape).expect("a writer");
-    writer.write(&RecordBatch::try_new(schema, columns).expect("a batch")).expect("write");
-    writer.finish().expect("finish");
+    write_dataset(&path, shape, rows);
     path
 }
 

@@ -1,6 +1,6 @@
 //! Checks of a dataset: what the rows say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::RecordBatch;
 use camino::Utf8Path;
@@ -110,12 +110,13 @@ impl Row {
     }
 }
 
-/// Where a digest of 16 bytes was seen first, so that memory stays at some ten bytes a row whatever the texts.
+/// The first row with a prompt and the digest of its answer, by the digest of the prompt: memory grows with the rows and
+/// not with their texts.
 type Seen = BTreeMap<[u8; 16], (u32, [u8; 16])>;
 
 struct Checks {
     special: Vec<String>,
-    seen_rows: BTreeMap<[u8; 16], ()>,
+    seen_rows: BTreeSet<[u8; 16]>,
     answers: Seen,
     empty: Check,
     control: Check,
@@ -139,7 +140,7 @@ impl Checks {
         };
         Self {
             special,
-            seen_rows: BTreeMap::new(),
+            seen_rows: BTreeSet::new(),
             answers: BTreeMap::new(),
             empty: Check::error("empty fields", "have an empty field", "drop them with `plugin: builtin:length`"),
             control: Check::warning(
@@ -193,7 +194,7 @@ impl Checks {
             self.padded.hit(name, || text.to_owned());
         }
         let whole = short_digest(row.texts.iter().map(String::as_str));
-        let is_copy = self.seen_rows.insert(whole, ()).is_some();
+        let is_copy = !self.seen_rows.insert(whole);
         if is_copy {
             self.copies.hit(name, first);
         }

@@ -1,13 +1,11 @@
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::Digest;
-use luthier_formats::dataset::{DatasetShape, DatasetWriter};
+use luthier_formats::dataset::DatasetShape;
 use luthier_formats::tokens::{TokenSample, TokenSet, TokensMeta};
 use serde_json::json;
 
 use super::*;
+use crate::testing::write_dataset;
 
 fn model() -> Utf8PathBuf {
     Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tokenizer/tiny/smollm")
@@ -105,14 +103,7 @@ fn sound_tokens_have_no_finding_but_numbers() {
 
 fn dataset(shape: DatasetShape, rows: &[&[&str]]) -> (tempfile::TempDir, Utf8PathBuf) {
     let (dir, path) = temporary();
-    let schema = Arc::new(shape.schema([]));
-    let ids: ArrayRef = Arc::new((0..rows.len()).map(|row| Some(format!("id{row}"))).collect::<StringArray>());
-    let texts = (0..shape.columns().len())
-        .map(|column| Arc::new(rows.iter().map(|row| Some(row[column])).collect::<StringArray>()) as ArrayRef);
-    let columns = std::iter::once(ids).chain(texts).collect();
-    let mut writer = DatasetWriter::create(&path, Arc::clone(&schema), shape).expect("a writer");
-    writer.write(&RecordBatch::try_new(schema, columns).expect("a batch")).expect("write");
-    writer.finish().expect("finish");
+    write_dataset(&path, shape, rows);
     (dir, path)
 }
 

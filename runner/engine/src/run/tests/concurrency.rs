@@ -16,27 +16,7 @@ fn ready_stages_run_at_once_within_their_resources() {
         (RunOptions { threads: 8, ..RunOptions::default() }, 3),
     ] {
         let bench = Bench::new(yaml);
-        let root = bench.root.clone();
-        let state = Arc::new(Mutex::new((0_usize, 0_usize)));
-        let seen = Arc::clone(&state);
-        let sink = Arc::new(move |event: RunEvent| {
-            let mut state = seen.lock().expect("the state");
-            match event {
-                RunEvent::StageStarted { .. } => {
-                    state.0 += 1;
-                    state.1 = state.1.max(state.0);
-                    if state.0 == at_once {
-                        fs_err::write(root.join("go"), "").expect("written");
-                    }
-                }
-                RunEvent::StageFinished { .. } => state.0 -= 1,
-                _ => {}
-            }
-        });
-        let summary =
-            run::run(&bench.pipeline(), &bench.store(), &options, sink, CancelToken::new()).expect("a summary");
-        assert!(summary.succeeded());
-        assert_eq!(state.lock().expect("the state").1, at_once);
+        bench.runs_at_once(&options, at_once);
     }
 }
 

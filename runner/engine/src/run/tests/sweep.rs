@@ -1,10 +1,6 @@
 //! A matrix in a run: what is shared, what runs at once, what is compared.
 
-use std::sync::{Arc, Mutex};
-
-use luthier_core::CancelToken;
-
-use crate::run::{self, RunEvent, RunOptions, Sweep};
+use crate::run::{self, RunOptions, Sweep};
 use crate::testkit::Bench;
 
 const SWEEP: &str = r#"luthier: 1
@@ -86,27 +82,7 @@ fn members_run_at_once_within_their_resources() {
     let yaml = "luthier: 1\nstages:\n  a:\n    uses: work\n    with: {mode: wait, text: \"n${matrix.n}\"}\n    matrix: {n: [1, 2, 3, 4]}\n    resources: {threads: 1, memory: 1GB}\n";
     for (memory, at_once) in [(4_000_000_000, 4), (2_500_000_000, 2)] {
         let bench = Bench::new(yaml);
-        let root = bench.root.clone();
-        let state = Arc::new(Mutex::new((0_usize, 0_usize)));
-        let seen = Arc::clone(&state);
-        let sink = Arc::new(move |event: RunEvent| {
-            let mut state = seen.lock().expect("the state");
-            match event {
-                RunEvent::StageStarted { .. } => {
-                    state.0 += 1;
-                    state.1 = state.1.max(state.0);
-                    if state.0 == at_once {
-                        fs_err::write(root.join("go"), "").expect("written");
-                    }
-                }
-                RunEvent::StageFinished { .. } => state.0 -= 1,
-                _ => {}
-            }
-        });
         let options = RunOptions { threads: 8, memory: Some(memory), ..RunOptions::default() };
-        let summary =
-            run::run(&bench.pipeline(), &bench.store(), &options, sink, CancelToken::new()).expect("a summary");
-        assert!(summary.succeeded());
-        assert_eq!(state.lock().expect("the state").1, at_once);
+        bench.runs_at_once(&options, at_once);
     }
 }
