@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{Family, TinyModel, lora, spec, sub, tokens};
 use luthier_formats::model_files::ModelFiles;
 use luthier_kernels::device::{Component, CpuDevice, Device};
-use luthier_model::adapter::Targets;
+use luthier_model::adapter::{LoraSpec, Targets};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
 use luthier_model::train::{TrainSpec, Trainer};
 use luthier_model::{BaseFormat, Decoder, LoadOptions, layer_file, rest_file, write_shards};
@@ -50,25 +50,26 @@ fn run(decoder: &Decoder, spec: TrainSpec) -> (Vec<u64>, Vec<u32>) {
 fn a_streamed_run_ends_in_the_bits_of_a_resident_one() {
     for family in [Family::LlamaTied, Family::LlamaUntied, Family::Qwen2, Family::Qwen3] {
         let model = TinyModel::new(family);
-        for (checkpointing, targets) in [
-            (false, Targets::AllLinear),
-            (true, Targets::AllLinear),
-            (true, Targets::Pattern(r"model\.layers\.2\..*".to_owned())),
+        for (checkpointing, dora, targets) in [
+            (false, false, Targets::AllLinear),
+            (true, false, Targets::AllLinear),
+            (true, false, Targets::Pattern(r"model\.layers\.2\..*".to_owned())),
+            (false, true, Targets::AllLinear),
         ] {
-            let spec = TrainSpec { checkpointing, ..spec(lora(targets), 3, 3, 2) };
+            let spec = TrainSpec { checkpointing, ..spec(LoraSpec { dora, ..lora(targets) }, 3, 3, 2) };
             let expected = run(&resident(&model), spec.clone());
-            assert_eq!(run(&streamed(&model, &device()), spec), expected, "{family:?}, {checkpointing}");
+            assert_eq!(run(&streamed(&model, &device()), spec), expected, "{family:?}, {checkpointing}, {dora}");
         }
     }
 }
 
 #[test]
 fn two_blocks_are_resident_at_most_and_the_plan_knows() {
-    for layers in [1, 2, 5] {
+    for (layers, dora) in [(1, false), (2, false), (5, false), (5, true)] {
         let model = TinyModel::sized(Family::Qwen2, layers, 32, 48, 4, 2, 8);
         let (device, data) = (device(), tokens(9, 1, 3));
         let decoder = streamed(&model, &device);
-        let spec = spec(lora(Targets::AllLinear), 2, 3, 1);
+        let spec = spec(LoraSpec { dora, ..lora(Targets::AllLinear) }, 2, 3, 1);
         let mut trainer = Trainer::new(&decoder, &data, None, spec.clone()).unwrap();
         for _ in 0..2 {
             trainer.compute().unwrap();

@@ -44,6 +44,7 @@ impl Magnitudes {
         let widest = |size: fn(&Slot) -> usize| adapted().map(|(slot, _)| size(slot)).max().unwrap_or(0);
         let mut squares = buffer(Component::Adapters, rows)?;
         for (slot, magnitude) in adapted() {
+            decoder.enter(slot.layer, slot.layer + 1);
             let matrix = &decoder.blocks[slot.layer].matrices[slot.projection as usize];
             let first = magnitude - start;
             let out = squares.slice_mut(first..first + slot.outputs);
@@ -83,6 +84,7 @@ impl Magnitudes {
         for slot in slots {
             let Some(start) = slot.magnitude else { continue };
             let (rank, outputs, inputs) = (slot.rank, slot.outputs, slot.inputs);
+            decoder.enter(slot.layer, slot.layer + 1);
             let matrix = &decoder.blocks[slot.layer].matrices[slot.projection as usize];
             let a = params.slice(slot.a_range());
             let cross = self.cross.slice_mut(..rank * outputs);
