@@ -47,7 +47,8 @@ const THRESHOLDS: [f32; 15] = [
     0.861_478_4,
 ];
 
-/// bitsandbytes rounds a few corner cases differently on its two kinds of device. Files dequantise alike.
+/// bitsandbytes (0.50.2) rounds a few corner cases differently on its two kinds of device. Files dequantise alike. On the
+/// projections of SmolLM2-135M all 106,168,320 codes are the same and 3,694 of the 1,658,880 codes of scales are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Flavour {
     /// Multiplies by the reciprocal of the block maximum everywhere. A block of zeros gives `0 · ∞ = NaN`, which is

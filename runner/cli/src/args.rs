@@ -1,7 +1,13 @@
 //! The command line. One doc comment per option makes the help, the completions and the reference.
 
+mod model;
+mod remote;
+
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use model::{BenchArgs, BenchCommand, BenchTrainArgs, ChatArgs, LogitsArgs, ModelArgs, SampleArgs};
+pub use remote::{ImportLockArgs, PullArgs, PushArgs, RemoteArgs, RemoteCheckArgs};
 
 /// Run language-model fine-tunes the way a build system runs compiles.
 #[derive(Debug, Parser)]
@@ -370,54 +376,6 @@ pub struct GcArgs {
     pub keep_size: Option<String>,
 }
 
-/// Where results are shared.
-#[derive(Debug, Clone, Args)]
-pub struct RemoteArgs {
-    /// Where results are shared: `s3://bucket/prefix`, `gs://…`, `az://…`, a directory, or `none`; overrides the
-    /// pipeline's `remote:`.
-    #[arg(long, value_name = "URL", env = "LUTHIER_REMOTE")]
-    pub remote: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct PushArgs {
-    /// Stages whose results to send, all if left out; and the pipeline file where there are several.
-    #[arg(value_name = "[PIPELINE] STAGE")]
-    pub names: Vec<String>,
-    #[command(flatten)]
-    pub remote: RemoteArgs,
-    /// Send also what the remote has, to replace what is damaged there.
-    #[arg(long)]
-    pub force: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct PullArgs {
-    /// Stages whose results to bring, all if left out; and the pipeline file where there are several.
-    #[arg(value_name = "[PIPELINE] STAGE")]
-    pub names: Vec<String>,
-    #[command(flatten)]
-    pub remote: RemoteArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct ImportLockArgs {
-    /// The pipeline file; may be left out where there is only one.
-    #[arg(value_name = "PIPELINE")]
-    pub pipeline: Option<Utf8PathBuf>,
-    #[command(flatten)]
-    pub remote: RemoteArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct RemoteCheckArgs {
-    /// The pipeline file; may be left out where there is only one.
-    #[arg(value_name = "PIPELINE")]
-    pub pipeline: Option<Utf8PathBuf>,
-    #[command(flatten)]
-    pub remote: RemoteArgs,
-}
-
 #[derive(Debug, Args)]
 pub struct StagesArgs {
     /// A stage kind.
@@ -492,119 +450,6 @@ pub enum PluginCommand {
     },
     /// Show world version, size, imports and manifest.
     Inspect { path: Utf8PathBuf },
-}
-
-/// A model and, if wanted, an adapter.
-#[derive(Debug, Clone, Args)]
-pub struct ModelArgs {
-    /// A GGUF file, a Hugging Face model directory, or a stage of the pipeline.
-    #[arg(value_name = "MODEL")]
-    pub model: String,
-    /// A PEFT adapter directory, or a stage of the pipeline.
-    #[arg(long, value_name = "ADAPTER")]
-    pub adapter: Option<String>,
-    /// The pipeline, where MODEL or ADAPTER is a stage.
-    #[arg(long, short = 'f', value_name = "PIPELINE")]
-    pub pipeline: Option<Utf8PathBuf>,
-    /// Threads.
-    #[arg(long, short = 't', value_name = "N")]
-    pub threads: Option<usize>,
-}
-
-#[derive(Debug, Args)]
-pub struct ChatArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Say one thing, print the answer, and end.
-    #[arg(long, value_name = "TEXT")]
-    pub once: Option<String>,
-    /// A system message.
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
-    /// At most this many tokens an answer.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub max_new_tokens: usize,
-}
-
-#[derive(Debug, Args)]
-pub struct SampleArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Prompts, one a line; standard input if left out.
-    #[arg(long, value_name = "FILE")]
-    pub prompts: Option<Utf8PathBuf>,
-    /// Give the prompts as they are, without the chat template.
-    #[arg(long)]
-    pub raw: bool,
-    /// A system message.
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
-    /// At most this many tokens an answer.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub max_new_tokens: usize,
-}
-
-#[derive(Debug, Args)]
-pub struct LogitsArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// The prompt, as plain text.
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: String,
-}
-
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    #[command(subcommand)]
-    pub command: BenchCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum BenchCommand {
-    /// Time a training step: by operation, against the machine's peak, with its memory beside the plan.
-    Train(BenchTrainArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct BenchTrainArgs {
-    /// A GGUF file, a Hugging Face model directory, or a stage of the pipeline.
-    #[arg(value_name = "MODEL")]
-    pub model: String,
-    /// The pipeline, where MODEL or the data is a stage.
-    #[arg(long, short = 'f', value_name = "PIPELINE")]
-    pub pipeline: Option<Utf8PathBuf>,
-    /// `qlora` keeps the base in NF4, `lora` as stored.
-    #[arg(long, default_value = "qlora")]
-    pub method: String,
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub rank: usize,
-    /// Sequences that go through the model together.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub batch: usize,
-    /// Tokens of each random sequence.
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub length: usize,
-    /// Tokens at the start of each random sequence that have no loss.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub prompt: usize,
-    /// Train on these tokens instead: a tokens artifact or a stage.
-    #[arg(long, value_name = "TOKENS")]
-    pub data: Option<String>,
-    /// Keep only block inputs and recompute the rest.
-    #[arg(long)]
-    pub checkpointing: bool,
-    /// Compute the tokens that all sequences of a batch begin with once.
-    #[arg(long)]
-    pub share_prefix: bool,
-    /// Any other parameter of a `train` stage; the value is read as JSON.
-    #[arg(short = 'w', long = "with", value_name = "NAME=VALUE", value_parser = parse_assignment)]
-    pub with: Vec<(String, String)>,
-    /// Steps under the clock.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub steps: u64,
-    /// Threads.
-    #[arg(long, short = 't', value_name = "N")]
-    pub threads: Option<usize>,
 }
 
 #[derive(Debug, Args)]

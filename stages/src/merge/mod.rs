@@ -448,4 +448,6 @@ fn decode(
 }
 
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
 mod tests;

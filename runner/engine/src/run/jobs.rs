@@ -11,8 +11,7 @@
 //! left; a run that wants the stage with another key, or on another executor, ends it first. A job is also found by its
 //! name, which says store and key, if the runner died between submitting it and noting its id.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{Read, Seek, SeekFrom};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,7 +23,7 @@ use luthier_core::{
 use serde::{Deserialize, Serialize};
 
 use super::child::system;
-use super::wire::Message;
+use super::tail::{Tail, last_lines};
 use super::{StageFailure, clock, processes};
 
 /// The code of a failure that leaves the job's fate unknown, so that nothing of it may be removed.
@@ -372,7 +371,7 @@ fn finish<T>(errand: &Errand<'_>, result: Result<T, StageFailure>) -> Result<T, 
     }
     result.map_err(|mut failure| {
         if failure.log.is_empty() && failure.class != ErrorClass::Interrupted {
-            failure.log = last_lines(&errand.stderr());
+            failure.log = last_lines(&errand.stderr(), LOG_LINES);
         }
         failure
     })
@@ -542,7 +541,7 @@ fn gone(follower: &Follower, errand: &Errand<'_>, id: &str, state: &JobState) ->
     };
     let mut failure = StageFailure::new(ErrorClass::Stage, code, message);
     failure.hints.extend(hint);
-    failure.log = last_lines(&errand.stderr());
+    failure.log = last_lines(&errand.stderr(), LOG_LINES);
     if let Ok(lines) = follower.executor.logs(id) {
         failure.log.extend(lines);
     }
@@ -551,53 +550,4 @@ fn gone(follower: &Follower, errand: &Errand<'_>, id: &str, state: &JobState) ->
 
 fn more_memory(declared: u64) -> String {
     if declared == 0 { "8GB".to_owned() } else { crate::format::bytes(declared.saturating_mul(2)).replace(' ', "") }
-}
-
-fn last_lines(path: &Utf8Path) -> Vec<String> {
-    const BYTES: u64 = 64 << 10;
-    let Ok(mut file) = fs_err::File::open(path) else { return Vec::new() };
-    let size = file.metadata().map_or(0, |meta| meta.len());
-    let mut bytes = Vec::new();
-    if file.seek(SeekFrom::Start(size.saturating_sub(BYTES))).and_then(|_| file.read_to_end(&mut bytes)).is_err() {
-        return Vec::new();
-    }
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let mut lines: VecDeque<&str> = text.lines().collect();
-    while lines.len() > LOG_LINES {
-        lines.pop_front();
-    }
-    lines.into_iter().map(str::to_owned).collect()
-}
-
-/// Reads a growing file of messages.
-struct Tail {
-    path: Utf8PathBuf,
-    at: u64,
-    /// The beginning of a line whose end is yet to be written.
-    rest: Vec<u8>,
-}
-
-impl Tail {
-    fn new(path: Utf8PathBuf) -> Self {
-        Self { path, at: 0, rest: Vec::new() }
-    }
-
-    /// Emits what is new; the result, if it is there.
-    fn read(&mut self, sink: &dyn EventSink) -> Option<Result<(StageOutcome, u64), StageFailure>> {
-        let mut file = fs_err::File::open(&self.path).ok()?;
-        file.seek(SeekFrom::Start(self.at)).ok()?;
-        let mut new = Vec::new();
-        self.at += file.read_to_end(&mut new).ok()? as u64;
-        self.rest.append(&mut new);
-        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            match serde_json::from_slice(&line) {
-                Ok(Message::Event(event)) => sink.emit(event),
-                Ok(Message::Done { outcome, peak_memory }) => return Some(Ok((outcome, peak_memory))),
-                Ok(Message::Failed(failure)) => return Some(Err(failure)),
-                Err(_) => sink.emit(StageEvent::Log(String::from_utf8_lossy(&line).trim_end().to_owned())),
-            }
-        }
-        None
-    }
 }

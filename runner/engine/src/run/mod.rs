@@ -38,6 +38,7 @@ pub(crate) mod select;
 mod share;
 mod start;
 mod summary;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod tokens;
