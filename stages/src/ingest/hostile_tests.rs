@@ -166,6 +166,18 @@ fn read_a_large_file() {
 }
 
 #[test]
+fn a_json_file_that_does_not_go_on_ends() {
+    let mut bench = Bench::new();
+    for text in ["[:", "[}", "[1:2]", "{\"a\"::1}", "{\"a\":]", "{\"a\":,}", "[{\"text\": \"a\"}:"] {
+        bench.write("x.json", text);
+        let with = json!({"files": "x.json", "format": "json", "shape": "text", "on_error": "skip"});
+        let error = bench.run(&IngestStage, &with).unwrap_err();
+        assert_eq!(error.code, "ingest::json", "{text}");
+        assert!(error.to_string().contains("expected a value"), "{text}: {error}");
+    }
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn memory_is_bounded_whatever_the_input() {
     for length in [1_000, 10 << 20] {
