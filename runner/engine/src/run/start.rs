@@ -13,7 +13,7 @@ use super::planner::{Planner, Standing};
 use super::share::Sharing;
 use super::{LockMode, LockOutcome, RunEvent, RunOptions, RunStatus, RunSummary, StageResult, Sweep, clock, machine};
 use crate::error::EngineError;
-use crate::lock::{Lock, LockDifference, LockError};
+use crate::lock::{Lock, LockDifference, LockError, LockStage};
 use crate::pipeline::Pipeline;
 use crate::store::{StageRecord, Store, StoreError};
 
@@ -317,15 +317,14 @@ fn write_lock(
     lock.stages.retain(|id, _| pipeline.stages.iter().any(|stage| stage.id == *id));
     for (at, record) in records {
         let id = &pipeline.stages[*at].id;
-        // The index holds no outcomes; what the lock says about the same key and outputs holds still.
-        let known = old.as_ref().and_then(|old| old.stages.get(id)).filter(|known| known.describes(record));
-        let stage = match known {
-            Some(known) => known.clone(),
-            None if record.outcome.metrics.is_empty() => match store.record(&record.key)? {
-                Some(whole) => crate::lock::LockStage::from_record(&whole),
-                None => crate::lock::LockStage::from_record(record),
-            },
-            None => crate::lock::LockStage::from_record(record),
+        let known = || old.as_ref().and_then(|old| old.stages.get(id)).filter(|known| known.describes(record));
+        let stage = if !record.outcome.metrics.is_empty() {
+            LockStage::from_record(record)
+        } else if let Some(known) = known() {
+            // The index holds no outcomes; what the lock says about the same key and outputs holds still.
+            known.clone()
+        } else {
+            LockStage::from_record(store.record(&record.key)?.as_ref().unwrap_or(record))
         };
         lock.stages.insert(id.clone(), stage);
     }

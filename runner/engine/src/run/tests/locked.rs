@@ -61,6 +61,17 @@ fn other_results_are_found_as_they_are_made() {
 }
 
 #[test]
+fn what_ran_says_its_own_metrics_to_the_lock() {
+    let bench = Bench::new(CHAIN);
+    bench.run();
+    let lock = bench.read("p.lock");
+    let clone = Bench::new(CHAIN);
+    clone.write("p.lock", &lock.replace("bytes: 6.0", "bytes: 7.0"));
+    clone.run();
+    assert_eq!(clone.read("p.lock"), lock);
+}
+
+#[test]
 fn a_partial_run_updates_its_stages_only_and_removed_ones_go() {
     let bench = Bench::new(CHAIN);
     bench.run();
