@@ -47,7 +47,13 @@ fn limit_files(bytes: u64) {
     assert_eq!(failed, 0);
 }
 
+/// Starts the other process as the runner starts a stage: of an earlier try only the checkpoint is left.
 fn start(request: &Utf8Path, file_limit: Option<u64>) -> Child {
+    for name in ["out", "tmp"] {
+        let path = request.with_file_name(name);
+        fs_err::remove_dir_all(&path).expect("removed");
+        fs_err::create_dir_all(&path).expect("made");
+    }
     let mut command = Command::new(std::env::current_exe().expect("this test"));
     command.args(["--exact", "train::process_tests::child", "--test-threads", "1"]).env(REQUEST, request);
     if let Some(limit) = file_limit {
