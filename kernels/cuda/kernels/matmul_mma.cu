@@ -1,0 +1,386 @@
+// Products on the tensor cores: activations in f32, narrowed while they are staged, times a frozen matrix in bf16 (or
+// f16); sums in f32.
+//
+//   nt: C[M,N] = scale · A[M,K] · B[N,K]ᵀ     nn: C[M,N] = scale · A[M,K] · B[K,N]
+//
+// Each element is one chain of products of 16 steps of k in ascending order, in every tile, so a row's bits depend on
+// that row, on the matrix and on k alone. The f16 kernels take the power of two that each row of A is divided by before
+// it is narrowed, so that no activation overflows; the bf16 kernels take none.
+#include "tensor_core.cuh"
+
+// Steps of k that are staged at once.
+#define STEP 32
+// Rows of tiles that run next to each other, so that their tiles of B are still in the cache.
+#define GROUP 8
+
+struct Product {
+  const float *a;
+  const u16 *b;
+  float *c;
+  const float *powers;
+  int m, n, k;
+  // Elements from one row to the next.
+  int lda, ldb, ldc;
+  float scale;
+  bool accumulate;
+};
+
+// Writes sums of one row and two neighbouring columns.
+template <class Element>
+__device__ __forceinline__ void fold_pair(const Product &p, int row, int column, float x, float y) {
+  if (row >= p.m || column >= p.n)
+    return;
+  float scale = Element::SCALED ? __fmul_rn(p.scale, p.powers[row]) : p.scale;
+  float *out = p.c + (u64)row * p.ldc + column;
+  if (column + 1 < p.n && p.ldc % 2 == 0 && (u64)p.c % 8 == 0) {
+    float2 old = p.accumulate ? *(float2 *)out : make_float2(0, 0);
+    *(float2 *)out = p.accumulate ? make_float2(fmaf(scale, x, old.x), fmaf(scale, y, old.y))
+                                  : make_float2(__fmul_rn(scale, x), __fmul_rn(scale, y));
+    return;
+  }
+  out[0] = p.accumulate ? fmaf(scale, x, out[0]) : __fmul_rn(scale, x);
+  if (column + 1 < p.n)
+    out[1] = p.accumulate ? fmaf(scale, y, out[1]) : __fmul_rn(scale, y);
+}
+
+// Four elements of a row of A, zeros outside; the row's power of two is divided out.
+template <class Element> __device__ __forceinline__ float4 left_quad(const Product &p, int row, int k, bool vector) {
+  float4 out = make_float4(0, 0, 0, 0);
+  if (row >= p.m || k >= p.k)
+    return out;
+  const float *from = p.a + (u64)row * p.lda + k;
+  if (vector) {
+    out = *(const float4 *)from;
+  } else {
+    int count = p.k - k;
+    out.x = from[0];
+    if (count > 1)
+      out.y = from[1];
+    if (count > 2)
+      out.z = from[2];
+    if (count > 3)
+      out.w = from[3];
+  }
+  if (Element::SCALED) {
+    float by = float_of_bits(0x7f000000u - bits_of_float(p.powers[row]));
+    out = make_float4(__fmul_rn(out.x, by), __fmul_rn(out.y, by), __fmul_rn(out.z, by), __fmul_rn(out.w, by));
+  }
+  return out;
+}
+
+template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, int WN, int STAGES> struct MmaTile {
+  static const int ACROSS = BN / WN;
+  static const int THREADS = BM / WM * ACROSS * 32;
+  static const int A_BYTES = BM * STEP * 2;
+  static const int B_BYTES = BN * STEP * 2;
+  static const int SHARED = 2 * A_BYTES + STAGES * B_BYTES;
+  static const int QUADS = BM * STEP / 4 / THREADS;
+  static const int CHUNKS = BN * STEP / 8 / THREADS;
+
+  // Where sixteen bytes, eight elements, of a staged tile are: exchanged among rows so that the eight rows that a load
+  // of matrices reads lie in different banks.
+  static __device__ __forceinline__ int place_a(int row, int chunk) {
+    return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4);
+  }
+  static __device__ __forceinline__ int place_b(int row, int chunk) {
+    return TRANSPOSED ? place_a(row, chunk) : row * (BN * 2) + ((chunk ^ (row & 7)) << 4);
+  }
+
+  // Columns past the last are read as the last and give sums that are not kept.
+  static __device__ __forceinline__ void stage_b(const Product &p, u8 *to, int n0, int k0, bool vector) {
+    const int across = TRANSPOSED ? 4 : BN / 8;
+    const int row = threadIdx.x / across, chunk = threadIdx.x % across;
+    u8 *at = to + place_b(row, chunk);
+#pragma unroll
+    for (int i = 0; i < CHUNKS; i++, at += THREADS / across * (TRANSPOSED ? 64 : BN * 2)) {
+      int n = n0 + (TRANSPOSED ? row + i * (THREADS / across) : chunk * 8);
+      int k = k0 + (TRANSPOSED ? chunk * 8 : row + i * (THREADS / across));
+      if (ALIGNED) {
+        int last = TRANSPOSED ? p.n - 1 : p.n - 8;
+        n = n < last ? n : last;
+        copy_sixteen(at, p.b + (TRANSPOSED ? (u64)n * p.ldb + k : (u64)k * p.ldb + n), k < p.k);
+        continue;
+      }
+      bool valid = n < p.n && k < p.k;
+      const u16 *from = valid ? p.b + (TRANSPOSED ? (u64)n * p.ldb + k : (u64)k * p.ldb + n) : p.b;
+      if (vector) {
+        copy_sixteen(at, from, valid);
+      } else {
+        int count = !valid ? 0 : TRANSPOSED ? p.k - k : p.n - n;
+        for (int j = 0; j < 8; j++)
+          ((u16 *)at)[j] = j < count ? from[j] : (u16)0;
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void run(const Product &p, u8 *shared) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int rows = (p.m + BM - 1) / BM, columns = (p.n + BN - 1) / BN;
+    const int group = blockIdx.x / (GROUP * columns), inside = blockIdx.x % (GROUP * columns);
+    const int high = rows - group * GROUP < GROUP ? rows - group * GROUP : GROUP;
+    const int m0 = (group * GROUP + inside % high) * BM, n0 = inside / high * BN;
+    const int wm = warp / ACROSS * WM, wn = warp % ACROSS * WN;
+    const bool vector_a = ALIGNED || (p.lda % 4 == 0 && p.k % 4 == 0 && (u64)p.a % 16 == 0);
+    const bool vector_b = ALIGNED || (p.ldb % 8 == 0 && (TRANSPOSED ? p.k : p.n) % 8 == 0 && (u64)p.b % 16 == 0);
+    u8 *staged_a = shared, *staged_b = shared + 2 * A_BYTES;
+    const int steps = (p.k + STEP - 1) / STEP;
+    float4 next[QUADS];
+    float sum[WM / 16][WN / 8][4] = {};
+
+    // Rows past the last are read as the last and give sums that are not kept.
+    const float *straight = p.a + threadIdx.x % 8 * 4;
+    auto fetch_a = [&](int step) {
+#pragma unroll
+      for (int i = 0; i < QUADS; i++) {
+        int quad = threadIdx.x + i * THREADS;
+        int row = m0 + quad / 8;
+        if (ALIGNED && !Element::SCALED) {
+          row = row < p.m ? row : p.m - 1;
+          next[i] = step * STEP + (int)threadIdx.x % 8 * 4 < p.k
+                        ? *(const float4 *)(straight + (u64)row * p.lda + step * STEP)
+                        : make_float4(0, 0, 0, 0);
+        } else {
+          next[i] = left_quad<Element>(p, row, step * STEP + quad % 8 * 4, vector_a);
+        }
+      }
+    };
+    auto keep_a = [&](int step) {
+      u8 *to = staged_a + (step & 1) * A_BYTES + place_a(threadIdx.x / 8, threadIdx.x % 8 / 2) + threadIdx.x % 2 * 8;
+#pragma unroll
+      for (int i = 0; i < QUADS; i++) {
+        uint2 *at = (uint2 *)(to + i * (THREADS / 8) * 64);
+        *at = make_uint2(Element::pack(next[i].x, next[i].y), Element::pack(next[i].z, next[i].w));
+      }
+    };
+
+    // Sixteen rows on, the exchange of chunks is the same; two chunks on, one bit of the place differs.
+    const int at_a = place_a(wm + (lane & 15), lane >> 4);
+    const int at_b = TRANSPOSED ? place_b(wn + (lane & 7) + (lane >> 4 << 3), lane >> 3 & 1)
+                                : place_b(lane & 15, wn / 8 + (lane >> 4));
+
+    for (int step = 0; step < STAGES - 1; step++) {
+      if (step < steps)
+        stage_b(p, staged_b + step * B_BYTES, n0, step * STEP, vector_b);
+      copies_commit();
+    }
+    if (steps > 0) {
+      fetch_a(0);
+      keep_a(0);
+    }
+    if (steps > 1)
+      fetch_a(1);
+
+    for (int step = 0; step < steps; step++) {
+      copies_wait<STAGES - 2>();
+      __syncthreads();
+      int later = step + STAGES - 1;
+      if (later < steps)
+        stage_b(p, staged_b + later % STAGES * B_BYTES, n0, later * STEP, vector_b);
+      copies_commit();
+
+      const u8 *tile_a = staged_a + (step & 1) * A_BYTES;
+      const u8 *tile_b = staged_b + step % STAGES * B_BYTES;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        u32 b[WN / 16][4];
+#pragma unroll
+        for (int j = 0; j < WN / 16; j++) {
+          if (TRANSPOSED)
+            load_matrices(b[j], tile_b + j * 16 * 64 + (at_b ^ half * 32));
+          else
+            load_matrices_transposed(b[j], tile_b + half * 16 * BN * 2 + (at_b ^ j * 32));
+        }
+#pragma unroll
+        for (int i = 0; i < WM / 16; i++) {
+          u32 a[4];
+          load_matrices(a, tile_a + i * 16 * 64 + (at_a ^ half * 32));
+#pragma unroll
+          for (int j = 0; j < WN / 16; j++) {
+            Element::multiply(sum[i][j * 2], a, b[j][0], b[j][1]);
+            Element::multiply(sum[i][j * 2 + 1], a, b[j][2], b[j][3]);
+          }
+        }
+      }
+      if (step + 1 < steps)
+        keep_a(step + 1);
+      if (step + 2 < steps)
+        fetch_a(step + 2);
+    }
+
+#pragma unroll
+    for (int i = 0; i < WM / 16; i++)
+#pragma unroll
+      for (int j = 0; j < WN / 8; j++) {
+        int row = m0 + wm + i * 16 + (lane >> 2), column = n0 + wn + j * 8 + (lane & 3) * 2;
+        fold_pair<Element>(p, row, column, sum[i][j][0], sum[i][j][1]);
+        fold_pair<Element>(p, row + 8, column, sum[i][j][2], sum[i][j][3]);
+      }
+  }
+};
+
+#define MMA(name, Element, TRANSPOSED, ALIGNED, BM, BN, WM, WN, STAGES, BLOCKS)                                        \
+  extern "C" __global__ void __launch_bounds__(MmaTile<Element, TRANSPOSED, ALIGNED, BM, BN, WM, WN, STAGES>::THREADS, \
+                                               BLOCKS)                                                                 \
+      name(const float *a, const u16 *b, float *c, const float *powers, int m, int n, int k, int lda, int ldb,         \
+           int ldc, float scale, int accumulate) {                                                                     \
+    typedef MmaTile<Element, TRANSPOSED, ALIGNED, BM, BN, WM, WN, STAGES> Here;                                        \
+    __shared__ __align__(16) u8 shared[Here::SHARED];                                                                  \
+    Product p = {a, b, c, powers, m, n, k, lda, ldb, ldc, scale, accumulate != 0};                                     \
+    Here::run(p, shared);                                                                                              \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+
+#define MMA_TILES(name, Element, BLOCKS)                                                                               \
+  MMA(name##_nt_large, Element, true, true, 128, 128, 64, 32, 3, BLOCKS)                                               \
+  MMA(name##_nn_large, Element, false, true, 128, 128, 64, 32, 3, BLOCKS)                                              \
+  MMA(name##_nt_middle, Element, true, false, 64, 64, 32, 32, 3, 4)                                                    \
+  MMA(name##_nn_middle, Element, false, false, 64, 64, 32, 32, 3, 4)                                                   \
+  MMA(name##_nt_small, Element, true, false, 16, 64, 16, 16, 4, 4)                                                     \
+  MMA(name##_nn_small, Element, false, false, 16, 64, 16, 16, 4, 4)
+
+// A few rows times a matrix in NF4, [N,K] with K a multiple of 64, without a copy of the matrix in between: packed
+// codes travel to shared memory ahead of their use, each warp decodes eight rows of the matrix into its fragments.
+#define SPAN 128
+#define AHEAD 6
+// Sixteen more bytes keep the rows of codes in different banks.
+#define CODES_PITCH (SPAN / 2 + 16)
+#define LEFT_PITCH (SPAN + 8)
+
+template <class Element> struct FewRows {
+  static const int CODES_BYTES = 8 * CODES_PITCH;
+  static const int LEFT_BYTES = 16 * LEFT_PITCH * 2;
+  static const int SHARED = 4 * AHEAD * CODES_BYTES + 2 * LEFT_BYTES;
+
+  static __device__ __forceinline__ void run(const Product &p, const Nf4Matrix &w, u8 *shared, float *code) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int m0 = blockIdx.y * 16, n0 = blockIdx.x * 32 + warp * 8;
+    const int n = n0 + (lane >> 2);
+    const bool vector = p.lda % 4 == 0 && (u64)p.a % 16 == 0;
+    u8 *ring = shared + warp * (AHEAD * CODES_BYTES);
+    u8 *left = shared + 4 * AHEAD * CODES_BYTES;
+    const int spans = (p.k + SPAN - 1) / SPAN;
+    float4 next[4];
+    float sum[4] = {};
+    if (threadIdx.x < 16)
+      code[threadIdx.x] = NF4_CODE[threadIdx.x];
+
+    auto stage_codes = [&](int span) {
+      int k = span * SPAN + (lane & 3) * 32;
+      bool valid = n < p.n && k < p.k;
+      const u8 *from = valid ? w.packed + ((u64)n * p.k + k) / 2 : w.packed;
+      copy_sixteen(ring + span % AHEAD * CODES_BYTES + (lane >> 2) * CODES_PITCH + (lane & 3) * 16, from, valid);
+    };
+    auto fetch_a = [&](int span) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int quad = threadIdx.x + i * 128;
+        next[i] = left_quad<Element>(p, m0 + quad / 32, span * SPAN + quad % 32 * 4, vector);
+      }
+    };
+    auto keep_a = [&](int span) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int quad = threadIdx.x + i * 128;
+        uint2 *at = (uint2 *)(left + (span & 1) * LEFT_BYTES + (quad / 32 * LEFT_PITCH + quad % 32 * 4) * 2);
+        *at = make_uint2(Element::pack(next[i].x, next[i].y), Element::pack(next[i].z, next[i].w));
+      }
+    };
+    // The scales of both blocks of a span; zero outside, where the codes are not those of zero.
+    auto scale_at = [&](int span, int half) {
+      int k = span * SPAN + half * NF4_BLOCK;
+      return n < p.n && k < p.k ? w.scale(((u64)n * p.k + k) / NF4_BLOCK) : 0.0f;
+    };
+
+    for (int span = 0; span < AHEAD - 1; span++) {
+      if (span < spans)
+        stage_codes(span);
+      copies_commit();
+    }
+    fetch_a(0);
+    keep_a(0);
+    if (spans > 1)
+      fetch_a(1);
+    float scales[2] = {scale_at(0, 0), scale_at(0, 1)};
+
+    for (int span = 0; span < spans; span++) {
+      copies_wait<AHEAD - 2>();
+      __syncthreads();
+      int later = span + AHEAD - 1;
+      if (later < spans)
+        stage_codes(later);
+      copies_commit();
+      float coming[2] = {scale_at(span + 1, 0), scale_at(span + 1, 1)};
+
+      const u8 *row = ring + span % AHEAD * CODES_BYTES + (lane >> 2) * CODES_PITCH;
+      const u8 *tile_a = left + (span & 1) * LEFT_BYTES;
+#pragma unroll
+      for (int sixteen = 0; sixteen < SPAN / 16; sixteen++) {
+        float by = scales[sixteen / 4];
+        uint2 words = *(const uint2 *)(row + sixteen * 8);
+        u32 low = words.x >> (lane & 3) * 8, high = words.y >> (lane & 3) * 8;
+        u32 b0 = Element::pack(__fmul_rn(code[low >> 4 & 15], by), __fmul_rn(code[low & 15], by));
+        u32 b1 = Element::pack(__fmul_rn(code[high >> 4 & 15], by), __fmul_rn(code[high & 15], by));
+        u32 a[4];
+        load_matrices(a, tile_a + ((lane & 15) * LEFT_PITCH + sixteen * 16 + (lane >> 4) * 8) * 2);
+        Element::multiply(sum, a, b0, b1);
+      }
+      scales[0] = coming[0];
+      scales[1] = coming[1];
+      if (span + 1 < spans)
+        keep_a(span + 1);
+      if (span + 2 < spans)
+        fetch_a(span + 2);
+    }
+    int row = m0 + (lane >> 2), column = n0 + (lane & 3) * 2;
+    fold_pair<Element>(p, row, column, sum[0], sum[1]);
+    fold_pair<Element>(p, row + 8, column, sum[2], sum[3]);
+  }
+};
+
+#define FEW_ROWS(name, Element)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(128)                                                                    \
+      name(const float *a, const u8 *packed, const u8 *codes, const float *scales, float offset, float *c,             \
+           const float *powers, int m, int n, int k, float scale, int accumulate) {                                    \
+    __shared__ __align__(16) u8 shared[FewRows<Element>::SHARED];                                                      \
+    __shared__ float code[16];                                                                                         \
+    Product p = {a, nullptr, c, powers, m, n, k, k, k, n, scale, accumulate != 0};                                     \
+    FewRows<Element>::run(p, Nf4Matrix::of(packed, codes, scales, offset), shared, code);                              \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+
+#if defined(CUEMU) || __CUDA_ARCH__ >= 800
+MMA_TILES(mma_bf16, Brain, 2)
+FEW_ROWS(mma_bf16_nf4, Brain)
+#endif
+MMA_TILES(mma_f16, Half, 1)
+FEW_ROWS(mma_f16_nf4, Half)
+
+// The power of two next below the greatest size in each row of a[m,k]: what the f16 kernels divide by. One for a row of
+// zeros; a row with an infinity or NaN keeps it.
+extern "C" __global__ void __launch_bounds__(256) row_powers(const float *a, int m, int k, int lda, float *powers) {
+  __shared__ u32 tops[8];
+  const float *row = a + (u64)blockIdx.x * lda;
+  u32 top = 0;
+  for (int i = threadIdx.x; i < k; i += 256) {
+    u32 size = bits_of_float(row[i]) & 0x7fffffffu;
+    top = size > top ? size : top;
+  }
+  for (int step = 16; step > 0; step /= 2) {
+    u32 other = __shfl_xor_sync(0xffffffffu, top, step);
+    top = other > top ? other : top;
+  }
+  if (threadIdx.x % 32 == 0)
+    tops[threadIdx.x / 32] = top;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int i = 1; i < 8; i++)
+      top = tops[i] > top ? tops[i] : top;
+    u32 exponent = top >> 23;
+    powers[blockIdx.x] = top == 0 || exponent == 255 ? 1.0f
+                                                     : float_of_bits((exponent < 2     ? 2
+                                                                      : exponent > 252 ? 252
+                                                                                       : exponent)
+                                                                     << 23);
+  }
+}
+KERNEL_REGISTER(row_powers)
