@@ -1,0 +1,216 @@
+// Gradients of attention on the tensor cores, without atomics. A block owns 64 keys (for dk and dv) or 64 queries (for
+// dq), a warp sixteen of them, whose sums stay in its registers; rows of the other kind pass by 32. `dq` carries
+// attention_delta's dot products until it is written.
+#include "attention_fragments.cuh"
+
+#define GRADIENT_THREADS 128
+#define GRADIENT_ROWS 64
+#define PASSING_ROWS 32
+#define PASSING (PASSING_ROWS / 8)
+
+template <int D> struct GradientShared {
+  typedef HeadTile<D, GRADIENT_ROWS, GRADIENT_THREADS> Own;
+  typedef HeadTile<D, PASSING_ROWS, GRADIENT_THREADS> Passing;
+  u16 *own[2], *passing[2];
+  float *stage[2];
+
+  __device__ __forceinline__ GradientShared(u8 *shared) {
+    for (int i = 0; i < 2; i++) {
+      own[i] = (u16 *)(shared + i * Own::BYTES);
+      passing[i] = (u16 *)(shared + 2 * Own::BYTES + i * Passing::BYTES);
+      stage[i] = (float *)(shared + 2 * (Own::BYTES + Passing::BYTES) + i * Passing::STAGE_BYTES);
+    }
+  }
+  // All rows of the block's own; the stages must be free.
+  __device__ __forceinline__ void load_own(int which, const HeadRows &rows) {
+    HeadRows second = rows;
+    second.count -= PASSING_ROWS;
+    if (second.count > 0) second.row += (u64)PASSING_ROWS * rows.width;
+    Passing::fetch(rows, stage[0]);
+    Passing::fetch(second, stage[1]);
+    copies_wait<0>();
+    Passing::narrow(stage[0], own[which]);
+    Passing::narrow(stage[1], own[which] + PASSING_ROWS * Own::PITCH);
+  }
+  __device__ __forceinline__ void fetch(const HeadRows &first, const HeadRows &second) {
+    Passing::fetch(first, stage[0]);
+    Passing::fetch(second, stage[1]);
+  }
+  __device__ __forceinline__ void arrive() {
+    copies_wait<0>();
+    Passing::narrow(stage[0], passing[0]);
+    Passing::narrow(stage[1], passing[1]);
+  }
+};
+
+template <int N> __device__ __forceinline__ void clear(float (&sums)[N][4]) {
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) sums[n][i] = 0;
+}
+
+// Turns a score and the gradient of its probability into the probability and the score's gradient.
+__device__ __forceinline__ void slopes(const AttentionLayer &layer, float &score, float &gradient, float lse, float delta,
+                                       bool seen) {
+  float slope, capped = cap_score(layer, score, slope);
+  score = seen ? exp2f((capped - lse) * LOG2_E) : 0;
+  gradient = seen ? score * (gradient - delta) * slope * layer.scale : 0;
+}
+
+// Over the heads of the group, and over blocks of queries, in ascending order. Scores are [key, query].
+template <int D>
+__device__ __forceinline__ void key_gradients_mma(const float *q, const float *k, const float *v, const float *lse,
+                                                  const float *dout, const float *delta, const u32 *starts,
+                                                  int segments, const AttentionLayer &layer, float *dk, float *dv,
+                                                  u8 *bytes, float (&logs)[PASSING_ROWS], float (&dots)[PASSING_ROWS],
+                                                  int *place) {
+  SegmentTile tile = find_tile(starts, segments, GRADIENT_ROWS, blockIdx.x, place);
+  if (tile.length == 0) return;
+  GradientShared<D> shared(bytes);
+  const int pitch = GradientShared<D>::Own::PITCH;
+  int kv_head = blockIdx.y, width = layer.heads * D, key_width = layer.heads / layer.group * D;
+  int here = min(GRADIENT_ROWS, tile.length - tile.first), own = (threadIdx.x >> 5) * 16;
+  shared.load_own(0, HeadRows(k, tile.segment + tile.first, here, key_width, kv_head, D));
+  shared.load_own(1, HeadRows(v, tile.segment + tile.first, here, key_width, kv_head, D));
+  float key_sums[D / 8][4], value_sums[D / 8][4];
+  clear(key_sums);
+  clear(value_sums);
+  // The last query that sees the last key, at most.
+  int end = layer.window < tile.length ? min(tile.length, tile.first + here - 1 + layer.window) : tile.length;
+  int head = kv_head * layer.group, start = tile.first;
+  auto fetch = [&]() {
+    int rows = min(PASSING_ROWS, tile.length - start);
+    shared.fetch(HeadRows(q, tile.segment + start, rows, width, head, D),
+                 HeadRows(dout, tile.segment + start, rows, width, head, D));
+  };
+  auto arrive = [&]() {
+    shared.arrive();
+    if (threadIdx.x < PASSING_ROWS) {
+      bool valid = start + (int)threadIdx.x < tile.length;
+      u64 row = (u64)(tile.segment + start + threadIdx.x) * layer.heads + head;
+      logs[threadIdx.x] = valid ? lse[row] : 0;
+      dots[threadIdx.x] = valid ? delta[row * D] : 0;
+    }
+    __syncthreads();
+  };
+  fetch();
+  arrive();
+  while (true) {
+    int at = start;
+    start += PASSING_ROWS;
+    if (start >= end) {
+      start = tile.first;
+      head++;
+    }
+    bool more = head < (kv_head + 1) * layer.group;
+    if (more) fetch();
+    float scores[PASSING][4], gradients[PASSING][4];
+    row_products<D, PASSING, pitch>(shared.own[0] + own * pitch, shared.passing[0], scores);
+    row_products<D, PASSING, pitch>(shared.own[1] + own * pitch, shared.passing[1], gradients);
+#pragma unroll
+    for (int n = 0; n < PASSING; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int query = fragment_column(n, i);
+        bool seen = at + query < tile.length && sees(layer, at + query, tile.first + own + fragment_row(i));
+        slopes(layer, scores[n][i], gradients[n][i], logs[query], dots[query], seen);
+      }
+    add_weighted_rows<D, PASSING, pitch>(scores, shared.passing[1], value_sums);
+    add_weighted_rows<D, PASSING, pitch>(gradients, shared.passing[0], key_sums);
+    if (!more) break;
+    __syncthreads();
+    arrive();
+  }
+  u64 to = (u64)(tile.segment + tile.first + own) * key_width + kv_head * D;
+  store_fragments<D>(dk + to, key_width, here - own, key_sums, 1, 1);
+  store_fragments<D>(dv + to, key_width, here - own, value_sums, 1, 1);
+}
+
+// Over blocks of keys in ascending order. Scores are [query, key].
+template <int D>
+__device__ __forceinline__ void query_gradients_mma(const float *q, const float *k, const float *v, const float *lse,
+                                                    const float *dout, const u32 *starts, int segments,
+                                                    const AttentionLayer &layer, float *dq, u8 *bytes, int *place) {
+  SegmentTile tile = find_tile(starts, segments, GRADIENT_ROWS, gridDim.x - 1 - blockIdx.x, place);
+  if (tile.length == 0) return;
+  GradientShared<D> shared(bytes);
+  const int pitch = GradientShared<D>::Own::PITCH;
+  int head = blockIdx.y, width = layer.heads * D, key_width = layer.heads / layer.group * D;
+  int here = min(GRADIENT_ROWS, tile.length - tile.first), own = (threadIdx.x >> 5) * 16;
+  shared.load_own(0, HeadRows(q, tile.segment + tile.first, here, width, head, D));
+  shared.load_own(1, HeadRows(dout, tile.segment + tile.first, here, width, head, D));
+  float sums[D / 8][4], logs[2], dots[2];
+  clear(sums);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int row = own + fragment_row(half * 2);
+    u64 at = (u64)(tile.segment + tile.first + row) * layer.heads + head;
+    logs[half] = row < here ? lse[at] : 0;
+    dots[half] = row < here ? dq[at * D] : 0;
+  }
+  int lowest = tile.first - layer.window + 1;
+  lowest = lowest > 0 ? lowest / PASSING_ROWS * PASSING_ROWS : 0;
+  int end = tile.first + here;
+  auto fetch = [&](int start) {
+    int rows = min(PASSING_ROWS, tile.length - start);
+    shared.fetch(HeadRows(k, tile.segment + start, rows, key_width, head / layer.group, D),
+                 HeadRows(v, tile.segment + start, rows, key_width, head / layer.group, D));
+  };
+  fetch(lowest);
+  shared.arrive();
+  __syncthreads();
+  for (int start = lowest; start < end; start += PASSING_ROWS) {
+    bool more = start + PASSING_ROWS < end;
+    if (more) fetch(start + PASSING_ROWS);
+    float scores[PASSING][4], gradients[PASSING][4];
+    row_products<D, PASSING, pitch>(shared.own[0] + own * pitch, shared.passing[0], scores);
+    row_products<D, PASSING, pitch>(shared.own[1] + own * pitch, shared.passing[1], gradients);
+#pragma unroll
+    for (int n = 0; n < PASSING; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int row = own + fragment_row(i);
+        bool seen = row < here && sees(layer, tile.first + row, start + fragment_column(n, i));
+        slopes(layer, scores[n][i], gradients[n][i], logs[i >> 1], dots[i >> 1], seen);
+      }
+    add_weighted_rows<D, PASSING, pitch>(gradients, shared.passing[0], sums);
+    __syncthreads();
+    if (more) {
+      shared.arrive();
+      __syncthreads();
+    }
+  }
+  store_fragments<D>(dq + (u64)(tile.segment + tile.first + own) * width + head * D, width, here - own, sums, 1, 1);
+}
+
+// Grid: tiles (at most tokens / 64 + segments), key-value heads (heads for dq). Shared memory: two own and two passing
+// tiles and the stages of these, 192 · (2 D + 16) + 256 · D bytes.
+#define ATTENTION_GRADIENTS_MMA(suffix, D)                                                                             \
+  extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1)                                                    \
+      attention_key_gradients_##suffix(const float *q, const float *k, const float *v, const float *lse,               \
+                                       const float *dout, const float *delta, const u32 *starts, int segments,         \
+                                       int heads, int group, float scale, int window, float cap, float *dk,            \
+                                       float *dv) {                                                                    \
+    DYN_SHARED(u8, shared);                                                                                            \
+    __shared__ float logs[PASSING_ROWS], dots[PASSING_ROWS];                                                           \
+    __shared__ int place[3];                                                                                           \
+    AttentionLayer layer = {heads, group, D, scale, window, cap};                                                      \
+    key_gradients_mma<D>(q, k, v, lse, dout, delta, starts, segments, layer, dk, dv, shared, logs, dots, place);       \
+  }                                                                                                                    \
+  KERNEL_REGISTER(attention_key_gradients_##suffix)                                                                    \
+  extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1)                                                    \
+      attention_query_gradients_##suffix(const float *q, const float *k, const float *v, const float *lse,             \
+                                         const float *dout, const u32 *starts, int segments, int heads, int group,     \
+                                         float scale, int window, float cap, float *dq) {                              \
+    DYN_SHARED(u8, shared);                                                                                            \
+    __shared__ int place[3];                                                                                           \
+    AttentionLayer layer = {heads, group, D, scale, window, cap};                                                      \
+    query_gradients_mma<D>(q, k, v, lse, dout, starts, segments, layer, dq, shared, place);                            \
+  }                                                                                                                    \
+  KERNEL_REGISTER(attention_query_gradients_##suffix)
+
+ATTENTION_GRADIENTS_MMA(mma_64, 64)
+ATTENTION_GRADIENTS_MMA(mma_80, 80)
+ATTENTION_GRADIENTS_MMA(mma_96, 96)
+ATTENTION_GRADIENTS_MMA(mma_128, 128)
