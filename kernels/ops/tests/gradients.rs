@@ -93,7 +93,7 @@ fn gated_activation() -> Result<()> {
 #[test]
 fn segmented_attention() -> Result<()> {
     for window in [None, Some(4)] {
-        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 12, scale: 0.3, window };
+        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 12, scale: 0.3, window, soft_cap: None };
         let segments: Arc<[u32]> = [0, 5, 6, 17].into();
         let (q, k, v) = (variable("q", &[17, 48])?, variable("k", &[17, 24])?, variable("v", &[17, 24])?);
         let mask: Vec<f32> = (0..17u32)
@@ -148,7 +148,7 @@ fn wrong_arguments_are_errors() -> Result<()> {
     assert!(cross_entropy(&x, &head, &[1, 2, 3, 9].into(), 2).unwrap_err().to_string().contains("target 9"));
     let table = Arc::new(Table::new(6, 10_000.0, Scaling::None, 3));
     assert!(rope(&x, &[0, 1, 2, 3].into(), 1, &table).unwrap_err().to_string().contains("position 3"));
-    let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 3, scale: 1.0, window: None };
+    let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 3, scale: 1.0, window: None, soft_cap: None };
     assert!(attention(&x, &x, &x, &[0, 5].into(), shape).is_err());
     Ok(())
 }

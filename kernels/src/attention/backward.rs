@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::panels::{Layout, Panels, Strided, Target, pack_straight, pack_transposed, packed_len};
-use super::{AttentionShape, KEYS};
+use super::{AttentionShape, KEYS, cap};
 use crate::matmul::Tiles;
 use crate::scratch::{Scratch, Shared};
 use crate::simd::math::exp;
@@ -124,6 +124,7 @@ impl Task<'_> {
         let mut scratch = Scratch::take(KEYS * (2 * KEYS + 1));
         let (p, rest) = scratch.as_mut_slice().split_at_mut(KEYS * KEYS);
         let (ds, deltas) = rest.split_at_mut(KEYS * KEYS);
+        let mut bent = [0.0; KEYS];
         for first in (0..len).step_by(KEYS) {
             let here = KEYS.min(len - first);
             let batch = self.rows.start + first..self.rows.start + first + here;
@@ -151,9 +152,15 @@ impl Task<'_> {
                     let lse = operands.lse[(batch.start + row) * shape.heads + head];
                     let range = row * KEYS..row * KEYS + columns.next_multiple_of(LANES);
                     let (p, ds) = (&mut p[range.clone()], &mut ds[range]);
+                    if let Some(cap) = shape.soft_cap {
+                        cap::bend_with_slopes(backend, p, cap, &mut bent[..p.len()]);
+                    }
                     mask(p, f32::NEG_INFINITY, &visible);
                     mask(ds, 0.0, &visible);
                     slopes(backend, p, ds, lse, *delta, shape.scale);
+                    if shape.soft_cap.is_some() {
+                        cap::multiply(backend, ds, &bent[..ds.len()]);
+                    }
                 }
                 let on_diagonal = start == first;
                 // SAFETY: the caller vouches for the rows of the three gradients.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::panels::{Layout, Panels, Strided, Target, pack_straight, pack_transposed, packed_len};
-use super::{AttentionShape, CacheView, KEYS};
+use super::{AttentionShape, CacheView, KEYS, cap};
 use crate::Backend;
 use crate::matmul::Tiles;
 use crate::scratch::{Scratch, Shared};
@@ -186,6 +186,9 @@ impl Queries {
                             unsafe { std::slice::from_raw_parts_mut(self.out.add(row * self.out_row), d) }.fill(0.0);
                         }
                         continue;
+                    }
+                    if let Some(cap) = shape.soft_cap {
+                        cap::bend(backend, &mut scores[..columns], cap);
                     }
                     let end = visible.end.next_multiple_of(LANES);
                     scores[..visible.start].fill(f32::NEG_INFINITY);

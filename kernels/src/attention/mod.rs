@@ -9,6 +9,7 @@
 //! on nothing else, so packed, alone and decoded from a cache it is the same, as long as all values are finite.
 
 mod backward;
+mod cap;
 mod forward;
 mod panels;
 #[cfg(test)]
@@ -27,6 +28,8 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Rows that a row sees, itself counted; all earlier ones if `None`.
     pub window: Option<usize>,
+    /// A score `s` becomes `cap · tanh(s / cap)` (Gemma Team, "Gemma 2", 2024); it stays if `None`.
+    pub soft_cap: Option<f32>,
 }
 
 impl AttentionShape {
@@ -46,6 +49,7 @@ impl AttentionShape {
         assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "heads must be a multiple of kv_heads");
         assert!(self.head_dim > 0, "head_dim must not be zero");
         assert!(self.window != Some(0), "window must not be zero");
+        assert!(self.soft_cap.is_none_or(|cap| cap > 0.0), "soft_cap must be positive");
     }
 }
 

@@ -18,7 +18,7 @@ struct Case {
 }
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionShape {
-    AttentionShape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window }
+    AttentionShape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window, soft_cap: None }
 }
 
 fn cases() -> Vec<Case> {
@@ -31,6 +31,7 @@ fn cases() -> Vec<Case> {
         Case { shape: shape(2, 1, 33, Some(64)), segments: vec![0, 300] },
         Case { shape: shape(2, 2, 64, Some(1)), segments: vec![0, 70] },
         Case { shape: shape(2, 1, 8, None), segments: vec![0] },
+        Case { shape: AttentionShape { soft_cap: Some(1.5), ..shape(4, 2, 16, Some(40)) }, segments: vec![0, 9, 140] },
     ]
 }
 
@@ -81,11 +82,16 @@ impl Case {
                 for head in 0..s.heads {
                     let qi = (row * s.heads + head) * d;
                     let kv = |j: usize| j * width + head / group * d;
-                    let scores: Vec<f64> = (first..=row)
+                    let (scores, bends): (Vec<f64>, Vec<f64>) = (first..=row)
                         .map(|j| {
-                            f64::from(s.scale) * (0..d).map(|i| at(&t.q, qi + i) * at(&t.k, kv(j) + i)).sum::<f64>()
+                            let dot: f64 = (0..d).map(|i| at(&t.q, qi + i) * at(&t.k, kv(j) + i)).sum();
+                            let score = f64::from(s.scale) * dot;
+                            s.soft_cap.map_or((score, 1.0), |cap| {
+                                let bent = (score / f64::from(cap)).tanh();
+                                (f64::from(cap) * bent, 1.0 - bent * bent)
+                            })
                         })
-                        .collect();
+                        .unzip();
                     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let total: f64 = scores.iter().map(|x| (x - top).exp()).sum();
                     lse[row * s.heads + head] = top + total.ln();
@@ -96,9 +102,9 @@ impl Case {
                         }
                     }
                     let delta: f64 = (0..d).map(|i| at(&t.dout, qi + i) * out[qi + i]).sum();
-                    for (p, j) in p.iter().zip(first..) {
+                    for ((p, bend), j) in p.iter().zip(&bends).zip(first..) {
                         let dp: f64 = (0..d).map(|i| at(&t.dout, qi + i) * at(&t.v, kv(j) + i)).sum();
-                        let ds = p * (dp - delta) * f64::from(s.scale);
+                        let ds = p * (dp - delta) * bend * f64::from(s.scale);
                         for i in 0..d {
                             dq[qi + i] += ds * at(&t.k, kv(j) + i);
                             dk[kv(j) + i] += ds * at(&t.q, qi + i);

@@ -33,11 +33,19 @@ pub fn cases() -> Vec<OpCase> {
     for len in [0, 1, 15, 16, 17, 100] {
         all.push(swiglu_case(len));
     }
-    let shape = |heads, kv_heads, head_dim, window| AttentionShape { heads, kv_heads, head_dim, scale: 0.4, window };
+    let shape = |heads, kv_heads, head_dim, window| AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 0.4,
+        window,
+        soft_cap: None,
+    };
     all.push(attention_case(&[0, 1], shape(1, 1, 1, None)));
     all.push(attention_case(&[0, 3, 3, 10], shape(2, 1, 5, None)));
     all.push(attention_case(&[0, 20], shape(4, 2, 16, Some(3))));
     all.push(attention_case(&[0, 67, 70], shape(1, 1, 3, None)));
+    all.push(attention_case(&[0, 20], AttentionShape { soft_cap: Some(0.7), ..shape(4, 2, 16, None) }));
     for (rows, d, vocabulary, chunk) in [(1, 1, 2, 1), (3, 5, 17, 2), (4, 16, 300, 100), (5, 7, 33, 5)] {
         all.push(cross_entropy_case(rows, d, vocabulary, chunk));
     }
@@ -284,6 +292,7 @@ fn exact_attention(q: &[f64], k: &[f64], v: &[f64], segments: &[u32], shape: &At
                 let key = |j: usize| j * width + head / group * d;
                 let scores: Vec<f64> = (first..=row)
                     .map(|j| f64::from(shape.scale) * (0..d).map(|c| q[at + c] * k[key(j) + c]).sum::<f64>())
+                    .map(|score| shape.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()))
                     .collect();
                 let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();

@@ -121,7 +121,7 @@ fn products(seconds: f64, out: &mut (dyn Write + Send)) -> io::Result<()> {
 
 fn attention_rates(seconds: f64, out: &mut (dyn Write + Send)) -> io::Result<()> {
     writeln!(out, "\nattention, 9 heads on 3 of 64: milliseconds and GFLOP/s of what a causal mask leaves")?;
-    let shape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
+    let shape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None, soft_cap: None };
     for (count, length) in [(17usize, 30usize), (1, 512), (4, 512), (1, 2048)] {
         let t = count * length;
         let segments: Vec<u32> = (0..=count).map(|index| (index * length) as u32).collect();

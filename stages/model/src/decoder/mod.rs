@@ -98,6 +98,7 @@ impl Decoder {
             head_dim: self.config.head_dim,
             scale: (1.0 / (self.config.head_dim as f64).sqrt()) as f32,
             window: self.config.sliding_window,
+            soft_cap: None,
         }
     }
 
