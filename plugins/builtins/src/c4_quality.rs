@@ -1,12 +1,15 @@
 //! C4's line and page rules (Raffel et al. 2020, arXiv 1910.10683, 2.2), with datatrove's defaults. Rewrites the text: only
 //! good lines stay.
 
+use std::ops::Range;
+
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::{is_space, trim};
 use crate::lines::split_lines;
 use crate::shared::{offer, with_words};
-use crate::words::{Words, sentences};
+use crate::vector::{self, Bytes};
+use crate::words::{Span, Words, sentences};
 use crate::{chars, share};
 
 #[derive(Config)]
@@ -44,7 +47,91 @@ pub struct C4QualityConfig {
 pub struct C4Quality {
     config: C4QualityConfig,
     words: Words,
+    kept: String,
     kept_words: Words,
+}
+
+/// The lines that stay, joined by line feeds, and their words. While they stand in the text like that, nothing is copied.
+struct Kept<'a> {
+    text: &'a str,
+    all: &'a [Span],
+    /// Where they stand in the text, and their words in `all`.
+    part: Range<usize>,
+    part_words: Range<usize>,
+    lines: usize,
+    copied: bool,
+    copy: &'a mut String,
+    words: &'a mut Words,
+}
+
+impl<'a> Kept<'a> {
+    fn new(text: &'a str, all: &'a [Span], copy: &'a mut String, words: &'a mut Words) -> Self {
+        copy.clear();
+        words.clear();
+        Self { text, all, part: 0..0, part_words: 0..0, lines: 0, copied: false, copy, words }
+    }
+
+    /// Adds a line as it is in the text.
+    fn push(&mut self, line: Range<usize>, words: Range<usize>) {
+        if !self.copied && self.lines == 0 {
+            (self.part, self.part_words) = (line, words);
+        } else if !self.copied && self.text.as_bytes()[self.part.end..line.start] == *b"\n" {
+            (self.part.end, self.part_words.end) = (line.end, words.end);
+        } else {
+            self.push_copy(&self.text[line.clone()], &self.all[words], line.start);
+        }
+        self.lines += 1;
+    }
+
+    /// Adds a line that is not in the text.
+    fn push_changed(&mut self, line: &str, words: &[Span]) {
+        self.push_copy(line, words, 0);
+        self.lines += 1;
+    }
+
+    /// Adds a line whose words are counted from `start`.
+    fn push_copy(&mut self, line: &str, words: &[Span], start: usize) {
+        if !self.copied {
+            self.copied = true;
+            self.copy.push_str(&self.text[self.part.clone()]);
+            append(self.words, &self.all[self.part_words.clone()], self.part.start, 0);
+        }
+        if self.lines > 0 {
+            self.copy.push('\n');
+        }
+        append(self.words, words, start, self.copy.len());
+        self.copy.push_str(line);
+    }
+
+    fn verdict(self) -> Verdict {
+        let (kept, words) = if self.copied {
+            (self.copy.as_str(), self.words.spans())
+        } else {
+            (&self.text[self.part.clone()], &self.all[self.part_words.clone()])
+        };
+        let trimmed = trim(kept);
+        if trimmed == self.text {
+            return Verdict::Keep;
+        }
+        let before = trimmed.as_ptr() as usize - kept.as_ptr() as usize;
+        let start = if self.copied { before } else { self.part.start + before };
+        let edited = trimmed.to_owned();
+        offer(&edited, |offered| {
+            offered.clear();
+            append(offered, words, start, 0);
+        });
+        Verdict::Edit(edited)
+    }
+}
+
+/// Appends words that are moved from `start` to `to`.
+fn append(words: &mut Words, moved: &[Span], start: usize, to: usize) {
+    let shift = (to as u32).wrapping_sub(start as u32);
+    words.extend(moved.iter().map(|word| Span {
+        start: word.start.wrapping_add(shift),
+        end: word.end.wrapping_add(shift),
+        ..*word
+    }));
 }
 
 /// Takes out `[…digits…]`, `[edit]` and `[citation needed]`.
@@ -87,7 +174,7 @@ impl Filter for C4Quality {
     };
 
     fn open(config: C4QualityConfig) -> Result<Self, String> {
-        Ok(Self { config, words: Words::default(), kept_words: Words::default() })
+        Ok(Self { config, words: Words::default(), kept: String::new(), kept_words: Words::default() })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
@@ -105,13 +192,18 @@ impl C4Quality {
         let braces = config.curly_bracket && text.contains('{');
         let look = brackets || Phrases::of(text).any();
         let (mut lines, mut kept_lines, mut found) = (0, 0, 0);
-        let mut kept = String::new();
-        self.kept_words.clear();
-        let mut ahead = words.spans();
+        let words = words.spans();
+        let mut kept = Kept::new(text, words, &mut self.kept, &mut self.kept_words);
+        let mut next = 0;
         for line in split_lines(text) {
             lines += 1;
             let line = trim(line);
             let start = line.as_ptr() as usize - text.as_ptr() as usize;
+            // The words of a line are those of the text that lie in it: no word crosses white space.
+            let end = start + line.len();
+            let inside = next..next + words[next..].iter().take_while(|word| (word.end as usize) <= end).count();
+            next = inside.end;
+            let spans = &words[inside.clone()];
             if has_long_piece(line, longest) {
                 continue;
             }
@@ -125,7 +217,7 @@ impl C4Quality {
             if config.terminal_punctuation && (!left.ends_with(['.', '?', '!', '"', '\'']) || left.ends_with("...")) {
                 continue;
             }
-            if !has_pieces(line, least) {
+            if !has_pieces(spans, least) {
                 continue;
             }
             let phrases = if look { Phrases::of(left) } else { Phrases::default() };
@@ -141,29 +233,14 @@ impl C4Quality {
             if config.policy && phrases.policy {
                 continue;
             }
-            if kept_lines > 0 {
-                kept.push('\n');
-            }
-            let offset = kept.len() as u32;
             if left.len() == line.len() {
-                // The words of a line are those of the text that lie in it: no word crosses white space.
-                let skipped = ahead.partition_point(|(_, end)| (*end as usize) <= start);
-                let inside = ahead[skipped..].partition_point(|(_, end)| (*end as usize) <= start + line.len());
-                let spans = &ahead[skipped..skipped + inside];
-                ahead = &ahead[skipped + inside..];
-                found += sentences(spans.iter().map(|(from, to)| &text[*from as usize..*to as usize]));
-                let shift = offset.wrapping_sub(start as u32);
-                for (from, to) in spans {
-                    self.kept_words.append(from.wrapping_add(shift), to.wrapping_add(shift));
-                }
+                found += sentences(text, spans);
+                kept.push(start..end, inside);
             } else {
                 self.words.cut(left);
-                found += sentences(self.words.iter(left));
-                for (from, to) in self.words.spans() {
-                    self.kept_words.append(from + offset, to + offset);
-                }
+                found += sentences(left, self.words.spans());
+                kept.push_changed(left, self.words.spans());
             }
-            kept.push_str(left);
             kept_lines += 1;
         }
         scores.set("sentences", found as f32);
@@ -171,23 +248,17 @@ impl C4Quality {
         if i64::try_from(found).unwrap_or(i64::MAX) < config.min_sentences {
             return Verdict::Drop("too_few_sentences");
         }
-        let trimmed = trim(&kept);
-        if trimmed == text {
-            return Verdict::Keep;
-        }
-        let shift = (trimmed.as_ptr() as usize - kept.as_ptr() as usize) as u32;
-        let edited = trimmed.to_owned();
-        offer(&edited, |words| {
-            words.clear();
-            self.kept_words.spans().iter().for_each(|(from, to)| words.append(from - shift, to - shift));
-        });
-        Verdict::Edit(edited)
+        kept.verdict()
     }
 }
 
-/// Whether white space cuts a line into at least `least` pieces.
-fn has_pieces(line: &str, least: usize) -> bool {
-    least == 0 || line.split(is_space).filter(|piece| !piece.is_empty()).nth(least - 1).is_some()
+/// Whether the words of a line are of at least `least` pieces between white space: words of one piece touch.
+fn has_pieces(words: &[Span], least: usize) -> bool {
+    let gaps = words.windows(2).filter(|pair| pair[0].end < pair[1].start);
+    match words {
+        [] => least == 0,
+        _ => least < 2 || gaps.take(least - 1).count() == least - 1,
+    }
 }
 
 /// Whether a piece between white space has more than `longest` characters.
@@ -196,10 +267,11 @@ fn has_long_piece(line: &str, longest: usize) -> bool {
     line.len() > longest && line.split(is_space).any(too_long)
 }
 
-/// A phrase of lower-case ASCII, and where in it the letter is that is looked for first.
+/// A phrase of lower-case ASCII, and where in it the three letters are that are looked for first.
 type Phrase = (&'static str, usize);
 
-const LOREM: Phrase = ("lorem ipsum", 7);
+/// `ips`, `jav`; and of the policies `f u`, `vac` and `kie`.
+const LOREM: Phrase = ("lorem ipsum", 6);
 const JAVASCRIPT: Phrase = ("javascript", 0);
 const POLICY: [Phrase; 6] = [
     ("terms of use", 7),
@@ -209,18 +281,6 @@ const POLICY: [Phrase; 6] = [
     ("use of cookies", 10),
     ("use cookies", 7),
 ];
-
-/// The letters that are looked for, in either case: `p`, `j`, `f`, `v` and `k`.
-const RARE: [bool; 256] = {
-    let mut rare = [false; 256];
-    let letters = b"pjfvkPJFVK";
-    let mut at = 0;
-    while at < letters.len() {
-        rare[letters[at] as usize] = true;
-        at += 1;
-    }
-    rare
-};
 
 /// Which phrases a text contains, whatever the case of its letters.
 #[derive(Clone, Copy, Default)]
@@ -233,7 +293,8 @@ struct Phrases {
 impl Phrases {
     fn of(text: &str) -> Self {
         // These become ASCII letters in lower case.
-        if !text.is_ascii() && text.contains(['\u{212a}', '\u{130}']) {
+        let may_be = |bytes: Bytes| bytes.is(0xc4).or(bytes.is(0xe2));
+        if vector::find(text.as_bytes(), 0, may_be).is_some() && text.contains(['\u{212a}', '\u{130}']) {
             return Self::of_lower(text.to_lowercase().as_bytes());
         }
         Self::of_lower(text.as_bytes())
@@ -241,22 +302,32 @@ impl Phrases {
 
     fn of_lower(text: &[u8]) -> Self {
         let mut found = Self::default();
-        let mut at = 0;
-        while let Some(next) = text[at..].iter().position(|byte| RARE[usize::from(*byte)]) {
-            at += next;
-            let is_here = |(phrase, offset): Phrase| {
-                let start = at.checked_sub(offset);
-                let there = start.and_then(|start| text.get(start..start + phrase.len()));
-                there.is_some_and(|there| there.eq_ignore_ascii_case(phrase.as_bytes()))
-            };
-            match text[at] | 0x20 {
-                b'p' => found.lorem |= is_here(LOREM),
-                b'j' => found.javascript |= is_here(JAVASCRIPT),
-                _ => found.policy |= POLICY.into_iter().any(is_here),
+        let mut block = 0;
+        while block < text.len() {
+            let [a, b, c] = [0, 1, 2].map(|at| vector::from(text, block + at).lower());
+            let all = |letters: &[u8; 3]| a.is(letters[0]).and(b.is(letters[1])).and(c.is(letters[2]));
+            let mut bits = all(b"ips").or(all(b"jav")).or(all(b"f u")).or(all(b"vac")).or(all(b"kie")).bits();
+            while bits != 0 {
+                found.add(text, block + bits.trailing_zeros() as usize);
+                bits &= bits - 1;
             }
-            at += 1;
+            block += vector::WIDTH;
         }
         found
+    }
+
+    /// Adds the phrase whose three letters are at `at`.
+    fn add(&mut self, text: &[u8], at: usize) {
+        let is_here = |(phrase, offset): Phrase| {
+            let start = at.checked_sub(offset);
+            let there = start.and_then(|start| text.get(start..start + phrase.len()));
+            there.is_some_and(|there| there.eq_ignore_ascii_case(phrase.as_bytes()))
+        };
+        match text[at] | 0x20 {
+            b'i' => self.lorem |= is_here(LOREM),
+            b'j' => self.javascript |= is_here(JAVASCRIPT),
+            _ => self.policy |= POLICY.into_iter().any(is_here),
+        }
     }
 
     fn any(self) -> bool {
@@ -266,7 +337,7 @@ impl Phrases {
 
 #[cfg(test)]
 mod tests {
-    use super::{POLICY, Phrases, has_long_piece, has_pieces, without_citations};
+    use super::*;
 
     #[test]
     fn citations_go() {
@@ -275,7 +346,13 @@ mod tests {
 
     #[test]
     fn pieces_are_counted() {
-        assert!(has_pieces(" a\tbc\u{1f}d ", 3) && !has_pieces(" a\tbc\u{1f}d ", 4) && has_pieces("", 0));
+        let has_pieces = |line: &str, least: usize| {
+            let mut words = Words::default();
+            words.cut(line);
+            has_pieces(words.spans(), least)
+        };
+        assert!(has_pieces(" a\tb,c\u{1f}d ", 3) && !has_pieces(" a\tb,c\u{1f}d ", 4) && has_pieces("", 0));
+        assert!(has_pieces("a,b", 1) && !has_pieces("a,b", 2) && !has_pieces("", 1));
         assert!(has_long_piece("abcd ef", 3) && !has_long_piece("äöü ef", 3));
     }
 

@@ -2,9 +2,12 @@
 
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
-use crate::character::{is_letters, is_symbol};
+use crate::character::{is_space, is_symbol};
+use crate::hash::eight;
 use crate::lines::split_lines;
 use crate::shared::with_words;
+use crate::vector;
+use crate::words::Span;
 use crate::{chars, share};
 
 #[derive(Config)]
@@ -38,27 +41,31 @@ pub struct GopherQualityConfig {
     min_stop_words: usize,
 }
 
-/// The stop words, as little-endian numbers of their bytes.
-const STOP_WORDS: [u32; 8] = [
-    number(b"the"),
-    number(b"be"),
-    number(b"to"),
-    number(b"of"),
-    number(b"and"),
-    number(b"that"),
-    number(b"have"),
-    number(b"with"),
-];
-
-const fn number(word: &[u8]) -> u32 {
-    let mut number = 0;
-    let mut at = word.len();
-    while at > 0 {
-        at -= 1;
-        number = number << 8 | word[at] as u32;
+/// The stop words, each as the little-endian number of its bytes, at its place by [`stop_place`].
+const STOP_WORDS: [u64; 16] = {
+    let words: [&[u8]; 8] = [b"the", b"be", b"to", b"of", b"and", b"that", b"have", b"with"];
+    let mut table = [u64::MAX; 16];
+    let mut at = 0;
+    while at < words.len() {
+        let mut number = 0;
+        let mut byte = words[at].len();
+        while byte > 0 {
+            byte -= 1;
+            number = number << 8 | words[at][byte] as u64;
+        }
+        assert!(table[stop_place(number)] == u64::MAX, "two stop words have one place");
+        table[stop_place(number)] = number;
+        at += 1;
     }
-    number
+    table
+};
+
+const fn stop_place(number: u64) -> usize {
+    (number.wrapping_mul(STOP_FACTOR) >> 60) as usize
 }
+
+/// Found by trial: it gives every stop word a place of its own.
+const STOP_FACTOR: u64 = 0xa648_a7dd_0683_9eb9;
 
 /// Drops texts whose words and lines are unlike prose.
 pub struct GopherQuality {
@@ -73,29 +80,42 @@ struct Census {
     real: usize,
     real_chars: usize,
     alphabetic: usize,
-    stop_words: [bool; 8],
+    /// A bit per place of [`STOP_WORDS`].
+    stop_words: u32,
 }
 
 impl Census {
-    fn add(&mut self, word: &str) {
-        let bytes = word.as_bytes();
-        self.words += 1;
-        if is_letters(bytes) {
-            self.real += 1;
-            self.real_chars += bytes.len();
-            self.alphabetic += 1;
-            if bytes.len() <= 4
-                && let Some(at) = STOP_WORDS.iter().position(|stop| *stop == number(bytes))
-            {
-                self.stop_words[at] = true;
+    fn of(words: &[Span], text: &str) -> Self {
+        let mut census = Self { words: words.len(), ..Self::default() };
+        for word in words {
+            if word.letters {
+                let length = (word.end - word.start) as usize;
+                census.real += 1;
+                census.real_chars += length;
+                census.alphabetic += 1;
+                let number = eight(text.as_bytes(), word.start as usize, length);
+                let place = stop_place(number);
+                census.stop_words |= u32::from(STOP_WORDS[place] == number) << place;
+            } else {
+                census.add(&text[word.range()]);
             }
-        } else {
-            if word.chars().any(|c| !is_symbol(c)) {
-                self.real += 1;
-                self.real_chars += chars(word);
-            }
-            self.alphabetic += usize::from(word.chars().any(char::is_alphabetic));
         }
+        census
+    }
+
+    /// A word that is not only letters.
+    fn add(&mut self, word: &str) {
+        if let [byte] = word.as_bytes() {
+            let is_real = !is_symbol(char::from(*byte));
+            self.real += usize::from(is_real);
+            self.real_chars += usize::from(is_real);
+            return;
+        }
+        if word.chars().any(|c| !is_symbol(c)) {
+            self.real += 1;
+            self.real_chars += chars(word);
+        }
+        self.alphabetic += usize::from(word.chars().any(char::is_alphabetic));
     }
 }
 
@@ -103,13 +123,30 @@ impl Census {
 fn ellipses_in(text: &str) -> usize {
     let bytes = text.as_bytes();
     let (mut count, mut at) = (0, 0);
-    while let Some(found) = bytes[at..].iter().position(|byte| matches!(byte, b'.' | 0xe2)) {
-        at += found;
+    while let Some(found) = vector::find(bytes, at, |bytes| bytes.is(b'.').or(bytes.is(0xe2))) {
+        at = found;
         let length = if bytes[at..].starts_with(b"...") || bytes[at..].starts_with("…".as_bytes()) { 3 } else { 1 };
         count += usize::from(length == 3);
         at += length;
     }
     count
+}
+
+/// Whether a line starts with a bullet, and whether it ends with an ellipsis, white space at the ends aside.
+fn line_ends(line: &str) -> (bool, bool) {
+    let bytes = line.as_bytes();
+    let bullet = match bytes {
+        [0x21..=0x7f, ..] => bytes[0] == b'-',
+        _ => line.trim_start_matches(is_space).starts_with(['•', '-']),
+    };
+    let ellipsis = match bytes {
+        [.., before, 0x21..=0x7f] => bytes[bytes.len() - 1] == b'.' && *before == b'.' && line.ends_with("..."),
+        _ => {
+            let end = line.trim_end_matches(is_space);
+            end.ends_with("...") || end.ends_with('…')
+        }
+    };
+    (bullet, ellipsis)
 }
 
 impl Filter for GopherQuality {
@@ -151,18 +188,17 @@ impl Filter for GopherQuality {
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let text = row.text();
         let config = &self.config;
-        let mut census = Census::default();
-        with_words(text, |words| words.iter(text).for_each(|word| census.add(word)));
+        let census = with_words(text, |words| Census::of(words.spans(), text));
         let (mut lines, mut bullets, mut ellipses) = (0, 0, 0);
         for line in split_lines(text) {
+            let (bullet, ellipsis) = line_ends(line);
             lines += 1;
-            bullets += usize::from(line.trim_start_matches(crate::character::is_space).starts_with(['•', '-']));
-            let end = line.trim_end_matches(crate::character::is_space);
-            ellipses += usize::from(end.ends_with("...") || end.ends_with('…'));
+            bullets += usize::from(bullet);
+            ellipses += usize::from(ellipsis);
         }
         let mean = share(census.real_chars, census.real);
         let alphabetic = share(census.alphabetic, census.words);
-        let stop_words = census.stop_words.iter().filter(|seen| **seen).count();
+        let stop_words = census.stop_words.count_ones() as usize;
         scores.set("words", census.real as f32);
         scores.set("mean-word-length", mean as f32);
         scores.set("alphabetic", alphabetic as f32);
@@ -173,7 +209,7 @@ impl Filter for GopherQuality {
         // `bound` is off at 0, as a falsy bound is in the original.
         let over = |value: f64, bound: f64| bound != 0.0 && value > bound;
         let under = |value: f64, bound: f64| bound != 0.0 && value < bound;
-        let hashes = text.bytes().map(|byte| usize::from(byte == b'#')).sum();
+        let hashes = vector::count(text.as_bytes(), |bytes| bytes.is(b'#'));
         let dots = ellipses_in(text);
         let checks: [(bool, &'static str); 10] = [
             (config.min_words != 0 && census.real < config.min_words, "gopher_short_doc"),

@@ -4,13 +4,28 @@
 pub const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 const OTHER: u64 = 0xd6e8_feb8_6659_fd93;
 
-/// Multiplies in 128 bits and folds the halves.
+/// Two numbers as one. By 64-bit products alone, because WebAssembly has no wider ones.
 #[must_use]
+#[inline]
 pub fn mix(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product as u64) ^ ((product >> 64) as u64)
+    let mixed = a.wrapping_mul(FACTOR) ^ b.wrapping_mul(OTHER).rotate_left(32);
+    (mixed ^ mixed >> 29).wrapping_mul(OTHER)
 }
 
+/// The first eight bytes from `at` on, as many of them as `length` says; the others are 0.
+#[must_use]
+#[inline]
+pub fn eight(bytes: &[u8], at: usize, length: usize) -> u64 {
+    if length == 0 {
+        return 0;
+    }
+    match bytes.get(at..at + 8) {
+        Some(block) => word(block) & u64::MAX >> (64 - 8 * length.min(8)),
+        None => bytes[at..at + length.min(8)].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    }
+}
+
+#[inline]
 fn word(bytes: &[u8]) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(bytes);
@@ -21,31 +36,17 @@ fn word(bytes: &[u8]) -> u64 {
 #[must_use]
 pub fn hash(bytes: &[u8]) -> u64 {
     let length = bytes.len();
-    let (a, b) = match length {
-        0 => (0, 0),
-        1..=3 => {
-            let middle = u64::from(bytes[length / 2]);
-            (u64::from(bytes[0]) | middle << 8 | u64::from(bytes[length - 1]) << 16, 0)
-        }
-        4..=7 => {
-            let half = |at: usize| {
-                let mut half = [0; 4];
-                half.copy_from_slice(&bytes[at..at + 4]);
-                u64::from(u32::from_le_bytes(half))
-            };
-            (half(0), half(length - 4))
-        }
-        8..=16 => (word(&bytes[..8]), word(&bytes[length - 8..])),
-        _ => {
-            let mut state = 0;
-            let mut chunks = bytes.chunks_exact(16);
-            for chunk in &mut chunks {
-                state = mix(word(&chunk[..8]) ^ state ^ FACTOR, word(&chunk[8..]) ^ OTHER);
-            }
-            (word(&bytes[length - 16..length - 8]) ^ state, word(&bytes[length - 8..]) ^ state)
-        }
-    };
-    mix(mix(a ^ FACTOR, b ^ OTHER) ^ length as u64, FACTOR)
+    let (mut a, mut b) = (FACTOR ^ length as u64, OTHER);
+    let mut rest = bytes;
+    while let Some((block, after)) = rest.split_at_checked(16) {
+        a = mix(a, word(&block[..8]));
+        b = mix(b, word(&block[8..]));
+        rest = after;
+    }
+    let low = eight(rest, 0, rest.len());
+    let high = if rest.len() > 8 { eight(rest, 8, rest.len() - 8) } else { 0 };
+    let mixed = mix(mix(a, low), mix(b, high));
+    mixed ^ mixed >> 32
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod hash;
 mod language;
 mod length;
 mod lines;
+mod masks;
 mod overlap;
 mod pii;
 mod refusal;
@@ -29,6 +30,7 @@ mod shared;
 pub mod special;
 mod special_characters;
 mod url_ratio;
+mod vector;
 mod word_cache;
 pub mod words;
 
@@ -82,5 +84,5 @@ fn share(part: usize, whole: usize) -> f64 {
 
 /// Characters, as all published lengths count them.
 fn chars(text: &str) -> usize {
-    text.chars().count()
+    text.len() - vector::count(text.as_bytes(), |bytes| bytes.within(0x80, 0xbf))
 }

@@ -1,18 +1,13 @@
 //! Lines, and what is repeated among pieces of text.
 
 use crate::hash::hash;
+use crate::vector::{self, Bytes, find};
 
 /// The first bytes of line breaks.
-const BREAKS: [bool; 256] = {
-    let mut breaks = [false; 256];
-    let first = [b'\n', b'\r', 0x0b, 0x0c, 0x1c, 0x1d, 0x1e, 0xc2, 0xe2];
-    let mut at = 0;
-    while at < first.len() {
-        breaks[first[at] as usize] = true;
-        at += 1;
-    }
-    breaks
-};
+fn may_break(bytes: Bytes) -> Bytes {
+    let ascii = bytes.within(b'\n', b'\r').or(bytes.within(0x1c, 0x1e));
+    ascii.or(bytes.is(0xc2)).or(bytes.is(0xe2))
+}
 
 /// Bytes of the line break that starts here, 0 if none does.
 fn break_length(bytes: &[u8]) -> usize {
@@ -33,8 +28,8 @@ pub fn split_lines(text: &str) -> impl Iterator<Item = &str> {
         let text = rest?;
         let bytes = text.as_bytes();
         let mut at = 0;
-        while let Some(found) = bytes[at..].iter().position(|byte| BREAKS[usize::from(*byte)]) {
-            at += found;
+        while let Some(found) = find(bytes, at, may_break) {
+            at = found;
             let length = break_length(&bytes[at..]);
             if length > 0 {
                 rest = Some(&text[at + length..]).filter(|rest| !rest.is_empty());
@@ -54,8 +49,7 @@ pub fn split_runs(text: &str, least: usize) -> impl Iterator<Item = &str> {
         let text = rest?;
         let bytes = text.as_bytes();
         let mut at = 0;
-        while let Some(found) = bytes[at..].iter().position(|byte| *byte == b'\n') {
-            let start = at + found;
+        while let Some(start) = find(bytes, at, |bytes| bytes.is(b'\n')) {
             let run = bytes[start..].iter().take_while(|byte| **byte == b'\n').count();
             if run >= least {
                 rest = Some(&text[start + run..]);
@@ -107,7 +101,7 @@ pub fn repeated<'a>(pieces: impl Iterator<Item = &'a str>, most: usize) -> Repea
 
 /// Line feeds in a text.
 pub fn line_feeds(text: &str) -> usize {
-    text.bytes().map(|byte| usize::from(byte == b'\n')).sum()
+    vector::count(text.as_bytes(), |bytes| bytes.is(b'\n'))
 }
 
 #[cfg(test)]

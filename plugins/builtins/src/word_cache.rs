@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::hash::hash;
-use crate::words::Words;
+use crate::words::{Span, Words};
 
 const SHARDS: usize = 64;
 /// Shorter texts are cut faster than they are looked up.
@@ -30,7 +30,7 @@ struct Shard {
 
 struct Entry {
     text: Box<str>,
-    spans: Box<[(u32, u32)]>,
+    spans: Box<[Span]>,
 }
 
 impl Entry {

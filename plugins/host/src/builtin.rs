@@ -153,6 +153,7 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/length.rs",
     "src/lib.rs",
     "src/lines.rs",
+    "src/masks.rs",
     "src/overlap.rs",
     "src/pii/email.rs",
     "src/pii/ip.rs",
@@ -167,6 +168,7 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/special.rs",
     "src/special_characters.rs",
     "src/url_ratio.rs",
+    "src/vector.rs",
     "src/word_cache.rs",
     "src/words.rs",
 ];

@@ -1,0 +1,235 @@
+//! Sixteen bytes at a time, with instructions that every machine of the target has: there is nothing to dispatch, and
+//! WebAssembly has the same ones.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,
+    _mm_set1_epi8, _mm_sub_epi8,
+};
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use std::arch::wasm32::{i64x2, u8x16_bitmask, u8x16_eq, u8x16_le, u8x16_splat, u8x16_sub, v128, v128_and, v128_or};
+
+#[cfg(target_arch = "x86_64")]
+type Lanes = __m128i;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+type Lanes = v128;
+#[cfg(not(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128"))))]
+type Lanes = [u8; 16];
+
+/// How many bytes a [`Bytes`] has.
+pub const WIDTH: usize = 16;
+
+/// Sixteen bytes, or of each the answer to a question: all bits or none.
+#[derive(Clone, Copy)]
+pub struct Bytes(Lanes);
+
+// SAFETY of all: every x86-64 processor has SSE2.
+#[cfg(target_arch = "x86_64")]
+impl Bytes {
+    #[inline]
+    pub fn new(bytes: &[u8; WIDTH]) -> Self {
+        let half = |at: usize| i64::from_le_bytes(half(bytes, at));
+        // SAFETY: as above.
+        Self(unsafe { _mm_set_epi64x(half(8), half(0)) })
+    }
+
+    /// Whether it is this one.
+    #[inline]
+    pub fn is(self, byte: u8) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm_cmpeq_epi8(self.0, _mm_set1_epi8(byte as i8)) })
+    }
+
+    /// Whether it is one of `first..=last`.
+    #[inline]
+    pub fn within(self, first: u8, last: u8) -> Self {
+        // SAFETY: as above.
+        Self(unsafe {
+            let from = _mm_sub_epi8(self.0, _mm_set1_epi8(first as i8));
+            _mm_cmpeq_epi8(from, _mm_min_epu8(from, _mm_set1_epi8((last - first) as i8)))
+        })
+    }
+
+    /// Sets 0x20, which makes ASCII letters lower-case ones and nothing else a letter.
+    #[inline]
+    pub fn lower(self) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm_or_si128(self.0, _mm_set1_epi8(0x20)) })
+    }
+
+    #[inline]
+    pub fn or(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm_or_si128(self.0, other.0) })
+    }
+
+    #[inline]
+    pub fn and(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm_and_si128(self.0, other.0) })
+    }
+
+    /// The highest bit of each, the first lowest.
+    #[inline]
+    pub fn bits(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { _mm_movemask_epi8(self.0) as u32 }
+    }
+}
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+impl Bytes {
+    #[inline]
+    pub fn new(bytes: &[u8; WIDTH]) -> Self {
+        let half = |at: usize| i64::from_le_bytes(half(bytes, at));
+        Self(i64x2(half(0), half(8)))
+    }
+
+    #[inline]
+    pub fn is(self, byte: u8) -> Self {
+        Self(u8x16_eq(self.0, u8x16_splat(byte)))
+    }
+
+    #[inline]
+    pub fn within(self, first: u8, last: u8) -> Self {
+        Self(u8x16_le(u8x16_sub(self.0, u8x16_splat(first)), u8x16_splat(last - first)))
+    }
+
+    #[inline]
+    pub fn lower(self) -> Self {
+        Self(v128_or(self.0, u8x16_splat(0x20)))
+    }
+
+    #[inline]
+    pub fn or(self, other: Self) -> Self {
+        Self(v128_or(self.0, other.0))
+    }
+
+    #[inline]
+    pub fn and(self, other: Self) -> Self {
+        Self(v128_and(self.0, other.0))
+    }
+
+    #[inline]
+    pub fn bits(self) -> u32 {
+        u32::from(u8x16_bitmask(self.0))
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128"))))]
+impl Bytes {
+    pub fn new(bytes: &[u8; WIDTH]) -> Self {
+        Self(*bytes)
+    }
+
+    pub fn is(self, byte: u8) -> Self {
+        Self(self.0.map(|found| if found == byte { 0xff } else { 0 }))
+    }
+
+    pub fn within(self, first: u8, last: u8) -> Self {
+        Self(self.0.map(|found| if (first..=last).contains(&found) { 0xff } else { 0 }))
+    }
+
+    pub fn lower(self) -> Self {
+        Self(self.0.map(|byte| byte | 0x20))
+    }
+
+    pub fn or(self, other: Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] | other.0[at]))
+    }
+
+    pub fn and(self, other: Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] & other.0[at]))
+    }
+
+    pub fn bits(self) -> u32 {
+        self.0.iter().rev().fold(0, |bits, byte| bits << 1 | u32::from(byte >> 7))
+    }
+}
+
+#[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
+#[inline]
+fn half(bytes: &[u8; WIDTH], at: usize) -> [u8; 8] {
+    let mut half = [0; 8];
+    half.copy_from_slice(&bytes[at..at + 8]);
+    half
+}
+
+/// The sixteen bytes from `at` on, which may be past the end: 0 is what follows the last.
+#[inline]
+pub fn from(bytes: &[u8], at: usize) -> Bytes {
+    if let Some(Ok(block)) = bytes.get(at..at + WIDTH).map(<&[u8; WIDTH]>::try_from) {
+        return Bytes::new(block);
+    }
+    let mut block = [0; WIDTH];
+    let rest = bytes.get(at..).unwrap_or_default();
+    block[..rest.len()].copy_from_slice(rest);
+    Bytes::new(&block)
+}
+
+/// Where the first byte at or after `at` is that belongs to a class; 0 must not.
+#[inline]
+pub fn find(bytes: &[u8], mut at: usize, class: impl Fn(Bytes) -> Bytes) -> Option<usize> {
+    while at < bytes.len() {
+        let bits = class(from(bytes, at)).bits();
+        if bits != 0 {
+            return Some(at + bits.trailing_zeros() as usize);
+        }
+        at += WIDTH;
+    }
+    None
+}
+
+/// How many bytes belong to a class; 0 must not.
+#[inline]
+pub fn count(bytes: &[u8], class: impl Fn(Bytes) -> Bytes) -> usize {
+    let mut count = 0;
+    let mut at = 0;
+    while at < bytes.len() {
+        count += class(from(bytes, at)).bits().count_ones() as usize;
+        at += WIDTH;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_asked_alike() {
+        for byte in 0..=u8::MAX {
+            for at in 0..WIDTH {
+                let mut block = *b"aZ[`{@09/:\0\x7f\x80\xff \n";
+                block[at] = byte;
+                let bytes = Bytes::new(&block);
+                let bits = |asked: &dyn Fn(u8) -> bool| {
+                    block.iter().enumerate().fold(0, |bits, (at, byte)| bits | u32::from(asked(*byte)) << at)
+                };
+                assert_eq!(bytes.is(byte).bits(), bits(&|found| found == byte));
+                assert_eq!(bytes.within(b'@', 0x80).bits(), bits(&|found| (b'@'..=0x80).contains(&found)));
+                assert_eq!(bytes.lower().is(byte).bits(), bits(&|found| found | 0x20 == byte));
+                assert_eq!(bytes.is(b'a').or(bytes.is(byte)).bits(), bits(&|found| found == b'a' || found == byte));
+                assert_eq!(
+                    bytes.within(0, 0x7f).and(bytes.is(byte)).bits(),
+                    bits(&|found| found < 0x80 && found == byte)
+                );
+                assert_eq!(bytes.bits(), bits(&|found| found >= 0x80));
+            }
+        }
+    }
+
+    #[test]
+    fn finds_and_counts_to_the_end() {
+        let text = "a.b..c................d........................................................".as_bytes();
+        for end in 0..text.len() {
+            let text = &text[..end];
+            for at in 0..end + 3 {
+                let wanted = text.iter().skip(at).position(|byte| *byte == b'.').map(|found| at + found);
+                assert_eq!(find(text, at, |bytes| bytes.is(b'.')), wanted, "{end} {at}");
+            }
+            assert_eq!(count(text, |bytes| bytes.is(b'.')), text.iter().filter(|byte| **byte == b'.').count());
+        }
+    }
+}
