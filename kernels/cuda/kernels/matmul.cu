@@ -5,7 +5,6 @@
 //   nt: C[M,N] = scale · A[M,K] · B[N,K]ᵀ
 //   nn: C[M,N] = scale · A[M,K] · B[K,N]
 //   tn: C[M,N] = scale · A[K,M]ᵀ · B[K,N]
-//   B[K,N]
 //
 // The right operand of nt and nn is a matrix in any storage type, decoded while its tile is staged.
 #include "operands.cuh"

@@ -230,9 +230,9 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-#define MMA_TILES(name, Element, BLOCKS)                                                                               \
-  MMA(name##_nt_large, Element, true, true, 128, 128, 64, 32, 3, BLOCKS)                                               \
-  MMA(name##_nn_large, Element, false, true, 128, 128, 64, 32, 3, BLOCKS)                                              \
+#define MMA_TILES(name, Element, WN, BLOCKS)                                                                           \
+  MMA(name##_nt_large, Element, true, true, 128, 128, 64, WN, 3, BLOCKS)                                               \
+  MMA(name##_nn_large, Element, false, true, 128, 128, 64, WN, 3, BLOCKS)                                              \
   MMA(name##_nt_middle, Element, true, false, 64, 64, 32, 32, 3, 4)                                                    \
   MMA(name##_nn_middle, Element, false, false, 64, 64, 32, 32, 3, 4)                                                   \
   MMA(name##_nt_small, Element, true, false, 16, 64, 16, 16, 4, 4)                                                     \
@@ -349,10 +349,10 @@ template <class Element> struct FewRows {
   KERNEL_REGISTER(name)
 
 #if defined(CUEMU) || __CUDA_ARCH__ >= 800
-MMA_TILES(mma_bf16, Brain, 2)
+MMA_TILES(mma_bf16, Brain, 64, 2)
 FEW_ROWS(mma_bf16_nf4, Brain)
 #endif
-MMA_TILES(mma_f16, Half, 1)
+MMA_TILES(mma_f16, Half, 32, 1)
 FEW_ROWS(mma_f16_nf4, Half)
 
 // The power of two next below the greatest size in each row of a[m,k]: what the f16 kernels divide by. One for a row of
