@@ -45,7 +45,7 @@ template <class Matrix, class Out> struct PlainDecode {
   u64 from;
   u32 count;
   __device__ __forceinline__ void operator()(u32 place, float (&values)[Out::EACH]) const {
-    if (place + Out::EACH <= count) {
+    if (place + Out::EACH <= count && matrix.wide()) {
 #pragma unroll
       for (u32 i = 0; i < Out::EACH; i += 4) {
         float4 four = matrix.four(from + place + i);

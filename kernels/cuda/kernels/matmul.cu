@@ -132,7 +132,7 @@ template <class Matrix, Layout LAYOUT, int BM, int BN, int EM, int EN, int GROUP
     float *staged_a = shared + group * STAGED;
     float *staged_b = staged_a + STEP * PITCH_A;
     const bool vector_a = e.lda % 4 == 0 && (u64)a % 16 == 0;
-    const bool vector_b = e.ldb % 4 == 0;
+    const bool vector_b = e.ldb % 4 == 0 && b.wide();
     float sum[EM][EN] = {};
     float4 next_a[QUADS_A], next_b[QUADS_B];
     const int steps = (e.k + STEP - 1) / STEP;

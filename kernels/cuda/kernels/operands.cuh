@@ -116,6 +116,8 @@ struct F32Matrix {
   static __device__ __forceinline__ F32Matrix of(const void *data, const u8 *, const float *, float) {
     return {(const float *)data};
   }
+  // Whether `four` may be called: the matrix starts where such loads may.
+  __device__ __forceinline__ bool wide() const { return (u64)data % 16 == 0; }
   __device__ __forceinline__ float at(u64 index) const { return data[index]; }
   // Four elements from a multiple of 4 on.
   __device__ __forceinline__ float4 four(u64 index) const { return *(const float4 *)(data + index); }
@@ -126,6 +128,7 @@ struct Bf16Matrix {
   static __device__ __forceinline__ Bf16Matrix of(const void *data, const u8 *, const float *, float) {
     return {(const u16 *)data};
   }
+  __device__ __forceinline__ bool wide() const { return (u64)data % 8 == 0; }
   __device__ __forceinline__ float at(u64 index) const { return float_of_bf16(data[index]); }
   __device__ __forceinline__ float4 four(u64 index) const {
     uint2 words = *(const uint2 *)(data + index);
@@ -139,6 +142,7 @@ struct F16Matrix {
   static __device__ __forceinline__ F16Matrix of(const void *data, const u8 *, const float *, float) {
     return {(const u16 *)data};
   }
+  __device__ __forceinline__ bool wide() const { return (u64)data % 8 == 0; }
   __device__ __forceinline__ float at(u64 index) const { return float_of_f16(data[index]); }
   __device__ __forceinline__ float4 four(u64 index) const {
     uint2 words = *(const uint2 *)(data + index);
@@ -160,6 +164,7 @@ struct Nf4Matrix {
     return __fadd_rn(__fmul_rn(DYNAMIC_MAP[codes[block]], scales[block / NF4_NESTED_BLOCK]), offset);
   }
   static __device__ __forceinline__ float value(u32 code, float scale) { return __fmul_rn(NF4_CODE[code], scale); }
+  __device__ __forceinline__ bool wide() const { return (u64)packed % 2 == 0; }
   __device__ __forceinline__ float at(u64 index) const {
     u32 byte = packed[index / 2];
     return value(index & 1 ? byte & 15 : byte >> 4, scale(index / NF4_BLOCK));
@@ -210,6 +215,7 @@ template <class Kind> struct BlockMatrix {
   static __device__ __forceinline__ BlockMatrix of(const void *data, const u8 *, const float *, float) {
     return {(const u8 *)data};
   }
+  __device__ __forceinline__ bool wide() const { return true; }
   __device__ __forceinline__ float at(u64 index) const {
     return Kind::value(bytes + index / BLOCK_ELEMENTS * Kind::BYTES, (u32)(index % BLOCK_ELEMENTS));
   }
