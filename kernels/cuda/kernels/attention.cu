@@ -70,7 +70,6 @@ __device__ __forceinline__ void attend(const float *q, const float *k, const flo
 #pragma unroll
         for (int j = 0; j < 4; j++) taken[chunk][i][j] *= decay;
     }
-    __syncthreads();
     weights_by_rows<CHUNKS>(weights, value_rows, first, d, stage, taken);
   }
   float factors[4];

@@ -72,13 +72,11 @@ __device__ __forceinline__ void key_gradients(const float *q, const float *k, co
           slopes[i][j] = at.ds;
         }
       }
-      __syncthreads();
       weights_by_rows<CHUNKS>(weights, gradients, first, d, stage, value_sums);
 #pragma unroll
       for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int j = 0; j < 4; j++) weights[score_row(i) * ATTENTION_PITCH + score_column(j)] = slopes[i][j];
-      __syncthreads();
       weights_by_rows<CHUNKS>(weights, queries, first, d, stage, key_sums);
     }
   }
@@ -127,7 +125,6 @@ __device__ __forceinline__ void query_gradients(const float *q, const float *k, 
         Slopes at(layer, scores[i][j], slopes[i][j], logs[i], dots[i], seen);
         weights[score_row(i) * ATTENTION_PITCH + score_column(j)] = at.ds;
       }
-    __syncthreads();
     weights_by_rows<CHUNKS>(weights, keys, first, d, stage, sums);
   }
   float factors[4] = {1, 1, 1, 1};

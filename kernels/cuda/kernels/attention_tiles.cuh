@@ -136,7 +136,8 @@ __device__ __forceinline__ void rows_by_rows(const HeadRows &left, const HeadRow
 }
 
 // sums[c][i][·] += weights row i · right's columns, for the columns `first` + 64 c + 4 · (thread % 16) + 0..3. `weights`
-// is [64, ATTENTION_PITCH] in shared memory, complete before the call; ends with a barrier, `stage` must be free.
+// is [64, ATTENTION_PITCH] in shared memory, written by any thread before it calls; ends with a barrier, `stage` must be
+// free.
 template <int CHUNKS>
 __device__ __forceinline__ void weights_by_rows(const float *weights, const HeadRows &right, int first, int d,
                                                 float *stage, float (&sums)[CHUNKS][4][4]) {
