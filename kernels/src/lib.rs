@@ -33,6 +33,7 @@ pub mod divergence;
 pub mod dora;
 pub mod elementwise;
 pub mod embedding;
+pub mod geglu;
 pub mod matmul;
 pub mod nf4;
 pub mod optimizer;

@@ -6,6 +6,7 @@
 
 mod attention;
 mod cross_entropy;
+mod geglu;
 mod linear;
 mod rms_norm;
 mod rope;
@@ -14,6 +15,7 @@ mod tensors;
 
 pub use attention::attention;
 pub use cross_entropy::cross_entropy;
+pub use geglu::geglu;
 pub use linear::{FrozenWeight, linear};
 pub use rms_norm::rms_norm;
 pub use rope::rope;

@@ -6,7 +6,7 @@ use candle_core::{D, Device, Result, Tensor, Var};
 use luthier_kernels::attention::AttentionShape;
 use luthier_kernels::random::Stream;
 use luthier_kernels::rope::{Scaling, Table};
-use luthier_ops::{FrozenWeight, attention, cross_entropy, linear, rms_norm, rope, swiglu};
+use luthier_ops::{FrozenWeight, attention, cross_entropy, geglu, linear, rms_norm, rope, swiglu};
 
 fn variable(name: &str, shape: &[usize]) -> Result<Var> {
     let mut values = vec![0.0f32; shape.iter().product()];
@@ -87,7 +87,8 @@ fn rotation() -> Result<()> {
 #[test]
 fn gated_activation() -> Result<()> {
     let (gate, up) = (variable("gate", &[5, 37])?, variable("up", &[5, 37])?);
-    compare(&[&gate, &up], &swiglu(&gate, &up)?, &(gate.silu()? * up.as_tensor())?)
+    compare(&[&gate, &up], &swiglu(&gate, &up)?, &(gate.silu()? * up.as_tensor())?)?;
+    compare(&[&gate, &up], &geglu(&gate, &up)?, &(gate.gelu()? * up.as_tensor())?)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::attention::{self, AttentionShape};
 use crate::optimizer::{AdamW, adamw};
 use crate::random::Stream;
 use crate::rope::{Scaling, Table};
-use crate::{Weight, cross_entropy, elementwise, embedding, matmul, nf4, rms_norm, rope, swiglu};
+use crate::{Weight, cross_entropy, elementwise, embedding, geglu, matmul, nf4, rms_norm, rope, swiglu};
 
 /// Sums of a few hundred products in `f32`: half an ulp each, random signs.
 const PRODUCTS: f64 = 1e-12;
@@ -31,7 +31,7 @@ pub fn cases() -> Vec<OpCase> {
         all.push(rope_case(rows, heads, d));
     }
     for len in [0, 1, 15, 16, 17, 100] {
-        all.push(swiglu_case(len));
+        all.extend([swiglu_case(len), geglu_case(len)]);
     }
     let shape = |heads, kv_heads, head_dim, window| AttentionShape {
         heads,
@@ -246,6 +246,24 @@ fn swiglu_case(len: usize) -> OpCase {
         backward: Some(Box::new(move |i, g| {
             let (mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len]);
             swiglu::backward(i[0], i[1], &g[0], &mut dgate, &mut dup);
+            vec![dgate, dup]
+        })),
+    }
+}
+
+fn geglu_case(len: usize) -> OpCase {
+    let gelu = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
+    OpCase {
+        name: format!("geglu len={len}"),
+        inputs: vec![random("gate", len), random("up", len)],
+        outputs: vec![len],
+        nmse: ELEMENTARY,
+        flops: (12 * len) as f64,
+        run: Box::new(|i, o| geglu::forward(i[0], i[1], o[0])),
+        exact: Box::new(move |i| vec![i[0].iter().zip(&i[1]).map(|(gate, up)| gelu(*gate) * up).collect()]),
+        backward: Some(Box::new(move |i, g| {
+            let (mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len]);
+            geglu::backward(i[0], i[1], &g[0], &mut dgate, &mut dup);
             vec![dgate, dup]
         })),
     }
