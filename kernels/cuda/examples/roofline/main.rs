@@ -1,0 +1,10 @@
+//! Writes ROOFLINE.md.
+
+mod machine;
+mod model;
+mod report;
+mod step;
+
+fn main() -> std::io::Result<()> {
+    fs_err::write(concat!(env!("CARGO_MANIFEST_DIR"), "/ROOFLINE.md"), report::report())
+}

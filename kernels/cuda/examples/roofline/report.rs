@@ -1,0 +1,221 @@
+//! The tables of ROOFLINE.md.
+
+use std::fmt::Write as _;
+
+use super::machine::{EFFICIENCIES, Efficiency, MACHINES, Machine};
+use super::model::{MODELS, Model};
+use super::step::{Batch, Kernel, NF4, Unit, step};
+
+const BATCH: Batch = Batch { tokens: 4096.0, length: 4096.0, rank: 16.0, chunk: 1024.0 };
+
+const INTRODUCTION: &str = "# Roofline on paper
+
+Everything here is **computed from shapes, never measured**: no kernel of this crate has run on a GPU yet. The numbers
+come from `cargo run -p luthier-cuda --example roofline`, which writes this file; a test fails if it is stale.
+
+One step is one micro-batch of 4,096 packed tokens (one sequence of 4,096, the worst case for attention), QLoRA of rank 16
+on all seven projections, layer inputs kept and the rest computed again, every token trained, head in bf16 over 1,024 rows
+at once. Activations are f32 in memory, factors bf16 on the tensor cores, sums f32. A multiply-add is two operations.
+
+- *bytes* are what a kernel must move if each operand is read once per launch, and keys and values once per tile of queries
+  of a group of heads; what the second-level cache saves beyond that is not counted.
+- *intensity* is operations per byte. A kernel is bound by its unit where that exceeds the card's ratio of peak operations
+  to bandwidth, by memory elsewhere.
+- Time is the greater of operations over the reached share of the tensor peak and bytes over the reached share of
+  bandwidth, plus the gap after each launch. Kernels do not overlap. Copies for offloading and the optimiser's host part
+  hide behind it and are not counted.
+- Peaks are the makers' dense figures: ";
+
+/// The whole file.
+pub fn report() -> String {
+    let mut out = INTRODUCTION.to_owned();
+    let peaks: Vec<String> = MACHINES
+        .iter()
+        .map(|machine| {
+            format!(
+                "{} {:.0} TFLOP/s bf16 and {:.0} GB/s ({:.0} operations per byte)",
+                machine.name,
+                machine.tensor / 1e12,
+                machine.bandwidth / 1e9,
+                machine.tensor / machine.bandwidth
+            )
+        })
+        .collect();
+    let _ = writeln!(out, "{}.\n", peaks.join("; "));
+    throughput(&mut out);
+    for model in &MODELS {
+        kernels(&mut out, model);
+    }
+    launches(&mut out);
+    decoding(&mut out);
+    out
+}
+
+fn throughput(out: &mut String) {
+    out.push_str("## Tokens per second that follow\n\nHFU counts the operations that are computed again, MFU does not.\n\n");
+    out.push_str("| model | card | weights in NF4 | at | products, attention, streams | step | tokens/s | HFU | MFU |\n");
+    out.push_str("|---|---|---|---|---|---|---|---|---|\n");
+    for model in &MODELS {
+        let kernels = step(model, BATCH);
+        let all: f64 = kernels.iter().map(|kernel| kernel.operations).sum();
+        for machine in &MACHINES {
+            let stored = stored(model);
+            let fits = if stored < machine.memory { "fits" } else { "streamed: not counted" };
+            for efficiency in &EFFICIENCIES {
+                let seconds: f64 = kernels.iter().map(|kernel| time(kernel, machine, efficiency)).sum();
+                let share = |operations: f64| 100.0 * operations / seconds / machine.tensor;
+                let _ = writeln!(
+                    out,
+                    "| {} | {} | {:.1} GB, {fits} | {} | {:.0} %, {:.0} %, {:.0} % | {} | {} | {:.0} % | {:.0} % |",
+                    model.name,
+                    machine.name,
+                    stored / 1e9,
+                    efficiency.name,
+                    efficiency.product * 100.0,
+                    efficiency.attention * 100.0,
+                    efficiency.stream * 100.0,
+                    duration(seconds),
+                    grouped(BATCH.tokens / seconds),
+                    share(all),
+                    share(all - recomputed(model)),
+                );
+            }
+        }
+    }
+    let reached: Vec<String> = MACHINES
+        .iter()
+        .map(|machine| {
+            let kernels = step(&MODELS[1], BATCH);
+            let seconds: f64 = kernels.iter().map(|kernel| time(kernel, machine, &EFFICIENCIES[1])).sum();
+            let operations: f64 = kernels.iter().map(|kernel| kernel.operations).sum();
+            format!("{:.0} % on the {}", 100.0 * operations / seconds / machine.tensor, machine.name)
+        })
+        .collect();
+    let _ = writeln!(
+        out,
+        "\nThe target is 45 % HFU on packed 4k-token batches of an 8B model. With a vendor's products this comes to {}. What is\nin the way is memory: activations in f32, and adapters that read them six times over in launches of their own. Activations\nin bf16, and adapters inside the products they belong to, are the next steps.\n",
+        reached.join(", "),
+    );
+}
+
+fn kernels(out: &mut String, model: &Model) {
+    let kernels = step(model, BATCH);
+    let _ = writeln!(out, "## {}: a step by kernel\n", model.name);
+    out.push_str("| kernel | launches | TFLOP | GB | intensity |");
+    for machine in &MACHINES {
+        let _ = write!(out, " {}, bound by |", machine.name);
+    }
+    out.push_str("\n|---|---|---|---|---|---|---|---|\n");
+    let roof = &EFFICIENCIES[0];
+    for kernel in &kernels {
+        let _ = write!(
+            out,
+            "| {} | {} | {:.2} | {:.2} | {:.0} |",
+            kernel.name,
+            grouped(kernel.launches),
+            kernel.operations / 1e12,
+            kernel.bytes / 1e9,
+            kernel.operations / kernel.bytes
+        );
+        for machine in &MACHINES {
+            let bound = if compute(kernel, machine, roof) > kernel.bytes / machine.bandwidth { "tensor cores" } else { "memory" };
+            let _ = write!(out, " {}, {bound} |", duration(time(kernel, machine, roof)));
+        }
+        out.push('\n');
+    }
+    let sum = |value: fn(&Kernel) -> f64| kernels.iter().map(value).sum::<f64>();
+    let _ = write!(
+        out,
+        "| **all** | {} | {:.2} | {:.2} | {:.0} |",
+        grouped(sum(|kernel| kernel.launches)),
+        sum(|kernel| kernel.operations) / 1e12,
+        sum(|kernel| kernel.bytes) / 1e9,
+        sum(|kernel| kernel.operations) / sum(|kernel| kernel.bytes)
+    );
+    for machine in &MACHINES {
+        let seconds: f64 = kernels.iter().map(|kernel| time(kernel, machine, roof)).sum();
+        let _ = write!(out, " {} |", duration(seconds));
+    }
+    out.push_str("\n\n");
+}
+
+fn launches(out: &mut String) {
+    out.push_str("## Launches\n\n| pass over a layer | device operations | launches |\n|---|---|---|\n");
+    out.push_str("| forward | 29 | 36: seven weights are decoded before their products |\n");
+    out.push_str("| again, in backward | 26 | 32 |\n");
+    out.push_str("| backward | 44 | 53: seven weights, and attention is three kernels |\n\n");
+    out.push_str(
+        "With cuBLASLt or split sums a product may be two. The target of fewer than 40 launches per layer without graphs is met\nby each pass, not by their sum; a captured graph makes a step one launch.\n\n",
+    );
+}
+
+/// Generation reads every weight once per token: what memory allows, for one sequence.
+fn decoding(out: &mut String) {
+    out.push_str("## Generation, one sequence with 2,048 tokens in its cache\n\n| model |");
+    for machine in &MACHINES {
+        let _ = write!(out, " {} |", machine.name);
+    }
+    out.push_str("\n|---|---|---|---|\n");
+    for model in &MODELS {
+        let cache = model.layers * 2048.0 * 2.0 * model.key() * 4.0;
+        let bytes = stored(model) + cache;
+        let _ = write!(out, "| {}: {:.2} GB per token |", model.name, bytes / 1e9);
+        for machine in &MACHINES {
+            let rate = 0.7 * machine.bandwidth / bytes;
+            let fits = if bytes < machine.memory { grouped(rate) + " tokens/s at 70 % of bandwidth" } else { "does not fit".into() };
+            let _ = write!(out, " {fits} |");
+        }
+        out.push('\n');
+    }
+}
+
+/// NF4 projections and a bf16 head.
+fn stored(model: &Model) -> f64 {
+    model.layers * model.weights() * NF4 + model.vocabulary * model.hidden * 2.0
+}
+
+fn recomputed(model: &Model) -> f64 {
+    let down = model.intermediate * model.hidden;
+    let products = 2.0 * (model.weights() - down) * BATCH.tokens;
+    let pairs = BATCH.tokens * (BATCH.length + 1.0) / 2.0;
+    // Backward computes scores twice and their gradients twice where once each would do.
+    model.layers * (products + (4.0 + 4.0) * pairs * model.query())
+}
+
+fn compute(kernel: &Kernel, machine: &Machine, efficiency: &Efficiency) -> f64 {
+    match kernel.unit {
+        Unit::Product => kernel.operations / (machine.tensor * efficiency.product),
+        Unit::Attention => kernel.operations / (machine.tensor * efficiency.attention),
+        // Adapters run through f32 where their operands are; the other kernels have next to no operations.
+        Unit::Stream => kernel.operations / (machine.plain * efficiency.stream),
+    }
+}
+
+fn time(kernel: &Kernel, machine: &Machine, efficiency: &Efficiency) -> f64 {
+    let memory = kernel.bytes / (machine.bandwidth * efficiency.stream);
+    compute(kernel, machine, efficiency).max(memory) + kernel.launches * efficiency.gap
+}
+
+fn duration(seconds: f64) -> String {
+    if seconds >= 10.0 {
+        format!("{seconds:.1} s")
+    } else if seconds >= 1.0 {
+        format!("{seconds:.2} s")
+    } else if seconds >= 0.01 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else {
+        format!("{:.2} ms", seconds * 1e3)
+    }
+}
+
+fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
