@@ -8,7 +8,7 @@ use crate::simd::math::tanh;
 use crate::simd::{LANES, Simd, kernel};
 
 /// √(2/π).
-const INNER: f32 = 0.797_884_56;
+const INNER: f32 = 0.797_884_6;
 const CUBE: f32 = 0.044_715;
 
 /// `out = gelu(gate) · up`.
