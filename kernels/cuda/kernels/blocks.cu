@@ -71,9 +71,11 @@ template <class Matrix, class Out> struct PlainDecode {
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
+PLAIN_DEQUANTIZE(dequantize_f32_f32, F32Matrix, ToF32)
 PLAIN_DEQUANTIZE(dequantize_f32_bf16, F32Matrix, ToNarrow<Brain>)
 PLAIN_DEQUANTIZE(dequantize_f32_f16, F32Matrix, ToNarrow<Half>)
 PLAIN_DEQUANTIZE(dequantize_f16_f32, F16Matrix, ToF32)
 PLAIN_DEQUANTIZE(dequantize_f16_bf16, F16Matrix, ToNarrow<Brain>)
 PLAIN_DEQUANTIZE(dequantize_bf16_f32, Bf16Matrix, ToF32)
+PLAIN_DEQUANTIZE(dequantize_bf16_bf16, Bf16Matrix, ToNarrow<Brain>)
 PLAIN_DEQUANTIZE(dequantize_bf16_f16, Bf16Matrix, ToNarrow<Half>)

@@ -11,8 +11,6 @@
 
 enum Layout { NT, NN, TN };
 
-#define STEP 16
-
 struct Extent {
   int m, n, k;
   // Elements from one row to the next.
@@ -27,6 +25,8 @@ template <int EACH, int ACROSS> __device__ __forceinline__ int spread(int thread
 }
 
 template <class Matrix, Layout LAYOUT, int BM, int BN, int EM, int EN, int GROUPS> struct Tile {
+  // Steps of k that are staged at once.
+  static const int STEP = 16;
   static const int ACROSS = BN / EN;
   static const int DOWN = BM / EM;
   static const int THREADS = ACROSS * DOWN;

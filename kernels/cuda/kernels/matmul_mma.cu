@@ -8,11 +8,6 @@
 // it is narrowed, so that no activation overflows; the bf16 kernels take none.
 #include "tensor_core.cuh"
 
-// Steps of k that are staged at once.
-#define STEP 32
-// Rows of tiles that run next to each other, so that their tiles of B are still in the cache.
-#define GROUP 8
-
 struct Product {
   const float *a;
   const u16 *b;
@@ -69,6 +64,10 @@ template <class Element> __device__ __forceinline__ float4 left_quad(const Produ
 }
 
 template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, int WN, int STAGES> struct MmaTile {
+  // Steps of k that are staged at once.
+  static const int STEP = 32;
+  // Rows of tiles that run next to each other, so that their tiles of B are still in the cache.
+  static const int GROUP = 8;
   static const int ACROSS = BN / WN;
   static const int THREADS = BM / WM * ACROSS * 32;
   static const int A_BYTES = BM * STEP * 2;
@@ -240,13 +239,13 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
 
 // A few rows times a matrix in NF4, [N,K] with K a multiple of 64, without a copy of the matrix in between: packed
 // codes travel to shared memory ahead of their use, each warp decodes eight rows of the matrix into its fragments.
-#define SPAN 128
-#define AHEAD 6
-// Sixteen more bytes keep the rows of codes in different banks.
-#define CODES_PITCH (SPAN / 2 + 16)
-#define LEFT_PITCH (SPAN + 8)
-
 template <class Element> struct FewRows {
+  // Steps of k that are decoded between barriers, and such spans on their way.
+  static const int SPAN = 128;
+  static const int AHEAD = 6;
+  // Sixteen more bytes keep the rows of codes in different banks.
+  static const int CODES_PITCH = SPAN / 2 + 16;
+  static const int LEFT_PITCH = SPAN + 8;
   static const int CODES_BYTES = 8 * CODES_PITCH;
   static const int LEFT_BYTES = 16 * LEFT_PITCH * 2;
   static const int SHARED = 4 * AHEAD * CODES_BYTES + 2 * LEFT_BYTES;
