@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::{is_space, trim};
-use crate::lines::repeated;
+use crate::lines::Pieces;
 use crate::{chars, share};
 
 #[derive(Config)]
@@ -127,9 +127,10 @@ impl Filter for CuratorRepetition {
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let (text, config) = (row.text(), &self.config);
         let breaks = crate::lines::line_feeds(text);
-        let different = |pieces: &mut dyn Iterator<Item = &str>| {
+        let mut table = Pieces::default();
+        let mut different = |pieces: &mut dyn Iterator<Item = &str>| {
             let mut characters = 0;
-            let found = repeated(pieces.inspect(|piece| characters += chars(piece)), breaks + 1);
+            let found = table.repeated(text, pieces.inspect(|piece| characters += chars(piece)), breaks + 1);
             (share(found.pieces - found.copies, found.pieces), share(characters - found.characters, characters))
         };
         let lines = different(&mut text.split('\n').filter(|line| !trim(line).is_empty()));

@@ -3,7 +3,7 @@
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::{is_terminal, trim};
-use crate::lines::{line_feeds, repeated};
+use crate::lines::{Pieces, line_feeds, split_feeds};
 use crate::shared::with_words;
 use crate::words::Words;
 use crate::{chars, share};
@@ -33,6 +33,7 @@ pub struct FinewebQualityConfig {
 /// Drops lists, menus and other texts that are not lines of prose.
 pub struct FinewebQuality {
     config: FinewebQualityConfig,
+    pieces: Pieces,
 }
 
 impl Filter for FinewebQuality {
@@ -55,20 +56,20 @@ impl Filter for FinewebQuality {
     };
 
     fn open(config: FinewebQualityConfig) -> Result<Self, String> {
-        Ok(Self { config })
+        Ok(Self { config, pieces: Pieces::default() })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let (text, config) = (row.text(), &self.config);
         let breaks = line_feeds(text);
         let (mut count, mut ended, mut short) = (0, 0, 0);
-        let lines = text.split('\n').filter(|line| !trim(line).is_empty()).inspect(|line| {
+        let lines = split_feeds(text).filter(|line| !trim(line).is_empty()).inspect(|line| {
             count += 1;
             ended += usize::from(line.ends_with(is_terminal));
             let is_short = line.len() <= config.short_line || chars(line) <= config.short_line;
             short += usize::from(is_short);
         });
-        let copies = repeated(lines, breaks + 1);
+        let copies = self.pieces.repeated(text, lines, breaks + 1);
         if count == 0 {
             return Verdict::Drop("empty");
         }

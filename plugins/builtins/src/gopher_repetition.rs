@@ -3,7 +3,7 @@
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::trim;
-use crate::lines::{line_feeds, repeated, split_runs};
+use crate::lines::{Pieces, Repeated, has_paragraphs, line_feeds, split_runs};
 use crate::repetition::WordRuns;
 use crate::shared::with_words;
 use crate::{chars, share};
@@ -43,6 +43,7 @@ const REPEATED: [&str; 6] = [
 /// Drops texts that say the same over and over.
 pub struct GopherRepetition {
     config: GopherRepetitionConfig,
+    pieces: Pieces,
     runs: WordRuns,
 }
 
@@ -56,8 +57,12 @@ impl GopherRepetition {
         let over = |value: f64, bound: f64| bound != 0.0 && value > bound;
 
         let breaks = line_feeds(text);
-        let paragraphs = repeated(split_runs(trim(text), 2), breaks + 1);
-        let lines = repeated(split_runs(text, 1), breaks + 1);
+        let paragraphs = if has_paragraphs(text) {
+            self.pieces.repeated(text, split_runs(trim(text), 2), breaks + 1)
+        } else {
+            Repeated { pieces: 1, ..Repeated::default() }
+        };
+        let lines = self.pieces.repeated(text, split_runs(text, 1), breaks + 1);
         let mut found = None;
         let mut check = |fails: bool, reason: &'static str| found = found.or(fails.then_some(reason));
         for (repeated, score, bounds, reasons) in [
@@ -149,7 +154,7 @@ impl Filter for GopherRepetition {
             let found = config.max_repeated.len();
             return Err(format!("`max_repeated` has {found} bounds, the most are {}", REPEATED.len()));
         }
-        Ok(Self { config, runs: WordRuns::default() })
+        Ok(Self { config, pieces: Pieces::default(), runs: WordRuns::default() })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {

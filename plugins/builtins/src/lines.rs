@@ -1,7 +1,7 @@
 //! Lines, and what is repeated among pieces of text.
 
 use crate::hash::hash;
-use crate::vector::{self, Bytes, find};
+use crate::vector::{self, Bytes, WIDTH, find};
 
 /// The first bytes of line breaks.
 fn may_break(bytes: Bytes) -> Bytes {
@@ -42,6 +42,17 @@ pub fn split_lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The pieces between line feeds.
+pub fn split_feeds(text: &str) -> impl Iterator<Item = &str> {
+    let mut next = Some(0);
+    std::iter::from_fn(move || {
+        let start = next?;
+        let end = find(text.as_bytes(), start, |bytes| bytes.is(b'\n'));
+        next = end.map(|end| end + 1);
+        Some(&text[start..end.unwrap_or(text.len())])
+    })
+}
+
 /// The pieces between runs of at least `least` line feeds; a run at either end leaves an empty piece.
 pub fn split_runs(text: &str, least: usize) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
@@ -72,31 +83,59 @@ pub struct Repeated {
     pub characters: usize,
 }
 
-/// What is repeated among at most `most` pieces.
-pub fn repeated<'a>(pieces: impl Iterator<Item = &'a str>, most: usize) -> Repeated {
-    let mask = (most * 2).next_power_of_two() - 1;
-    let mut slots: Vec<(u64, &str)> = vec![(0, ""); mask + 1];
-    let mut found = Repeated::default();
-    for piece in pieces {
-        found.pieces += 1;
-        // 0 marks an empty slot.
-        let hash = hash(piece.as_bytes()) | 1;
-        let mut at = (hash >> 20) as usize & mask;
-        loop {
-            let slot = &mut slots[at];
-            if slot.0 == 0 {
-                *slot = (hash, piece);
-                break;
+/// An open table of pieces; kept to be used again.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Slot {
+    /// 0 if it is empty.
+    hash: u64,
+    start: u32,
+    length: u32,
+}
+
+impl Pieces {
+    /// What is repeated among at most `most` pieces of `text`.
+    pub fn repeated<'a>(&mut self, text: &str, pieces: impl Iterator<Item = &'a str>, most: usize) -> Repeated {
+        let bytes = text.as_bytes();
+        let mask = (most * 2).next_power_of_two() - 1;
+        self.slots.clear();
+        self.slots.resize(mask + 1, Slot::default());
+        let mut found = Repeated::default();
+        for piece in pieces {
+            found.pieces += 1;
+            let hash = hash(piece.as_bytes()) | 1;
+            let start = piece.as_ptr() as usize - text.as_ptr() as usize;
+            let mut at = (hash >> 20) as usize & mask;
+            loop {
+                let slot = &mut self.slots[at];
+                if slot.hash == 0 {
+                    *slot = Slot { hash, start: start as u32, length: piece.len() as u32 };
+                    break;
+                }
+                let before = slot.start as usize;
+                if slot.hash == hash && bytes[before..before + slot.length as usize] == *piece.as_bytes() {
+                    found.copies += 1;
+                    found.characters += crate::chars(piece);
+                    break;
+                }
+                at = (at + 1) & mask;
             }
-            if slot.0 == hash && slot.1 == piece {
-                found.copies += 1;
-                found.characters += crate::chars(piece);
-                break;
-            }
-            at = (at + 1) & mask;
         }
+        found
     }
-    found
+}
+
+/// Whether two line feeds follow each other.
+pub fn has_paragraphs(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (0..bytes.len()).step_by(WIDTH).any(|at| {
+        let [one, two] = [at, at + 1].map(|at| vector::from(bytes, at).is(b'\n'));
+        one.and(two).bits() != 0
+    })
 }
 
 /// Line feeds in a text.
@@ -118,6 +157,14 @@ mod tests {
     }
 
     #[test]
+    fn feeds_split_as_the_library_does() {
+        for text in ["", "\n", "a\n\nb", "a line that is longer than sixteen bytes\nanother one of that kind", "\nx\n"]
+        {
+            assert!(split_feeds(text).eq(text.split('\n')), "{text:?}");
+        }
+    }
+
+    #[test]
     fn runs_split_as_the_regular_expression_does() {
         let runs = |text, least| split_runs(text, least).collect::<Vec<_>>();
         assert_eq!(runs("a\nb\n\nc", 2), ["a\nb", "c"]);
@@ -127,8 +174,18 @@ mod tests {
 
     #[test]
     fn counts_second_copies() {
-        let found = repeated(["éa", "b", "éa", "éa"].into_iter(), 4);
+        let mut pieces = Pieces::default();
+        let text = "éa b éa éa";
+        let found = pieces.repeated(text, text.split(' '), 4);
         assert_eq!(found, Repeated { pieces: 4, copies: 2, characters: 4 });
-        assert_eq!(repeated([].into_iter(), 1), Repeated::default());
+        assert_eq!(pieces.repeated("", [].into_iter(), 1), Repeated::default());
+    }
+
+    #[test]
+    fn paragraphs_are_seen_anywhere() {
+        for before in 0..40 {
+            let text = "x".repeat(before);
+            assert!(has_paragraphs(&format!("{text}\n\n")) && !has_paragraphs(&format!("{text}\nx\n")), "{before}");
+        }
     }
 }

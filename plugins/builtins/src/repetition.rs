@@ -13,6 +13,8 @@ use crate::words::{Span, Words};
 
 /// Bytes that repeated runs of text share at their start.
 const SEED: usize = 16;
+/// What follows the last word.
+const ZEROS: usize = SEED + 8;
 
 /// The words of one text as numbers: equal words have equal numbers.
 #[derive(Debug, Default)]
@@ -22,13 +24,15 @@ pub struct WordRuns {
     known: Vec<Known>,
     /// A part of the hash and the number plus one of the words so far, an open table.
     table: Vec<(u32, u32)>,
-    /// The words without anything between them, and [`SEED`] zeros.
+    /// The words without anything between them, and [`ZEROS`].
     joined: Vec<u8>,
     /// Where a run may start that comes twice.
     places: Vec<Place>,
     /// How often the hash at each place came, in order.
     slots: Vec<u32>,
     seen: Counts,
+    /// Of the runs that are shorter than [`SEED`].
+    short: Counts,
     runs: Runs,
 }
 
@@ -75,9 +79,13 @@ impl Counts {
 
     /// Where to ask for the hash.
     fn add(&mut self, hash: u64) -> u32 {
-        let slot = (hash >> 24) as usize & (self.0.len() - 1);
-        self.0[slot] = self.0[slot].saturating_add(1);
-        slot as u32
+        let slot = self.slot(hash);
+        self.0[slot as usize] = self.0[slot as usize].saturating_add(1);
+        slot
+    }
+
+    fn slot(&self, hash: u64) -> u32 {
+        (hash >> 24) as u32 & (self.0.len() - 1) as u32
     }
 
     /// Up to 255.
@@ -131,7 +139,7 @@ impl WordRuns {
         self.words.reserve(count + 1);
         self.known.clear();
         // What is left of another text is written over, or never read.
-        let room = bytes.len() + SEED;
+        let room = bytes.len() + ZEROS;
         if self.joined.len() < room {
             self.joined.resize(room, 0);
         }
@@ -153,7 +161,7 @@ impl WordRuns {
             length += size;
         }
         self.words.push(Word { id: 0, chars, start: length as u32 });
-        self.joined[length..length + SEED].fill(0);
+        self.joined[length..length + ZEROS].fill(0);
     }
 
     fn len(&self) -> usize {
@@ -288,23 +296,52 @@ impl WordRuns {
         }
     }
 
-    /// Finds the places whose next [`SEED`] bytes come twice, or whose run of `n` words is shorter than that. Equal runs
-    /// are equally long and start alike, so none is lost; a place too many does no harm, so hashes stand for the bytes.
+    /// Finds the places where a run of `n` or more words may start that comes twice. Equal runs are equally long, so those
+    /// of [`SEED`] bytes share that many, and shorter ones half of that; a place too many does no harm, so hashes stand for
+    /// the bytes.
     fn find_places(&mut self, n: usize) {
         let count = self.words.len().saturating_sub(n);
+        let length = |at: usize| (self.words[at + n].start - self.words[at].start) as usize;
         self.places.clear();
-        self.places.extend(self.words[..count].iter().enumerate().map(|(at, word)| {
-            let start = word.start as usize;
-            let hash = mix(mix(0, eight(&self.joined, start, 8)), eight(&self.joined, start + 8, 8));
-            Place { at: at as u32, hashed: SEED as u32, hash }
-        }));
-        self.count_hashes();
+        self.seen.clear(count);
+        self.short.clear(count);
+        self.slots.clear();
+        for at in 0..count {
+            let start = self.words[at].start as usize;
+            let half = mix(0, eight(&self.joined, start, 8));
+            let hash = mix(half, eight(&self.joined, start + 8, 8));
+            self.slots.push(self.seen.add(hash));
+            let place = Place { at: at as u32, hashed: SEED as u32, hash };
+            self.places.push(match length(at) {
+                SEED.. => place,
+                8.. => {
+                    self.short.add(half);
+                    Place { hashed: 8, hash: half, ..place }
+                }
+                _ => Place { hashed: 0, hash: 0, ..place },
+            });
+        }
         let mut left = 0;
         for (at, slot) in self.slots.iter().enumerate() {
-            let is_short = self.words[at + n].start - self.words[at].start < SEED as u32;
             let place = self.places[at];
-            self.places[left] = if is_short { Place { hashed: 0, hash: 0, ..place } } else { place };
+            let is_short = place.hashed == 0 || place.hashed == 8 && self.short.of(self.short.slot(place.hash)) > 1;
+            self.places[left] = place;
             left += usize::from(is_short | (self.seen.of(*slot) > 1));
+        }
+        self.places.truncate(left);
+        // In the same way with a half more.
+        self.seen.clear(left);
+        self.slots.clear();
+        self.slots.extend(self.places.iter().map(|place| {
+            let start = self.words[place.at as usize].start as usize;
+            let seed = if place.hashed < SEED as u32 { seed(&self.joined, start) } else { place.hash };
+            self.seen.add(mix(seed, eight(&self.joined, start + SEED, 8)))
+        }));
+        left = 0;
+        for (at, slot) in self.slots.iter().enumerate() {
+            let place = self.places[at];
+            self.places[left] = place;
+            left += usize::from((length(place.at as usize) < SEED + 8) | (self.seen.of(*slot) > 1));
         }
         self.places.truncate(left);
     }
@@ -344,6 +381,11 @@ impl WordRuns {
         }
         total
     }
+}
+
+/// The hash of the first [`SEED`] bytes of a run.
+fn seed(joined: &[u8], start: usize) -> u64 {
+    mix(mix(0, eight(joined, start, 8)), eight(joined, start + 8, 8))
 }
 
 /// The hash of a run from `start` to `end`, of which all but less than eight bytes are in that of the place.

@@ -399,8 +399,75 @@ fn dots(text: &[u8]) -> usize {
     if count >= 2 { count } else { 0 }
 }
 
+/// What an ASCII character is at an end of a piece.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It stays.
+    Stays,
+    /// It comes off.
+    Off,
+    /// It depends on what is beside it.
+    Depends,
+}
+
+/// At the front, and at the back.
+const ENDS: [[End; 128]; 2] = {
+    let mut ends = [[End::Stays; 128]; 2];
+    let mut at = 0;
+    while at < 128 {
+        let byte = at as u8;
+        let off = matches!(
+            byte,
+            b',' | b':'
+                | b';'
+                | b'!'
+                | b'?'
+                | b'('
+                | b')'
+                | b'['
+                | b']'
+                | b'{'
+                | b'}'
+                | b'<'
+                | b'>'
+                | b'_'
+                | b'#'
+                | b'*'
+                | b'&'
+                | b'\''
+                | b'"'
+                | b'`'
+        );
+        if off {
+            ends[0][at] = End::Off;
+            ends[1][at] = End::Off;
+        } else if matches!(byte, b'%' | b'=' | b'$') {
+            ends[0][at] = End::Off;
+        } else if matches!(byte, b'U' | b'C' | b'A' | b'+' | b'.') {
+            ends[0][at] = End::Depends;
+        }
+        if matches!(byte, b'.' | b'+' | b'$' | b'%') || byte.is_ascii_alphabetic() {
+            ends[1][at] = End::Depends;
+        }
+        at += 1;
+    }
+    ends
+};
+
+fn end_of(side: usize, byte: Option<&u8>) -> End {
+    byte.and_then(|byte| ENDS[side].get(usize::from(*byte))).map_or(End::Depends, |end| *end)
+}
+
 /// Bytes of what comes off the front.
 fn prefix(text: &str) -> usize {
+    match end_of(0, text.as_bytes().first()) {
+        End::Stays => 0,
+        End::Off => 1,
+        End::Depends => odd_prefix(text),
+    }
+}
+
+fn odd_prefix(text: &str) -> usize {
     let Some(c) = text.chars().next() else { return 0 };
     if c.is_ascii_alphanumeric() {
         if !matches!(c, 'U' | 'C' | 'A') {
@@ -427,6 +494,14 @@ const UNITS: &[&str] = &[
 
 /// Bytes of what comes off the back.
 fn suffix(text: &str) -> usize {
+    match end_of(1, text.as_bytes().last()) {
+        End::Stays => 0,
+        End::Off => 1,
+        End::Depends => odd_suffix(text),
+    }
+}
+
+fn odd_suffix(text: &str) -> usize {
     let Some(c) = text.chars().next_back() else { return 0 };
     if c == '.' {
         return full_stop(text);
@@ -459,7 +534,8 @@ fn suffix(text: &str) -> usize {
     }
     if c.is_alphabetic() || matches!(c, '²' | '³' | '%') {
         // The longest unit has four letters after its digit.
-        if !text.bytes().rev().skip(1).take(6).any(|byte| byte.is_ascii_digit()) {
+        let before = &text.as_bytes()[text.len().saturating_sub(7)..text.len() - 1];
+        if !before.iter().any(u8::is_ascii_digit) {
             return 0;
         }
         return UNITS
@@ -541,7 +617,7 @@ fn hyphen(before: Option<char>, rest: &str, c: char, next: Option<char>) -> usiz
 
 /// `scheme://…`, or a host name that ends in a domain of lower-case letters, with what may follow it.
 fn is_address(text: &str) -> bool {
-    if !text.contains('.') {
+    if !text.bytes().any(|byte| byte == b'.') {
         return false;
     }
     let scheme = text.bytes().position(|byte| byte == b':').filter(|at| text[*at..].starts_with("://"));
