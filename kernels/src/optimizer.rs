@@ -18,30 +18,38 @@ pub struct AdamW {
     pub step: u64,
 }
 
+impl AdamW {
+    /// # Panics
+    /// If `step` is 0.
+    #[must_use]
+    pub fn factors(&self) -> Factors {
+        assert!(self.step > 0, "the first step is 1");
+        let correction = |beta: f32| 1.0 - power(f64::from(beta), self.step);
+        let root = correction(self.beta2).sqrt() as f32;
+        Factors {
+            decay: (1.0 - f64::from(self.lr) * f64::from(self.weight_decay)) as f32,
+            beta1: self.beta1,
+            rest1: 1.0 - self.beta1,
+            beta2: self.beta2,
+            rest2: 1.0 - self.beta2,
+            root,
+            inverse_root: 1.0 / root,
+            eps: self.eps,
+            step_size: (f64::from(self.lr) / correction(self.beta1)) as f32,
+        }
+    }
+}
+
 /// Updates `params` and both moments in place.
 ///
 /// # Panics
 /// If the lengths differ or `step` is 0.
 pub fn adamw(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], config: &AdamW) {
-    assert!(config.step > 0, "the first step is 1");
     assert_eq!(params.len(), grads.len(), "grads must have the length of params");
     assert_eq!(params.len(), m.len(), "m must have the length of params");
     assert_eq!(params.len(), v.len(), "v must have the length of params");
-    let correction = |beta: f32| 1.0 - power(f64::from(beta), config.step);
-    let step_size = (f64::from(config.lr) / correction(config.beta1)) as f32;
-    let root = correction(config.beta2).sqrt() as f32;
-    let decay = (1.0 - f64::from(config.lr) * f64::from(config.weight_decay)) as f32;
     let backend = Backend::current();
-    let factors = Factors {
-        decay,
-        beta1: config.beta1,
-        rest1: 1.0 - config.beta1,
-        beta2: config.beta2,
-        rest2: 1.0 - config.beta2,
-        inverse_root: 1.0 / root,
-        eps: config.eps,
-        step_size,
-    };
+    let factors = config.factors();
     params
         .par_chunks_mut(PIECE)
         .zip(grads.par_chunks(PIECE))
@@ -50,15 +58,19 @@ pub fn adamw(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], co
         .for_each(|(((p, g), m), v)| adamw_piece(backend, p, g, m, v, &factors));
 }
 
-struct Factors {
-    decay: f32,
-    beta1: f32,
-    rest1: f32,
-    beta2: f32,
-    rest2: f32,
-    inverse_root: f32,
-    eps: f32,
-    step_size: f32,
+/// What a step multiplies by, worked out once in `f64`.
+#[derive(Debug, Clone, Copy)]
+pub struct Factors {
+    pub decay: f32,
+    pub beta1: f32,
+    pub rest1: f32,
+    pub beta2: f32,
+    pub rest2: f32,
+    /// √(1 - beta2^step), and its inverse.
+    pub root: f32,
+    pub inverse_root: f32,
+    pub eps: f32,
+    pub step_size: f32,
 }
 
 kernel! {
@@ -80,7 +92,7 @@ kernel! {
 }
 
 /// `base^exponent` by squaring, in a fixed order.
-pub(crate) fn power(mut base: f64, mut exponent: u64) -> f64 {
+fn power(mut base: f64, mut exponent: u64) -> f64 {
     let mut result = 1.0;
     while exponent > 0 {
         if exponent & 1 == 1 {

@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use crate::nf4::{dynamic_map, unsigned_dynamic_map};
-use crate::optimizer::{AdamW, power};
+use crate::optimizer::{AdamW, Factors};
 
 /// Elements that share one scale.
 pub const STATE_BLOCK: usize = 256;
@@ -21,32 +21,20 @@ pub struct Moment8<'a> {
 /// # Panics
 /// If the lengths do not fit or `step` is 0.
 pub fn adamw_8bit(params: &mut [f32], grads: &[f32], first: Moment8<'_>, second: Moment8<'_>, config: &AdamW) {
-    assert!(config.step > 0, "the first step is 1");
     let (count, blocks) = (params.len(), params.len().div_ceil(STATE_BLOCK));
     assert_eq!(grads.len(), count, "grads must have the length of params");
     for moment in [&first, &second] {
         assert_eq!(moment.codes.len(), count, "a code for each parameter");
         assert_eq!(moment.scales.len(), blocks, "a scale for each block");
     }
-    let correction = |beta: f32| 1.0 - power(f64::from(beta), config.step);
-    let factors = Factors {
-        decay: (1.0 - f64::from(config.lr) * f64::from(config.weight_decay)) as f32,
-        step_size: (f64::from(config.lr) / correction(config.beta1)) as f32,
-        root: correction(config.beta2).sqrt() as f32,
-    };
+    let factors = config.factors();
     params
         .par_chunks_mut(STATE_BLOCK)
         .zip(grads.par_chunks(STATE_BLOCK))
         .zip(first.codes.par_chunks_mut(STATE_BLOCK).zip(first.scales))
         .zip(second.codes.par_chunks_mut(STATE_BLOCK).zip(second.scales))
         .with_min_len(16)
-        .for_each(|(((params, grads), first), second)| block(params, grads, first, second, config, &factors));
-}
-
-struct Factors {
-    decay: f32,
-    step_size: f32,
-    root: f32,
+        .for_each(|(((params, grads), first), second)| block(params, grads, first, second, &factors));
 }
 
 fn block(
@@ -54,16 +42,15 @@ fn block(
     grads: &[f32],
     (codes1, scale1): (&mut [u8], &mut f32),
     (codes2, scale2): (&mut [u8], &mut f32),
-    config: &AdamW,
     factors: &Factors,
 ) {
     let (signed, unsigned) = (dynamic_map(), unsigned_dynamic_map());
     let (mut first, mut second) = ([0f32; STATE_BLOCK], [0f32; STATE_BLOCK]);
     for (index, (param, gradient)) in params.iter_mut().zip(grads).enumerate() {
-        let m = signed[codes1[index] as usize] * *scale1 * config.beta1 + (1.0 - config.beta1) * gradient;
-        let v = unsigned[codes2[index] as usize] * *scale2 * config.beta2 + (1.0 - config.beta2) * gradient * gradient;
+        let m = signed[codes1[index] as usize] * *scale1 * factors.beta1 + factors.rest1 * gradient;
+        let v = unsigned[codes2[index] as usize] * *scale2 * factors.beta2 + factors.rest2 * gradient * gradient;
         (first[index], second[index]) = (m, v);
-        *param = *param * factors.decay - factors.step_size * (m / (v.sqrt() / factors.root + config.eps));
+        *param = *param * factors.decay - factors.step_size * (m / (v.sqrt() / factors.root + factors.eps));
     }
     *scale1 = encode(signed, &first[..params.len()], codes1);
     *scale2 = encode(unsigned, &second[..params.len()], codes2);

@@ -58,6 +58,18 @@ impl Table {
         self.head_dim
     }
 
+    /// `[max_pos, head_dim / 2]`.
+    #[must_use]
+    pub fn cosines(&self) -> &[f32] {
+        &self.cos
+    }
+
+    /// `[max_pos, head_dim / 2]`.
+    #[must_use]
+    pub fn sines(&self) -> &[f32] {
+        &self.sin
+    }
+
     /// Positions that the table covers.
     #[must_use]
     pub fn max_pos(&self) -> usize {

@@ -43,6 +43,12 @@ impl Stream {
         Self { key: [seed as u32, (seed >> 32) as u32], name: [hash as u32, (hash >> 32) as u32] }
     }
 
+    /// The key and the hashed name, for devices that draw themselves.
+    #[must_use]
+    pub fn state(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.name[0], self.name[1]]
+    }
+
     /// Block `index` of the stream: four independent words.
     #[must_use]
     pub fn block(&self, index: u64) -> [u32; 4] {
