@@ -312,12 +312,13 @@ impl WordRuns {
             let hash = mix(half, eight(&self.joined, start + 8, 8));
             self.slots.push(self.seen.add(hash));
             let place = Place { at: at as u32, hashed: SEED as u32, hash };
-            self.places.push(match length(at) {
+            let length = length(at);
+            if length < SEED {
+                self.short.add(half);
+            }
+            self.places.push(match length {
                 SEED.. => place,
-                8.. => {
-                    self.short.add(half);
-                    Place { hashed: 8, hash: half, ..place }
-                }
+                8.. => Place { hashed: 8, hash: half, ..place },
                 _ => Place { hashed: 0, hash: 0, ..place },
             });
         }
@@ -451,7 +452,7 @@ mod tests {
             "bab",
         ];
         let mut runs = WordRuns::default();
-        for round in 0..600 {
+        for round in 0..6_000 {
             let variety = 2 + next(pool.len() - 1);
             let words: Vec<&str> = (0..next(60)).map(|_| pool[next(variety)]).collect();
             let text = words.join(" ");
