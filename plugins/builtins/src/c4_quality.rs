@@ -188,8 +188,9 @@ impl C4Quality {
         let longest = usize::try_from(config.max_word_length).unwrap_or(usize::MAX);
         let least = usize::try_from(config.min_line_words).unwrap_or(0);
         // Most texts have none of these, and then no line has.
-        let brackets = config.remove_citations && text.contains('[');
-        let braces = config.curly_bracket && text.contains('{');
+        let has = |byte: u8| vector::find(text.as_bytes(), 0, |bytes| bytes.is(byte)).is_some();
+        let brackets = config.remove_citations && has(b'[');
+        let braces = config.curly_bracket && has(b'{');
         let look = brackets || Phrases::of(text).any();
         let (mut lines, mut kept_lines, mut found) = (0, 0, 0);
         let words = words.spans();
@@ -214,7 +215,7 @@ impl C4Quality {
             } else {
                 line
             };
-            if config.terminal_punctuation && (!left.ends_with(['.', '?', '!', '"', '\'']) || left.ends_with("...")) {
+            if config.terminal_punctuation && !is_terminated(left) {
                 continue;
             }
             if !has_pieces(spans, least) {
@@ -250,6 +251,10 @@ impl C4Quality {
         }
         kept.verdict()
     }
+}
+
+fn is_terminated(line: &str) -> bool {
+    matches!(line.as_bytes(), [.., b'.' | b'?' | b'!' | b'"' | b'\'']) && !line.as_bytes().ends_with(b"...")
 }
 
 /// Whether the words of a line are of at least `least` pieces between white space: words of one piece touch.
@@ -304,7 +309,7 @@ impl Phrases {
         let mut found = Self::default();
         let mut block = 0;
         while block < text.len() {
-            let [a, b, c] = [0, 1, 2].map(|at| vector::from(text, block + at).lower());
+            let [a, b, c] = vector::shifted(text, block).map(Bytes::lower);
             let all = |letters: &[u8; 3]| a.is(letters[0]).and(b.is(letters[1])).and(c.is(letters[2]));
             let mut bits = all(b"ips").or(all(b"jav")).or(all(b"f u")).or(all(b"vac")).or(all(b"kie")).bits();
             while bits != 0 {

@@ -33,7 +33,10 @@ pub fn is_space(c: char) -> bool {
 /// Trims [`is_space`].
 #[must_use]
 pub fn trim(text: &str) -> &str {
-    text.trim_matches(is_space)
+    match text.as_bytes() {
+        [0x21..=0x7f, .., 0x21..=0x7f] | [0x21..=0x7f] => text,
+        _ => text.trim_matches(is_space),
+    }
 }
 
 /// Pictures and technical signs (Unicode category So), as far as web text has them.

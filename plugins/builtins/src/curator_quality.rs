@@ -5,7 +5,12 @@
 
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
-use crate::character::{is_digit, is_space, trim};
+use crate::character::{is_digit, trim};
+use crate::hash::eight;
+use crate::lines::split_feeds;
+use crate::masks::Masks;
+use crate::stop_words::stop_word;
+use crate::vector::{self, Bytes, WIDTH};
 use crate::{chars, share};
 
 #[derive(Config)]
@@ -64,7 +69,6 @@ pub struct CuratorQualityConfig {
 }
 
 const ELLIPSES: [&str; 8] = ["...", "[...]", "…", "(...)", "[…]", "-»", "read more..", "read more"];
-const COMMON: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "with"];
 const BULLETS: [char; 12] = ['•', '‣', '⁃', '⁌', '⁍', '∙', '○', '●', '◘', '◦', '⦾', '⦿'];
 const POLICY: [&str; 12] = [
     "terms of use",
@@ -84,6 +88,7 @@ const POLICY: [&str; 12] = [
 /// Drops texts that NeMo Curator's English heuristics drop, but for those on repetition.
 pub struct CuratorQuality {
     config: CuratorQualityConfig,
+    masks: Masks,
 }
 
 /// Characters by class.
@@ -98,17 +103,41 @@ struct Letters {
 
 impl Letters {
     fn of(text: &str) -> Self {
-        let mut letters = Self::default();
-        for c in text.chars() {
-            letters.all += 1;
-            let plain = c.is_ascii_alphanumeric() || matches!(c, '\n' | '?' | '!' | ',' | '.');
-            letters.plain += usize::from(plain);
+        let bytes = text.as_bytes();
+        let mut letters = Self { all: chars(text), ..Self::default() };
+        for at in (0..bytes.len()).step_by(4 * WIDTH) {
+            let block = vector::four(bytes, at);
+            let count = |class: &dyn Fn(Bytes) -> Bytes| vector::bits64(&block.map(class)).count_ones() as usize;
+            let digits = |bytes: Bytes| bytes.within(b'0', b'9');
+            letters.plain += count(&|bytes| {
+                let marks = bytes.is(b'\n').or(bytes.is(b'?')).or(bytes.is(b'!')).or(bytes.is(b',')).or(bytes.is(b'.'));
+                bytes.lower().within(b'a', b'z').or(digits(bytes)).or(marks)
+            });
+            letters.digits += count(&digits);
+            // Backspace, tab and line feed are neighbours.
+            letters.spaces += count(&|bytes| bytes.within(0x08, b'\n').or(bytes.is(b'\r')).or(bytes.is(b' ')));
+            letters.brackets += count(&|bytes| {
+                let curly = bytes.is(b'{').or(bytes.is(b'}'));
+                curly.or(bytes.is(b'[')).or(bytes.is(b']')).or(bytes.within(b'(', b')'))
+            });
+        }
+        for c in wide_chars(text) {
             letters.digits += usize::from(is_digit(c));
-            letters.spaces += usize::from(matches!(c, '\t' | '\n' | '\r' | '\u{8}' | ' '));
-            letters.brackets += usize::from(matches!(c, '{' | '}' | '⟨' | '⟩' | '[' | ']' | '(' | ')'));
+            letters.brackets += usize::from(matches!(c, '⟨' | '⟩'));
         }
         letters
     }
+}
+
+/// The characters outside ASCII.
+fn wide_chars(text: &str) -> impl Iterator<Item = char> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        at = vector::find(text.as_bytes(), at, |bytes| bytes.within(0x80, 0xff))?;
+        let c = text[at..].chars().next()?;
+        at += c.len_utf8();
+        Some(c)
+    })
 }
 
 #[derive(Default)]
@@ -122,19 +151,33 @@ struct WordCensus {
 }
 
 impl WordCensus {
-    fn of(text: &str) -> Self {
+    fn of(text: &str, masks: &mut Masks) -> Self {
+        masks.fill(text);
+        let has_hashes = vector::find(text.as_bytes(), 0, |bytes| bytes.is(b'#')).is_some();
         let mut census = Self::default();
-        for word in text.split(is_space).filter(|word| !word.is_empty()) {
-            let length = chars(word);
+        masks.each_piece(|start, end| {
+            let (word, length) = (&text[start..end], end - start);
+            let letters = masks.letters(start);
             census.count += 1;
+            if letters >= length {
+                // Of letters alone: none of the marks, and a common word at most.
+                census.chars += length;
+                census.longest = census.longest.max(length);
+                census.alphabetic += 1;
+                census.common += usize::from(stop_word(eight(text.as_bytes(), start, length)) != 0);
+                return;
+            }
+            let length = if word.is_ascii() { length } else { chars(word) };
             census.chars += length;
             census.longest = census.longest.max(length);
             // Runs of `#` count, not the characters of them.
-            let hashes = word.as_bytes().split(|byte| *byte != b'#').filter(|run| !run.is_empty()).count();
-            census.symbols += usize::from(2 * hashes > length || ELLIPSES.contains(&word));
-            census.alphabetic += usize::from(word.chars().any(char::is_alphabetic));
-            census.common += usize::from(COMMON.contains(&word));
-        }
+            let hashes = || word.as_bytes().split(|byte| *byte != b'#').filter(|run| !run.is_empty()).count();
+            // None of the ellipses that are words starts with a letter.
+            let is_ellipsis = letters == 0 && word.len() <= 5 && ELLIPSES.contains(&word);
+            let is_symbol = has_hashes && 2 * hashes() > length || is_ellipsis;
+            census.symbols += usize::from(is_symbol);
+            census.alphabetic += usize::from(letters > 0 || word.chars().any(char::is_alphabetic));
+        });
         census
     }
 }
@@ -144,8 +187,7 @@ impl WordCensus {
 fn url_chars(text: &str) -> usize {
     let bytes = text.as_bytes();
     let (mut total, mut at) = (0, 0);
-    while let Some(found) = text[at..].find("http") {
-        let start = at + found;
+    while let Some(start) = vector::find_four(bytes, at, b"http") {
         let rest = &bytes[start + 4..];
         let rest = rest.strip_prefix(b"s").unwrap_or(rest);
         let Some(mut host) = rest.strip_prefix(b"://") else {
@@ -173,16 +215,47 @@ fn url_chars(text: &str) -> usize {
 
 /// Share of paragraphs with a phrase of the policy list; 1 if one has `lorem ipsum`.
 fn boilerplate(text: &str) -> f64 {
+    if !may_have_policy(text) {
+        return 0.0;
+    }
     let (mut paragraphs, mut found) = (0, 0);
     for paragraph in text.split("\n\n") {
+        paragraphs += 1;
+        if !may_have_policy(paragraph) {
+            continue;
+        }
         let lower = paragraph.to_lowercase();
         if lower.contains("lorem ipsum") {
             return 1.0;
         }
-        paragraphs += 1;
         found += usize::from(POLICY.iter().any(|phrase| lower.contains(phrase)));
     }
     share(found, paragraphs)
+}
+
+/// Whether a phrase of the policy list or `lorem ipsum` may be there: four letters of each, in either case.
+fn may_have_policy(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    // Some letters outside ASCII become letters of ASCII in lower case.
+    let odd = |bytes: Bytes| bytes.is(0xc4).or(bytes.is(0xe2));
+    vector::find(bytes, 0, odd).is_some_and(|_| text.contains(['\u{212a}', '\u{130}']))
+        || (0..bytes.len()).step_by(WIDTH).any(|at| {
+            let [a, b, c, d] = vector::shifted(bytes, at).map(Bytes::lower);
+            let all = |four: &[u8; 4]| a.is(four[0]).and(b.is(four[1])).and(c.is(four[2]).and(d.is(four[3])));
+            all(b"okie").or(all(b"vacy")).or(all(b"erms")).or(all(b"ebsi")).or(all(b"ipsu")).bits() != 0
+        })
+}
+
+/// Whether a line ends, in lower case, with one of [`ELLIPSES`].
+fn ends_open(line: &str) -> bool {
+    let ends = |with: &str| {
+        let start = line.len().checked_sub(with.len());
+        start.is_some_and(|start| line.as_bytes()[start..].eq_ignore_ascii_case(with.as_bytes()))
+    };
+    match line.as_bytes().last() {
+        Some(b'.' | b'e' | b'E' | b']' | b')' | 0x80..) => ELLIPSES.into_iter().any(ends),
+        _ => false,
+    }
 }
 
 impl Filter for CuratorQuality {
@@ -225,20 +298,19 @@ impl Filter for CuratorQuality {
         if config.min_words > config.max_words || config.min_word_length > config.max_word_length {
             return Err("a minimum is larger than its maximum, so every row would be dropped".to_owned());
         }
-        Ok(Self { config })
+        Ok(Self { config, masks: Masks::default() })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let (text, config) = (row.text(), &self.config);
         let letters = Letters::of(text);
-        let words = WordCensus::of(text);
+        let words = WordCensus::of(text, &mut self.masks);
         let (mut lines, mut open, mut ellipses, mut bullets) = (0, 0, 0, 0);
-        for line in text.split('\n').map(trim).filter(|line| !line.is_empty()) {
+        for line in split_feeds(text).map(trim).filter(|line| !line.is_empty()) {
             lines += 1;
-            open += usize::from(!line.ends_with(['.', '?', '!', '"', '\'']));
-            let lower = line.to_lowercase();
-            ellipses += usize::from(ELLIPSES.iter().any(|end| lower.ends_with(end)));
-            bullets += usize::from(line.starts_with(BULLETS));
+            open += usize::from(!matches!(line.as_bytes(), [.., b'.' | b'?' | b'!' | b'"' | b'\'']));
+            ellipses += usize::from(ends_open(line));
+            bullets += usize::from(!line.as_bytes()[0].is_ascii() && line.starts_with(BULLETS));
         }
         // What has no characters, words or lines fails every bound on a share of them.
         let part = |part: usize, whole: usize| if whole == 0 { 1.0 } else { share(part, whole) };
@@ -280,6 +352,38 @@ mod tests {
         assert_eq!(url_chars("see https://example.com/a%20b, http://x"), 19 + 8);
         assert_eq!(url_chars("http:// https:/x httphttp://a%2Fb"), 12);
         assert_eq!(url_chars("http://a%zz é http://é"), 8);
+    }
+
+    #[test]
+    fn every_phrase_may_be_one() {
+        for phrase in POLICY.into_iter().chain(["lorem ipsum"]) {
+            for phrase in [phrase.to_owned(), phrase.to_uppercase(), format!("{}{phrase}", "é".repeat(17))] {
+                assert!(may_have_policy(&phrase), "{phrase}");
+            }
+        }
+        assert!(may_have_policy("use coo\u{212a}ies") && !may_have_policy("we use cooks"));
+    }
+
+    #[test]
+    fn line_ends_are_those_of_lower_case() {
+        for line in
+            ["x...", "x […]", "x-»", "READ MORE", "Read more..", "x….", "é", "", "e", "K\u{212a}", "read mor\u{130}"]
+        {
+            let lower = line.to_lowercase();
+            assert_eq!(ends_open(line), ELLIPSES.iter().any(|end| lower.ends_with(end)), "{line}");
+        }
+    }
+
+    #[test]
+    fn characters_are_counted_by_class() {
+        let text = "aZ09 \t\n\r\u{8}\u{b}?!,.;{}[]()⟨⟩٣é漢@[`{".repeat(3);
+        let letters = Letters::of(&text);
+        let count = |of: &dyn Fn(char) -> bool| text.chars().filter(|c| of(*c)).count();
+        assert_eq!(letters.all, text.chars().count());
+        assert_eq!(letters.plain, count(&|c| c.is_ascii_alphanumeric() || "\n?!,.".contains(c)));
+        assert_eq!(letters.digits, count(&is_digit));
+        assert_eq!(letters.spaces, count(&|c| "\t\n\r\u{8} ".contains(c)));
+        assert_eq!(letters.brackets, count(&|c| "{}⟨⟩[]()".contains(c)));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Data-Juicer's common text filters, with the defaults of their classes: those that need no model and no word list.
 
+use std::collections::BTreeMap;
+
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::lines::split_lines;
+use crate::run_counts::RunCounts;
 use crate::share;
 use crate::special_characters::is_special;
 
@@ -47,37 +50,60 @@ pub struct DataJuicerConfig {
 /// Drops texts that Data-Juicer's common filters drop.
 pub struct DataJuicer {
     config: DataJuicerConfig,
-}
-
-/// How often each run of `n` comes, most frequent first.
-fn counts<T: Ord>(items: &[T], n: usize) -> Vec<usize> {
-    let mut runs: Vec<&[T]> = items.windows(n).collect();
-    runs.sort_unstable();
-    let mut counts: Vec<usize> = runs.chunk_by(|a, b| a == b).map(<[_]>::len).collect();
-    counts.sort_unstable_by(|a, b| b.cmp(a));
-    counts
+    letters: Vec<u32>,
+    table: RunCounts,
 }
 
 /// Of all runs of `n` characters, the share of the most frequent ones: as many different runs as the square root of their
 /// number, those that come twice at most.
-fn char_repetition(text: &[char], n: usize) -> f64 {
-    let counts = counts(text, n);
+fn char_repetition(text: &[u32], n: usize, table: &mut RunCounts) -> f64 {
+    let counts = table.count(text, n);
     let repeated = counts.iter().filter(|count| **count > 1).count();
     let top = counts.len().isqrt().min(repeated);
-    share(counts[..top].iter().sum(), counts.iter().sum())
+    share(sum(&counts[..top]), sum(counts))
 }
 
-fn word_repetition(words: &[String], n: usize) -> f64 {
-    let counts = counts(words, n);
-    share(counts.iter().filter(|count| **count > 1).sum(), counts.iter().sum())
+fn word_repetition(words: &[u32], n: usize, table: &mut RunCounts) -> f64 {
+    let counts = table.count(words, n);
+    let repeated = counts.iter().filter(|count| **count > 1).count();
+    share(sum(&counts[..repeated]), sum(counts))
 }
 
-/// Pieces between spaces, tabs and line feeds, in lower case, without special characters at the ends.
-fn words(text: &str) -> Vec<String> {
-    text.split([' ', '\t', '\n'])
-        .map(|piece| piece.to_lowercase().trim_matches(is_special).to_owned())
-        .filter(|word| !word.is_empty())
-        .collect()
+fn sum(counts: &[u32]) -> usize {
+    counts.iter().map(|count| *count as usize).sum()
+}
+
+/// Pieces between spaces, tabs and line feeds, in lower case, without special characters at the ends: each as a number,
+/// equal ones as equal ones.
+fn words(text: &str) -> Vec<u32> {
+    let mut known: BTreeMap<Box<str>, u32> = BTreeMap::new();
+    let mut lower = String::new();
+    let mut numbers = Vec::with_capacity(text.len() / 6);
+    for piece in text.split([' ', '\t', '\n']) {
+        let word = if piece.is_ascii() {
+            lower.clear();
+            lower.push_str(piece);
+            lower.make_ascii_lowercase();
+            trim_special(&lower)
+        } else {
+            lower = piece.to_lowercase();
+            trim_special(&lower)
+        };
+        if word.is_empty() {
+            continue;
+        }
+        let next = known.len() as u32;
+        let number = match known.get(word) {
+            Some(number) => *number,
+            None => *known.entry(word.into()).or_insert(next),
+        };
+        numbers.push(number);
+    }
+    numbers
+}
+
+fn trim_special(word: &str) -> &str {
+    word.trim_matches(is_special)
 }
 
 impl Filter for DataJuicer {
@@ -115,24 +141,29 @@ impl Filter for DataJuicer {
         if crossed(config.min_chars, config.max_chars) || crossed(config.min_words, config.max_words) {
             return Err("a minimum is larger than its maximum, so every row would be dropped".to_owned());
         }
-        Ok(Self { config })
+        Ok(Self { config, letters: Vec::new(), table: RunCounts::default() })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let (text, config) = (row.text(), &self.config);
-        let letters: Vec<char> = text.chars().collect();
-        let length = letters.len();
-        let alphanumeric = share(letters.iter().filter(|c| c.is_alphanumeric()).count(), length);
-        let special = share(letters.iter().filter(|c| is_special(**c)).count(), length);
+        self.letters.clear();
+        let (mut alphanumeric, mut special) = (0, 0);
+        for c in text.chars() {
+            self.letters.push(u32::from(c));
+            alphanumeric += usize::from(c.is_alphanumeric());
+            special += usize::from(is_special(c));
+        }
+        let length = self.letters.len();
+        let (alphanumeric, special) = (share(alphanumeric, length), share(special, length));
         let (mut lines, mut longest) = (0, 0);
         for line in split_lines(text) {
             lines += 1;
             longest = longest.max(crate::chars(line));
         }
         let average = share(length, lines);
-        let char_repetition = char_repetition(&letters, config.char_run);
+        let char_repetition = char_repetition(&self.letters, config.char_run, &mut self.table);
         let words = words(text);
-        let word_repetition = word_repetition(&words, config.word_run);
+        let word_repetition = word_repetition(&words, config.word_run, &mut self.table);
         for (name, value) in [
             ("alphanumeric", alphanumeric),
             ("average-line", average),
@@ -165,12 +196,13 @@ mod tests {
 
     #[test]
     fn repetition_counts_runs() {
-        let letters: Vec<char> = "abcabcabc".chars().collect();
+        let mut table = RunCounts::default();
+        let letters: Vec<u32> = "abcabcabc".chars().map(u32::from).collect();
         // Runs of three: abc 3, bca 2, cab 2; the square root of 3 is 1.
-        assert_eq!(char_repetition(&letters, 3), 3.0 / 7.0);
-        assert_eq!(char_repetition(&letters, 10), 0.0);
+        assert_eq!(char_repetition(&letters, 3, &mut table), 3.0 / 7.0);
+        assert_eq!(char_repetition(&letters, 10, &mut table), 0.0);
         let text = words("One two, ONE two! (one) ... two");
-        assert_eq!(text, ["one", "two", "one", "two", "one", "two"]);
-        assert_eq!(word_repetition(&text, 2), 1.0);
+        assert_eq!(text, [0, 1, 0, 1, 0, 1]);
+        assert_eq!(word_repetition(&text, 2, &mut table), 1.0);
     }
 }

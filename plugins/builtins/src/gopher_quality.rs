@@ -6,6 +6,7 @@ use crate::character::{is_space, is_symbol};
 use crate::hash::eight;
 use crate::lines::split_lines;
 use crate::shared::with_words;
+use crate::stop_words::stop_word;
 use crate::vector;
 use crate::words::Span;
 use crate::{chars, share};
@@ -41,32 +42,6 @@ pub struct GopherQualityConfig {
     min_stop_words: usize,
 }
 
-/// The stop words, each as the little-endian number of its bytes, at its place by [`stop_place`].
-const STOP_WORDS: [u64; 16] = {
-    let words: [&[u8]; 8] = [b"the", b"be", b"to", b"of", b"and", b"that", b"have", b"with"];
-    let mut table = [u64::MAX; 16];
-    let mut at = 0;
-    while at < words.len() {
-        let mut number = 0;
-        let mut byte = words[at].len();
-        while byte > 0 {
-            byte -= 1;
-            number = number << 8 | words[at][byte] as u64;
-        }
-        assert!(table[stop_place(number)] == u64::MAX, "two stop words have one place");
-        table[stop_place(number)] = number;
-        at += 1;
-    }
-    table
-};
-
-const fn stop_place(number: u64) -> usize {
-    (number.wrapping_mul(STOP_FACTOR) >> 60) as usize
-}
-
-/// Found by trial: it gives every stop word a place of its own.
-const STOP_FACTOR: u64 = 0xa648_a7dd_0683_9eb9;
-
 /// Drops texts whose words and lines are unlike prose.
 pub struct GopherQuality {
     config: GopherQualityConfig,
@@ -80,7 +55,7 @@ struct Census {
     real: usize,
     real_chars: usize,
     alphabetic: usize,
-    /// A bit per place of [`STOP_WORDS`].
+    /// A bit for each that came.
     stop_words: u32,
 }
 
@@ -93,9 +68,7 @@ impl Census {
                 census.real += 1;
                 census.real_chars += length;
                 census.alphabetic += 1;
-                let number = eight(text.as_bytes(), word.start as usize, length);
-                let place = stop_place(number);
-                census.stop_words |= u32::from(STOP_WORDS[place] == number) << place;
+                census.stop_words |= stop_word(eight(text.as_bytes(), word.start as usize, length));
             } else {
                 census.add(&text[word.range()]);
             }

@@ -26,9 +26,11 @@ mod refusal;
 #[cfg(feature = "regex")]
 mod regex;
 mod repetition;
+mod run_counts;
 mod shared;
 pub mod special;
 mod special_characters;
+mod stop_words;
 mod url_ratio;
 mod vector;
 mod word_cache;

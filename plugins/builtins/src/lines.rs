@@ -133,8 +133,8 @@ impl Pieces {
 pub fn has_paragraphs(text: &str) -> bool {
     let bytes = text.as_bytes();
     (0..bytes.len()).step_by(WIDTH).any(|at| {
-        let [one, two] = [at, at + 1].map(|at| vector::from(bytes, at).is(b'\n'));
-        one.and(two).bits() != 0
+        let [one, two] = vector::shifted(bytes, at);
+        one.is(b'\n').and(two.is(b'\n')).bits() != 0
     })
 }
 

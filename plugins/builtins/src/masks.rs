@@ -7,9 +7,9 @@ use crate::vector::{Bytes, WIDTH};
 #[derive(Debug, Default, Clone)]
 pub struct Masks {
     /// Bytes of white space.
-    pub spaces: Vec<u64>,
+    spaces: Vec<u64>,
     /// Bytes that are no ASCII letters.
-    pub others: Vec<u64>,
+    others: Vec<u64>,
 }
 
 const BLOCK: usize = 64;
@@ -72,8 +72,34 @@ impl Masks {
         }
     }
 
+    /// Calls with the bytes of each piece between white space, in order.
+    #[inline]
+    pub fn each_piece(&self, mut call: impl FnMut(usize, usize)) {
+        let (mut inside, mut start) = (false, 0);
+        for (block, spaces) in self.spaces.iter().enumerate() {
+            // Where a piece starts or ends.
+            let mut edges = !spaces ^ (!spaces << 1 | u64::from(inside));
+            while edges != 0 {
+                let at = BLOCK * block + edges.trailing_zeros() as usize;
+                edges &= edges - 1;
+                if inside {
+                    call(start, at);
+                } else {
+                    start = at;
+                }
+                inside = !inside;
+            }
+        }
+    }
+
+    /// How many letters there are from `at` on, up to 64.
+    #[inline]
+    pub fn letters(&self, at: usize) -> usize {
+        Self::window(&self.others, at).trailing_zeros() as usize
+    }
+
     /// The bits of `of` from byte `at` on, 64 of them; past the end all are set.
-    pub fn window(of: &[u64], at: usize) -> u64 {
+    fn window(of: &[u64], at: usize) -> u64 {
         let (block, shift) = (at / BLOCK, at % BLOCK);
         let low = of.get(block).map_or(u64::MAX, |bits| *bits) >> shift;
         // In two steps, because a shift by 64 is none.
@@ -100,6 +126,9 @@ mod tests {
                 }
             }
             assert_eq!(Masks::window(&masks.spaces, text.len()), u64::MAX);
+            let mut pieces = Vec::new();
+            masks.each_piece(|start, end| pieces.push(&text[start..end]));
+            assert!(text.split(is_space).filter(|piece| !piece.is_empty()).eq(pieces), "{text:?}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::is_space;
+use crate::vector::find_four;
 use crate::{chars, share};
 
 #[derive(Config)]
@@ -19,19 +20,18 @@ pub struct UrlRatio {
 
 /// Characters in `http://…` and `https://…`, each up to the next white space or quote.
 fn address_chars(text: &str) -> usize {
-    let mut total = 0;
-    let mut rest = text;
-    while let Some(at) = rest.find("http") {
-        let from = &rest[at..];
-        let scheme = ["https://", "http://"].iter().find(|scheme| from.starts_with(**scheme));
+    let bytes = text.as_bytes();
+    let (mut total, mut at) = (0, 0);
+    while let Some(start) = find_four(bytes, at, b"http") {
+        let scheme = ["https://", "http://"].iter().find(|scheme| bytes[start..].starts_with(scheme.as_bytes()));
         let Some(scheme) = scheme else {
-            rest = &from[4..];
+            at = start + 4;
             continue;
         };
         let ends = |c: char| is_space(c) || matches!(c, '"' | '\'' | '<' | '>' | '(' | ')');
-        let end = from[scheme.len()..].find(ends).map_or(from.len(), |at| at + scheme.len());
-        total += chars(&from[..end]);
-        rest = &from[end..];
+        let rest = start + scheme.len();
+        at = text[rest..].find(ends).map_or(text.len(), |end| rest + end);
+        total += chars(&text[start..at]);
     }
     total
 }

@@ -181,16 +181,45 @@ pub fn find(bytes: &[u8], mut at: usize, class: impl Fn(Bytes) -> Bytes) -> Opti
     None
 }
 
+/// The sixteen bytes from `at` on, those from one later, and so on; 0 is what follows the last.
+#[inline]
+pub fn shifted<const N: usize>(bytes: &[u8], at: usize) -> [Bytes; N] {
+    // One comparison for all where there is room.
+    let all = bytes.get(at..at + WIDTH + N).unwrap_or_else(|| bytes.get(at..).unwrap_or_default());
+    std::array::from_fn(|shift| from(all, shift))
+}
+
 /// How many bytes belong to a class; 0 must not.
 #[inline]
 pub fn count(bytes: &[u8], class: impl Fn(Bytes) -> Bytes) -> usize {
-    let mut count = 0;
-    let mut at = 0;
+    (0..bytes.len()).step_by(4 * WIDTH).map(|at| bits64(&four(bytes, at).map(&class)).count_ones() as usize).sum()
+}
+
+/// Sixty-four bytes from `at` on; 0 is what follows the last.
+#[inline]
+pub fn four(bytes: &[u8], at: usize) -> [Bytes; 4] {
+    let all = bytes.get(at..at + 4 * WIDTH).unwrap_or_else(|| bytes.get(at..).unwrap_or_default());
+    std::array::from_fn(|block| from(all, block * WIDTH))
+}
+
+/// The highest bit of each byte: counting 64 of them at once takes a quarter of the time.
+#[inline]
+pub fn bits64(bytes: &[Bytes; 4]) -> u64 {
+    bytes.iter().rev().fold(0, |bits, bytes| bits << WIDTH | u64::from(bytes.bits()))
+}
+
+/// Where these four bytes first are at or after `at`; none of them may be 0.
+#[inline]
+pub fn find_four(bytes: &[u8], mut at: usize, four: &[u8; 4]) -> Option<usize> {
     while at < bytes.len() {
-        count += class(from(bytes, at)).bits().count_ones() as usize;
+        let [a, b, c, d] = shifted(bytes, at);
+        let bits = a.is(four[0]).and(b.is(four[1])).and(c.is(four[2]).and(d.is(four[3]))).bits();
+        if bits != 0 {
+            return Some(at + bits.trailing_zeros() as usize);
+        }
         at += WIDTH;
     }
-    count
+    None
 }
 
 #[cfg(test)]
@@ -229,6 +258,7 @@ mod tests {
                 let wanted = text.iter().skip(at).position(|byte| *byte == b'.').map(|found| at + found);
                 assert_eq!(find(text, at, |bytes| bytes.is(b'.')), wanted, "{end} {at}");
             }
+            assert_eq!(find_four(text, 0, b"c..."), (end > 9).then_some(6), "{end}");
             assert_eq!(count(text, |bytes| bytes.is(b'.')), text.iter().filter(|byte| **byte == b'.').count());
         }
     }

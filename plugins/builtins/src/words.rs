@@ -51,22 +51,7 @@ impl Words {
         let sieve = special::sieve();
         let mut masks = std::mem::take(&mut self.masks);
         masks.fill(text);
-        let (mut inside, mut start) = (false, 0);
-        for (block, spaces) in masks.spaces.iter().enumerate() {
-            // Where a piece starts or ends.
-            let mut edges = !spaces ^ (!spaces << 1 | u64::from(inside));
-            while edges != 0 {
-                let at = 64 * block + edges.trailing_zeros() as usize;
-                edges &= edges - 1;
-                if inside {
-                    let letters = Masks::window(&masks.others, start).trailing_zeros() as usize;
-                    self.token(text, start, at, letters, sieve);
-                } else {
-                    start = at;
-                }
-                inside = !inside;
-            }
-        }
+        masks.each_piece(|start, end| self.token(text, start, end, masks.letters(start), sieve));
         self.masks = masks;
     }
 
