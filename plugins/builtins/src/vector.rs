@@ -258,7 +258,7 @@ mod tests {
                 let wanted = text.iter().skip(at).position(|byte| *byte == b'.').map(|found| at + found);
                 assert_eq!(find(text, at, |bytes| bytes.is(b'.')), wanted, "{end} {at}");
             }
-            assert_eq!(find_four(text, 0, b"c..."), (end > 9).then_some(6), "{end}");
+            assert_eq!(find_four(text, 0, b"c..."), (end > 8).then_some(5), "{end}");
             assert_eq!(count(text, |bytes| bytes.is(b'.')), text.iter().filter(|byte| **byte == b'.').count());
         }
     }
