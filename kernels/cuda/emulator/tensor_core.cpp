@@ -161,8 +161,10 @@ void copy_sixteen(void *shared, const void *from, bool valid) {
   bool at_once = false;
   switch (schedule()) {
   case Schedule::FORWARD:
+  case Schedule::WARPS:
     break;
   case Schedule::REVERSE:
+  case Schedule::WARPS_REVERSE:
     at_once = true;
     break;
   case Schedule::RANDOM:

@@ -52,8 +52,12 @@ pub fn report() -> String {
 }
 
 fn throughput(out: &mut String) {
-    out.push_str("## Tokens per second that follow\n\nHFU counts the operations that are computed again, MFU does not.\n\n");
-    out.push_str("| model | card | weights in NF4 | at | products, attention, streams | step | tokens/s | HFU | MFU |\n");
+    out.push_str(
+        "## Tokens per second that follow\n\nHFU counts the operations that are computed again, MFU does not.\n\n",
+    );
+    out.push_str(
+        "| model | card | weights in NF4 | at | products, attention, streams | step | tokens/s | HFU | MFU |\n",
+    );
     out.push_str("|---|---|---|---|---|---|---|---|---|\n");
     for model in &MODELS {
         let kernels = step(model, BATCH);
@@ -118,7 +122,11 @@ fn kernels(out: &mut String, model: &Model) {
             kernel.operations / kernel.bytes
         );
         for machine in &MACHINES {
-            let bound = if compute(kernel, machine, roof) > kernel.bytes / machine.bandwidth { "tensor cores" } else { "memory" };
+            let bound = if compute(kernel, machine, roof) > kernel.bytes / machine.bandwidth {
+                "tensor cores"
+            } else {
+                "memory"
+            };
             let _ = write!(out, " {}, {bound} |", duration(time(kernel, machine, roof)));
         }
         out.push('\n');
@@ -162,7 +170,11 @@ fn decoding(out: &mut String) {
         let _ = write!(out, "| {}: {:.2} GB per token |", model.name, bytes / 1e9);
         for machine in &MACHINES {
             let rate = 0.7 * machine.bandwidth / bytes;
-            let fits = if bytes < machine.memory { grouped(rate) + " tokens/s at 70 % of bandwidth" } else { "does not fit".into() };
+            let fits = if bytes < machine.memory {
+                grouped(rate) + " tokens/s at 70 % of bandwidth"
+            } else {
+                "does not fit".into()
+            };
             let _ = write!(out, " {fits} |");
         }
         out.push('\n');

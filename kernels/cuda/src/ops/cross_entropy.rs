@@ -28,7 +28,10 @@ pub fn forward_backward(
     assert!(width > 0 && vocabulary > 0 && head.chunk_rows > 0, "rows and chunks must not be empty");
     assert_eq!(hidden.len(), rows * width, "hidden must be [{rows}, {width}]");
     assert_eq!(losses.len(), rows, "losses must be [{rows}]");
-    assert!(scratch.len() >= head.chunk_rows.min(rows) * vocabulary, "scratch must hold chunk_rows * vocabulary floats");
+    assert!(
+        scratch.len() >= head.chunk_rows.min(rows) * vocabulary,
+        "scratch must hold chunk_rows * vocabulary floats"
+    );
     if let Some(dhidden) = &dhidden {
         assert_eq!(dhidden.len(), hidden.len(), "dhidden must have the shape of hidden");
     }

@@ -58,7 +58,6 @@ struct Product {
 
 /// # Panics
 /// If a view does not have the length that its shape says.
-#[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
 pub fn nt(
     device: &CudaDevice,
     x: Slice<'_, f32>,
@@ -77,7 +76,6 @@ pub fn nt(
 
 /// # Panics
 /// If a view does not have the length that its shape says.
-#[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
 pub fn nn(
     device: &CudaDevice,
     dy: Slice<'_, f32>,
@@ -96,7 +94,6 @@ pub fn nn(
 
 /// # Panics
 /// If a view does not have the length that its shape says.
-#[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
 pub fn tn(
     device: &CudaDevice,
     a: Slice<'_, f32>,
@@ -210,12 +207,9 @@ impl Product {
             dequantize(device, matrix, start * cols, count * cols, element, scratch);
             let part = match self.layout {
                 Layout::Nt => Self { c: self.c + 4 * start as u64, n: count, ..self },
-                Layout::Nn => Self {
-                    a: self.a + 4 * start as u64,
-                    k: count,
-                    accumulate: self.accumulate || start > 0,
-                    ..self
-                },
+                Layout::Nn => {
+                    Self { a: self.a + 4 * start as u64, k: count, accumulate: self.accumulate || start > 0, ..self }
+                }
             };
             part.tiles(device, element, scratch, powers);
         }

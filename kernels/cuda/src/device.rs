@@ -1,0 +1,488 @@
+//! The device itself: memory, launches, and the operations of the engine's interface.
+
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use cudarc::driver::DriverError;
+use luthier_kernels::device::{
+    AdamW, Allocation, AttentionSaved, AttentionShape, Component, Device, DeviceError, DeviceExt, DeviceResult,
+    DoraRows, Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Rotary, Segments, Slice, SliceMut, Space,
+};
+use luthier_kernels::rope::Table;
+
+use crate::driver::{Driver, Extent, Function, explain};
+use crate::memory::{DeviceMemory, Region};
+use crate::{Arguments, modules, ops};
+
+/// What products and attention are computed in. Sums are `f32` in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    F32,
+    /// Factors rounded to bfloat16 (to half where there is none), on the tensor cores.
+    #[default]
+    Bf16,
+}
+
+/// Which device, and how it computes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CudaOptions {
+    pub ordinal: u8,
+    pub precision: Precision,
+}
+
+/// The functions of one module, by name.
+type Functions = BTreeMap<&'static str, Function>;
+
+/// A CUDA device. Operations run in order on one stream; their results depend on the kind of device, never on what else
+/// is in a batch.
+pub struct CudaDevice {
+    driver: Arc<Driver>,
+    options: CudaOptions,
+    ledger: Arc<Ledger>,
+    modules: &'static [(&'static str, &'static str)],
+    /// Which module each kernel is in.
+    places: BTreeMap<&'static str, usize>,
+    /// The modules that were needed so far.
+    functions: Vec<OnceLock<Result<Functions, String>>>,
+    scratch: Region,
+    row_scratch: Region,
+    failure: Mutex<Option<String>>,
+}
+
+impl CudaDevice {
+    /// Looks for the driver and takes a device.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`]: no driver, one that is too old, no such device.
+    pub fn open(options: CudaOptions) -> DeviceResult<Self> {
+        let unavailable = |why| DeviceError::Unavailable { device: format!("cuda:{}", options.ordinal), why };
+        let driver = Driver::open(options.ordinal).map_err(unavailable)?;
+        let modules = modules::of(driver.properties.capability);
+        Ok(Self {
+            driver: Arc::new(driver),
+            options,
+            ledger: Arc::default(),
+            modules,
+            places: modules::kernels(modules),
+            functions: modules.iter().map(|_| OnceLock::new()).collect(),
+            scratch: Region::default(),
+            row_scratch: Region::default(),
+            failure: Mutex::default(),
+        })
+    }
+
+    /// The card's name.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.driver.properties.name
+    }
+
+    /// Major and minor.
+    #[must_use]
+    pub fn capability(&self) -> (i32, i32) {
+        self.driver.properties.capability
+    }
+
+    /// Bytes free and in all.
+    ///
+    /// # Errors
+    /// [`DeviceError::Failed`].
+    pub fn memory(&self) -> DeviceResult<(usize, usize)> {
+        self.driver.memory().map_err(|error| self.failed(explain(error)))
+    }
+
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.options.precision
+    }
+
+    /// Whether its tensor cores take bfloat16.
+    #[must_use]
+    pub fn has_bf16(&self) -> bool {
+        self.capability().0 >= 8
+    }
+
+    #[must_use]
+    pub fn multiprocessors(&self) -> usize {
+        self.driver.properties.multiprocessors
+    }
+
+    /// Memory for one operation; the next call of an operation may take the same.
+    pub(crate) fn scratch(&self, bytes: usize) -> u64 {
+        self.region(&self.scratch, bytes)
+    }
+
+    /// A second one, for values per row.
+    pub(crate) fn row_scratch(&self, bytes: usize) -> u64 {
+        self.region(&self.row_scratch, bytes)
+    }
+
+    /// Address 0 where there is no memory; the failure is kept, and no kernel runs after it.
+    fn region(&self, region: &Region, bytes: usize) -> u64 {
+        match region.take(&self.driver, &self.ledger, bytes) {
+            Ok(address) => address,
+            Err(error) => {
+                self.fail(format!("{bytes} bytes of scratch memory: {}", explain(error)));
+                0
+            }
+        }
+    }
+
+    pub(crate) fn launch(&self, name: &str, grid: [usize; 3], threads: usize, arguments: Arguments) {
+        self.launch_with_shared(name, grid, threads, 0, arguments);
+    }
+
+    /// Queues a kernel with dynamic shared memory; nothing where the grid is empty or an operation has failed before.
+    pub(crate) fn launch_with_shared(
+        &self,
+        name: &str,
+        grid: [usize; 3],
+        threads: usize,
+        shared: usize,
+        mut arguments: Arguments,
+    ) {
+        if grid.contains(&0) || self.has_failed() {
+            return;
+        }
+        let launched = self.function(name).and_then(|function| {
+            let mut pointers = arguments.pointers();
+            // SAFETY: the operations of this crate match their kernels' signatures, which the tests check on the
+            // emulated driver, and views are as long as they assert.
+            unsafe { self.driver.launch(function, Extent { grid, threads, shared }, &mut pointers) }.map_err(explain)
+        });
+        if let Err(why) = launched {
+            self.fail(format!("kernel `{name}`: {why}"));
+        }
+    }
+
+    fn function(&self, name: &str) -> Result<Function, String> {
+        let place = *self.places.get(name).ok_or_else(|| "this device has no such kernel".to_owned())?;
+        let functions = self.functions[place].get_or_init(|| {
+            let (module, ptx) = self.modules[place];
+            let names: Vec<&'static str> = modules::entries(ptx).collect();
+            let functions =
+                self.driver.load(ptx, &names).map_err(|error| format!("module `{module}`: {}", explain(error)))?;
+            Ok(names.into_iter().zip(functions).collect())
+        });
+        let functions = functions.as_ref().map_err(Clone::clone)?;
+        functions.get(name).copied().ok_or_else(|| "the module does not have it".to_owned())
+    }
+
+    /// Copies from an address, after all that was queued before.
+    pub(crate) fn read_address(&self, address: u64, target: &mut [u8]) {
+        if !self.has_failed() {
+            self.note(self.driver.read(address, target));
+        }
+    }
+
+    fn note(&self, result: Result<(), DriverError>) {
+        if let Err(error) = result {
+            self.fail(explain(error));
+        }
+    }
+
+    fn fail(&self, why: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn failed(&self, why: String) -> DeviceError {
+        DeviceError::Failed { device: self.name(), why }
+    }
+}
+
+fn word<T>(address: NonNull<T>) -> u64 {
+    address.as_ptr().addr() as u64
+}
+
+impl Device for CudaDevice {
+    fn name(&self) -> String {
+        format!("cuda:{}", self.options.ordinal)
+    }
+
+    fn numeric_class(&self) -> String {
+        let (major, minor) = self.capability();
+        let precision = match self.options.precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        };
+        format!("cuda-{major}.{minor}-{precision}")
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
+        let failed = || DeviceError::OutOfMemory { device: self.name(), bytes, component };
+        let memory = DeviceMemory::new(&self.driver, bytes.max(64)).map_err(|_| failed())?;
+        let address =
+            NonNull::new(std::ptr::with_exposed_provenance_mut(memory.address as usize)).ok_or_else(failed)?;
+        let space = Space::Cuda(self.options.ordinal);
+        // SAFETY: the driver gave `bytes` bytes, aligned to 256 and zeroed, that `memory` alone frees.
+        Ok(unsafe { Allocation::new(address, bytes, space, component, Arc::clone(&self.ledger), Box::new(memory)) })
+    }
+
+    fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>) {
+        assert_eq!(source.len(), target.len(), "a write of another length");
+        if !source.is_empty() && !self.has_failed() {
+            self.note(self.driver.write(word(target.address()), source));
+        }
+    }
+
+    fn read_bytes(&self, source: Slice<'_, u8>, target: &mut [u8]) {
+        assert_eq!(source.len(), target.len(), "a read of another length");
+        if !target.is_empty() {
+            self.read_address(word(source.address()), target);
+        }
+    }
+
+    fn synchronize(&self) -> DeviceResult<()> {
+        if !self.has_failed() {
+            self.note(self.driver.synchronize());
+        }
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            None => Ok(()),
+            Some(why) => Err(self.failed(why)),
+        }
+    }
+
+    fn run(&self, work: &mut (dyn FnMut() + Send)) {
+        work();
+    }
+
+    fn zero(&self, out: SliceMut<'_, f32>) {
+        ops::elementwise::zero(self, out);
+    }
+
+    fn copy(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        ops::elementwise::copy(self, source, out);
+    }
+
+    fn add(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        ops::elementwise::add(self, source, out);
+    }
+
+    fn scale(&self, factor: f32, out: SliceMut<'_, f32>) {
+        ops::elementwise::scale(self, factor, out);
+    }
+
+    fn add_bias(&self, bias: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        ops::elementwise::add_bias(self, bias, out);
+    }
+
+    fn matmul_nt(
+        &self,
+        x: Slice<'_, f32>,
+        w: Operand<'_>,
+        shape: [usize; 3],
+        scale: f32,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    ) {
+        ops::matmul::nt(self, x, w, shape, scale, accumulate, out);
+    }
+
+    fn matmul_nn(
+        &self,
+        dy: Slice<'_, f32>,
+        w: Operand<'_>,
+        shape: [usize; 3],
+        scale: f32,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    ) {
+        ops::matmul::nn(self, dy, w, shape, scale, accumulate, out);
+    }
+
+    fn matmul_tn(
+        &self,
+        a: Slice<'_, f32>,
+        b: Slice<'_, f32>,
+        shape: [usize; 3],
+        scale: f32,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    ) {
+        ops::matmul::tn(self, a, b, shape, scale, accumulate, out);
+    }
+
+    fn rms_norm(
+        &self,
+        x: Slice<'_, f32>,
+        weight: Slice<'_, f32>,
+        eps: f32,
+        out: SliceMut<'_, f32>,
+        inverse: SliceMut<'_, f32>,
+    ) {
+        ops::rms_norm::forward(self, x, weight, eps, out, inverse);
+    }
+
+    fn rms_norm_backward(
+        &self,
+        x: Slice<'_, f32>,
+        weight: Slice<'_, f32>,
+        inverse: Slice<'_, f32>,
+        dy: Slice<'_, f32>,
+        accumulate: bool,
+        dx: SliceMut<'_, f32>,
+    ) {
+        ops::rms_norm::backward(self, x, weight, inverse, dy, accumulate, dx);
+    }
+
+    fn rotary(&self, table: Table) -> DeviceResult<Rotary> {
+        let upload = |values: &[f32]| {
+            let device: &dyn Device = self;
+            let mut buffer = device.buffer(Component::Scratch, values.len())?;
+            device.write(values, buffer.all_mut());
+            Ok(buffer)
+        };
+        let (cos, sin) = (upload(table.cosines())?, upload(table.sines())?);
+        Ok(Rotary::Device { cos, sin, head_dim: table.head_dim() })
+    }
+
+    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: SliceMut<'_, f32>) {
+        ops::rope::rotate(self, positions, heads, rotary, inverse, x);
+    }
+
+    fn swiglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        ops::swiglu::forward(self, gate, up, out);
+    }
+
+    fn swiglu_backward(
+        &self,
+        gate: Slice<'_, f32>,
+        up: Slice<'_, f32>,
+        dout: Slice<'_, f32>,
+        dgate: SliceMut<'_, f32>,
+        dup: SliceMut<'_, f32>,
+    ) {
+        ops::swiglu::backward(self, gate, up, dout, dgate, dup);
+    }
+
+    fn attention(
+        &self,
+        q: Slice<'_, f32>,
+        k: Slice<'_, f32>,
+        v: Slice<'_, f32>,
+        segments: Segments<'_>,
+        shape: AttentionShape,
+        out: SliceMut<'_, f32>,
+        lse: SliceMut<'_, f32>,
+    ) {
+        ops::attention::forward(self, q, k, v, segments, shape, out, lse);
+    }
+
+    fn attention_backward(
+        &self,
+        forward: AttentionSaved<'_>,
+        dout: Slice<'_, f32>,
+        segments: Segments<'_>,
+        shape: AttentionShape,
+        dq: SliceMut<'_, f32>,
+        dk: SliceMut<'_, f32>,
+        dv: SliceMut<'_, f32>,
+    ) {
+        ops::attention::backward(self, forward, dout, segments, shape, dq, dk, dv);
+    }
+
+    fn attention_decode(&self, q: Slice<'_, f32>, cache: KeyValues<'_>, shape: AttentionShape, out: SliceMut<'_, f32>) {
+        ops::attention::decode(self, q, cache, shape, out);
+    }
+
+    fn embedding(&self, table: Operand<'_>, ids: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
+        ops::embedding::gather(self, table, ids, width, out);
+    }
+
+    fn gather_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
+        ops::elementwise::gather_rows(self, x, rows, width, out);
+    }
+
+    fn sum_rows(
+        &self,
+        x: Slice<'_, f32>,
+        offsets: Slice<'_, u32>,
+        rows: Slice<'_, u32>,
+        width: usize,
+        out: SliceMut<'_, f32>,
+    ) {
+        ops::elementwise::sum_rows(self, x, offsets, rows, width, out);
+    }
+
+    fn scatter_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
+        ops::elementwise::scatter_rows(self, x, rows, width, out);
+    }
+
+    fn cross_entropy(
+        &self,
+        hidden: Slice<'_, f32>,
+        targets: Slice<'_, u32>,
+        head: Head<'_>,
+        scale: f32,
+        dhidden: Option<SliceMut<'_, f32>>,
+        scratch: SliceMut<'_, f32>,
+        losses: SliceMut<'_, f32>,
+    ) {
+        ops::cross_entropy::forward_backward(self, hidden, targets, head, scale, dhidden, scratch, losses);
+    }
+
+    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout, accumulate: bool, out: SliceMut<'_, f32>) {
+        ops::random::dropout(self, x, dropout, accumulate, out);
+    }
+
+    fn adamw(
+        &self,
+        grads: Slice<'_, f32>,
+        step: AdamW,
+        params: SliceMut<'_, f32>,
+        m: SliceMut<'_, f32>,
+        v: SliceMut<'_, f32>,
+    ) {
+        ops::optimizer::adamw(self, grads, step, params, m, v);
+    }
+
+    fn adamw_8bit(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, moments: Moments8<'_>) {
+        ops::optimizer::adamw_8bit(self, grads, step, params, moments);
+    }
+
+    fn add_noise(&self, noise: Noise, out: SliceMut<'_, f32>) {
+        ops::random::add_noise(self, noise, out);
+    }
+
+    fn row_squares(&self, w: Operand<'_>, shape: [usize; 2], out: SliceMut<'_, f32>) {
+        ops::dora::row_squares(self, w, shape, out);
+    }
+
+    fn dora_gains(
+        &self,
+        rows: DoraRows<'_>,
+        magnitude: Option<Slice<'_, f32>>,
+        gains: SliceMut<'_, f32>,
+        inverse: SliceMut<'_, f32>,
+    ) {
+        ops::dora::gains(self, rows, magnitude, gains, inverse);
+    }
+
+    fn scale_columns(&self, x: Slice<'_, f32>, factors: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f32>) {
+        ops::elementwise::scale_columns(self, x, factors, accumulate, out);
+    }
+
+    fn column_dots(
+        &self,
+        dy: Slice<'_, f32>,
+        x: Slice<'_, f32>,
+        factors: Slice<'_, f32>,
+        accumulate: bool,
+        out: SliceMut<'_, f32>,
+    ) {
+        ops::dora::column_dots(self, dy, x, factors, accumulate, out);
+    }
+
+    fn norm(&self, x: Slice<'_, f32>) -> f64 {
+        ops::optimizer::norm(self, x)
+    }
+}

@@ -1,0 +1,249 @@
+//! The driver: found at run time, called through cudarc's bindings.
+
+use std::ffi::{CStr, CString, c_void};
+use std::sync::Mutex;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+/// Names under which the driver's library is found, as cudarc looks for it.
+const LIBRARIES: [&str; 3] = ["libcuda.so", "libcuda.so.1", "nvcuda.dll"];
+/// The driver of CUDA 12.0, which the PTX is for.
+const LEAST_VERSION: i32 = 12_000;
+/// Dynamic shared memory that a kernel has without asking.
+const SHARED_UNASKED: usize = 48 << 10;
+
+/// What a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Properties {
+    pub name: String,
+    pub capability: (i32, i32),
+    pub multiprocessors: usize,
+    pub memory: usize,
+}
+
+/// A device's primary context and one stream of it, on which everything runs in order.
+pub struct Driver {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    modules: Mutex<Vec<sys::CUmodule>>,
+    pub properties: Properties,
+}
+
+// SAFETY: handles of the driver may be used from any thread in which their context is current.
+unsafe impl Send for Driver {}
+// SAFETY: as above; the driver locks what it must.
+unsafe impl Sync for Driver {}
+
+/// A kernel of a loaded module.
+#[derive(Debug, Clone, Copy)]
+pub struct Function(sys::CUfunction);
+
+// SAFETY: as of `Driver`.
+unsafe impl Send for Function {}
+// SAFETY: as of `Driver`.
+unsafe impl Sync for Function {}
+
+/// A launch's shape.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    pub grid: [usize; 3],
+    pub threads: usize,
+    pub shared: usize,
+}
+
+/// What the driver says of an error.
+pub fn explain(error: DriverError) -> String {
+    let text =
+        |text: Result<&CStr, DriverError>| text.map_or_else(|_| String::new(), |text| text.to_string_lossy().into());
+    let (name, meaning): (String, String) = (text(error.error_name()), text(error.error_string()));
+    match (name.is_empty(), meaning.is_empty()) {
+        (true, _) => format!("error {}", error.0 as u32),
+        (false, true) => name,
+        (false, false) => format!("{meaning} ({name})"),
+    }
+}
+
+impl Driver {
+    /// # Errors
+    /// No driver, one that is too old, no such device: what to do about it.
+    pub fn open(ordinal: u8) -> Result<Self, String> {
+        // cudarc panics where there is no library.
+        // SAFETY: loading the driver runs its initialisers, which is what every CUDA program does.
+        let found = LIBRARIES.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok());
+        if !found {
+            return Err("no NVIDIA driver was found (libcuda)".to_owned());
+        }
+        result::init().map_err(|error| format!("the NVIDIA driver does not start: {}", explain(error)))?;
+        let mut version = 0;
+        // SAFETY: `version` is writable.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(explain)?;
+        if version < LEAST_VERSION {
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            return Err(format!("the NVIDIA driver is for CUDA {major}.{minor}, expected 12.0 or later"));
+        }
+        let count = result::device::get_count().map_err(explain)?;
+        if i32::from(ordinal) >= count {
+            return Err(format!("there is no device {ordinal}: the driver has {count}"));
+        }
+        let device = result::device::get(i32::from(ordinal)).map_err(explain)?;
+        let properties = properties(device).map_err(explain)?;
+        if properties.capability < (7, 5) {
+            let (major, minor) = properties.capability;
+            return Err(format!("`{}` has compute capability {major}.{minor}, expected 7.5 or later", properties.name));
+        }
+        // SAFETY: the device is the driver's; the context is released when this is dropped.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(explain)?;
+        let stream = Self::start(context);
+        match stream {
+            Ok(stream) => Ok(Self { device, context, stream, modules: Mutex::default(), properties }),
+            Err(error) => {
+                // SAFETY: retained above.
+                let _ = unsafe { result::primary_ctx::release(device) };
+                Err(explain(error))
+            }
+        }
+    }
+
+    fn start(context: sys::CUcontext) -> Result<sys::CUstream, DriverError> {
+        // SAFETY: the context is retained.
+        unsafe { result::ctx::set_current(context) }?;
+        result::stream::create(result::stream::StreamKind::NonBlocking)
+    }
+
+    /// Makes the context this thread's.
+    fn enter(&self) -> Result<(), DriverError> {
+        // SAFETY: the context lives as long as `self`.
+        unsafe { result::ctx::set_current(self.context) }
+    }
+
+    /// Zeroed memory.
+    pub fn allocate(&self, bytes: usize) -> Result<u64, DriverError> {
+        self.enter()?;
+        // SAFETY: the context is current.
+        let address = unsafe { result::malloc_sync(bytes) }?;
+        // SAFETY: `address` has `bytes` bytes.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }?;
+        Ok(address)
+    }
+
+    /// Frees what [`Driver::allocate`] gave, once everything that was queued before has run.
+    pub fn free(&self, address: u64) {
+        let freed = self.enter().and_then(|()| {
+            // SAFETY: the stream lives as long as `self`, and nobody uses the address any more.
+            unsafe { result::stream::synchronize(self.stream) }?;
+            // SAFETY: allocated by `allocate`.
+            unsafe { result::free_sync(address) }
+        });
+        // A context that a failed kernel has spoilt frees nothing; the process gives the memory back.
+        let _ = freed;
+    }
+
+    pub fn write(&self, address: u64, source: &[u8]) -> Result<(), DriverError> {
+        self.enter()?;
+        // SAFETY: the caller owns `source.len()` bytes at `address`; pageable memory is staged before this returns.
+        unsafe { result::memcpy_htod_async(address, source, self.stream) }
+    }
+
+    pub fn read(&self, address: u64, target: &mut [u8]) -> Result<(), DriverError> {
+        self.enter()?;
+        // SAFETY: there are `target.len()` bytes at `address`; `target` outlives the wait below.
+        unsafe { result::memcpy_dtoh_async(target, address, self.stream) }?;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }
+    }
+
+    pub fn synchronize(&self) -> Result<(), DriverError> {
+        self.enter()?;
+        // SAFETY: as above.
+        unsafe { result::stream::synchronize(self.stream) }
+    }
+
+    /// Loads PTX and finds `names` in it.
+    pub fn load(&self, ptx: &str, names: &[&str]) -> Result<Vec<Function>, DriverError> {
+        self.enter()?;
+        let Ok(image) = CString::new(ptx) else { return Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_PTX)) };
+        // SAFETY: the image ends with a zero byte.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) }?;
+        if let Ok(mut modules) = self.modules.lock() {
+            modules.push(module);
+        }
+        names
+            .iter()
+            .map(|name| {
+                let Ok(name) = CString::new(*name) else {
+                    return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND));
+                };
+                // SAFETY: the module stays loaded until `self` is dropped.
+                unsafe { result::module::get_function(module, name) }.map(Function)
+            })
+            .collect()
+    }
+
+    /// Queues a kernel.
+    ///
+    /// # Safety
+    /// `parameters` point to values of the kernel's types, and the addresses among them to enough of the device's memory.
+    pub unsafe fn launch(
+        &self,
+        function: Function,
+        extent: Extent,
+        parameters: &mut [*mut c_void],
+    ) -> Result<(), DriverError> {
+        self.enter()?;
+        if extent.shared > SHARED_UNASKED {
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function's module is loaded.
+            unsafe { result::function::set_function_attribute(function.0, attribute, extent.shared as i32) }?;
+        }
+        let grid = extent.grid.map(|size| size as u32);
+        let (grid, block) = ((grid[0], grid[1], grid[2]), (extent.threads as u32, 1, 1));
+        // SAFETY: the caller vouches for the parameters.
+        unsafe { result::launch_kernel(function.0, grid, block, extent.shared as u32, self.stream, parameters) }
+    }
+
+    /// Bytes free and in all.
+    pub fn memory(&self) -> Result<(usize, usize), DriverError> {
+        self.enter()?;
+        result::mem_get_info()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if self.enter().is_err() {
+            return;
+        }
+        // SAFETY: nobody else has the stream, the modules or this hold on the context.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            if let Ok(modules) = self.modules.lock() {
+                for module in modules.iter() {
+                    let _ = result::module::unload(*module);
+                }
+            }
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+fn properties(device: sys::CUdevice) -> Result<Properties, DriverError> {
+    use sys::CUdevice_attribute_enum::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+    };
+    // SAFETY: the device is the driver's.
+    let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) };
+    Ok(Properties {
+        name: result::device::get_name(device)?,
+        capability: (
+            attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        multiprocessors: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+        // SAFETY: as above.
+        memory: unsafe { result::device::total_mem(device) }?,
+    })
+}
