@@ -1,6 +1,6 @@
 //! What the functions see that a guest may call.
 
-use crate::bindings::{v0_1, v0_2};
+use crate::bindings::{v0_1, v0_2, v0_3};
 use crate::fault::tame;
 use crate::limits::{Limits, MemoryLimiter};
 
@@ -59,6 +59,16 @@ impl v0_1::luthier::filter::host::Host for HostState {
 
 impl v0_2::luthier::filter::host::Host for HostState {
     fn log(&mut self, _level: v0_2::luthier::filter::host::Level, message: String) {
+        self.keep_line(message);
+    }
+
+    fn panic(&mut self, _row: Option<u32>, place: String, message: String) {
+        self.keep_panic(&place, &message);
+    }
+}
+
+impl v0_3::luthier::filter::host::Host for HostState {
+    fn log(&mut self, _level: v0_3::luthier::filter::host::Level, message: String) {
         self.keep_line(message);
     }
 

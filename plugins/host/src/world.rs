@@ -9,17 +9,19 @@ use luthier_core::{StageError, StageResult, quoted};
 pub enum World {
     V0_1,
     V0_2,
+    V0_3,
 }
 
 impl World {
-    pub const ALL: [Self; 2] = [Self::V0_1, Self::V0_2];
-    pub const NEWEST: Self = Self::V0_2;
+    pub const ALL: [Self; 3] = [Self::V0_1, Self::V0_2, Self::V0_3];
+    pub const NEWEST: Self = Self::V0_3;
 
     #[must_use]
     pub fn version(self) -> &'static str {
         match self {
             Self::V0_1 => "0.1.0",
             Self::V0_2 => "0.2.0",
+            Self::V0_3 => "0.3.0",
         }
     }
 
@@ -29,6 +31,7 @@ impl World {
         match self {
             Self::V0_1 => include_str!("../../wit/v0.1/filter.wit"),
             Self::V0_2 => include_str!("../../wit/v0.2/filter.wit"),
+            Self::V0_3 => include_str!("../../wit/v0.3/filter.wit"),
         }
     }
 
@@ -103,7 +106,7 @@ fn unknown(plugin: &str, exports: &[String]) -> StageError {
     if parts(version) > parts(World::NEWEST.version()) {
         error.hint("update Luthier, or rebuild the plugin with the SDK that comes with this build")
     } else {
-        error.hint(format!("rebuild the plugin from plugins/wit: it exports `{newest}` then"))
+        error.hint("rebuild the plugin with the SDK in plugins/sdk, or from a world in plugins/wit")
     }
 }
 
@@ -134,19 +137,19 @@ mod tests {
         hint: it exports a filter of luthier:filter@0.1.0 and may import `luthier:filter/host@0.1.0` only: build it from one world
         ");
         insta::assert_snapshot!(said(&[], &["luthier:filter/filter@0.10.0"]), @"
-        plugin `x` was built for the world `luthier:filter@0.10.0`, and this build knows `0.1.0`, `0.2.0`
+        plugin `x` was built for the world `luthier:filter@0.10.0`, and this build knows `0.1.0`, `0.2.0`, `0.3.0`
         hint: update Luthier, or rebuild the plugin with the SDK that comes with this build
         ");
         insta::assert_snapshot!(said(&[], &["luthier:filter/filter@0.0.9"]), @"
-        plugin `x` was built for the world `luthier:filter@0.0.9`, and this build knows `0.1.0`, `0.2.0`
-        hint: rebuild the plugin from plugins/wit: it exports `luthier:filter/filter@0.2.0` then
+        plugin `x` was built for the world `luthier:filter@0.0.9`, and this build knows `0.1.0`, `0.2.0`, `0.3.0`
+        hint: rebuild the plugin with the SDK in plugins/sdk, or from a world in plugins/wit
         ");
         insta::assert_snapshot!(said(&["evil:net/send", "wasi:io/error@0.2.6"], &[new]), @"
         plugin `x` imports `evil:net/send`, which filters have no access to
         hint: a filter may import `luthier:filter/host@0.2.0` only: remove the others from its world
         ");
         insta::assert_snapshot!(said(&[], &["run"]), @"
-        plugin `x` is not a filter: it exports `run`, expected `luthier:filter/filter@0.2.0`
+        plugin `x` is not a filter: it exports `run`, expected `luthier:filter/filter@0.3.0`
         hint: `luthier plugin new NAME` makes one
         ");
     }

@@ -216,7 +216,7 @@ fn what_is_no_component_is_refused() {
     hint: build it for the target `wasm32-wasip2`, whose linker makes components
     plugin `x` is a core module, not a component
     hint: build it for the target `wasm32-wasip2`, whose linker makes components
-    plugin `x` is not a filter: it exports nothing, expected `luthier:filter/filter@0.2.0`
+    plugin `x` is not a filter: it exports nothing, expected `luthier:filter/filter@0.3.0`
     hint: `luthier plugin new NAME` makes one
     ");
 }

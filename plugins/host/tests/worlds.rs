@@ -61,12 +61,12 @@ fn unknown_worlds_are_refused_by_name() {
         format!("{error}\nhint: {}", error.hints.join("\nhint: "))
     };
     insta::assert_snapshot!(renamed(b"@0.9.0"), @"
-    plugin `old` was built for the world `luthier:filter@0.9.0`, and this build knows `0.1.0`, `0.2.0`
+    plugin `old` was built for the world `luthier:filter@0.9.0`, and this build knows `0.1.0`, `0.2.0`, `0.3.0`
     hint: update Luthier, or rebuild the plugin with the SDK that comes with this build
     ");
     insta::assert_snapshot!(renamed(b"@0.0.1"), @"
-    plugin `old` was built for the world `luthier:filter@0.0.1`, and this build knows `0.1.0`, `0.2.0`
-    hint: rebuild the plugin from plugins/wit: it exports `luthier:filter/filter@0.2.0` then
+    plugin `old` was built for the world `luthier:filter@0.0.1`, and this build knows `0.1.0`, `0.2.0`, `0.3.0`
+    hint: rebuild the plugin with the SDK in plugins/sdk, or from a world in plugins/wit
     ");
     // Right name, other shape.
     insta::assert_snapshot!(renamed(b"@0.2.0"), @"

@@ -62,7 +62,7 @@ pub fn scaffold(directory: &Utf8Path, language: Language) -> StageResult<Scaffol
 }
 
 fn python(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
-    let files = place(directory, &name, PYTHON, ".venv/\n__pycache__/\ntarget/\n")?;
+    let files = place(directory, &name, PYTHON, World::V0_3, ".venv/\n__pycache__/\ntarget/\n")?;
     let next = vec![
         format!("pip install -r {directory}/requirements.txt"),
         format!("luthier plugin test {directory}"),
@@ -72,7 +72,7 @@ fn python(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
 }
 
 fn javascript(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
-    let files = place(directory, &name, JAVASCRIPT, "node_modules/\ntarget/\n")?;
+    let files = place(directory, &name, JAVASCRIPT, World::V0_2, "node_modules/\ntarget/\n")?;
     let next = vec![
         format!("npm install --prefix {directory}"),
         format!("luthier plugin test {directory}"),
@@ -82,7 +82,7 @@ fn javascript(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
 }
 
 fn c(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
-    let files = place(directory, &name, C, "target/\n")?;
+    let files = place(directory, &name, C, World::V0_2, "target/\n")?;
     let next = vec![
         "pip install ziglang".to_owned(),
         format!("luthier plugin test {directory}"),
@@ -94,13 +94,19 @@ fn c(directory: &Utf8Path, name: String) -> StageResult<Scaffold> {
 }
 
 /// Writes the files of a language, the cases and the world; returns what the author will edit.
-fn place(directory: &Utf8Path, name: &str, files: &[EmbeddedFile], ignored: &str) -> StageResult<Vec<String>> {
+fn place(
+    directory: &Utf8Path,
+    name: &str,
+    files: &[EmbeddedFile],
+    world: World,
+    ignored: &str,
+) -> StageResult<Vec<String>> {
     for file in files {
         write(&directory.join(file.path), &file.text.replace("@NAME@", name))?;
     }
     write(&directory.join("cases.jsonl"), CASES)?;
     write(&directory.join(".gitignore"), ignored)?;
-    write(&directory.join("luthier/wit/filter.wit"), World::NEWEST.wit())?;
+    write(&directory.join("luthier/wit/filter.wit"), world.wit())?;
     let edited = files.iter().map(|file| file.path).filter(|path| !path.starts_with("luthier/"));
     Ok(edited.chain(["cases.jsonl"]).map(str::to_owned).collect())
 }

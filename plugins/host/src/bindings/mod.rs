@@ -16,3 +16,11 @@ pub(crate) mod v0_2 {
         ownership: Borrowing { duplicate_if_necessary: true },
     });
 }
+
+pub(crate) mod v0_3 {
+    wasmtime::component::bindgen!({
+        path: "../wit/v0.3",
+        world: "plugin",
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}

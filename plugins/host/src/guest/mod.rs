@@ -2,6 +2,7 @@
 
 mod v0_1;
 mod v0_2;
+mod v0_3;
 
 use wasmtime::Store;
 use wasmtime::component::{HasSelf, InstancePre, Linker};
@@ -18,12 +19,14 @@ use crate::world::World;
 pub(crate) enum GuestPre {
     V0_1(bindings::v0_1::PluginPre<HostState>),
     V0_2(bindings::v0_2::PluginPre<HostState>),
+    V0_3(bindings::v0_3::PluginPre<HostState>),
 }
 
 /// A live instance with its session.
 pub(crate) enum Guest {
     V0_1(v0_1::Live),
     V0_2(v0_2::Live),
+    V0_3(v0_3::Live),
 }
 
 /// Why a guest did not open, in its own words.
@@ -36,7 +39,8 @@ pub(crate) enum Declined {
 /// Adds what the guests of every world may call.
 pub(crate) fn add_host(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     bindings::v0_1::luthier::filter::host::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
-    bindings::v0_2::luthier::filter::host::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)
+    bindings::v0_2::luthier::filter::host::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
+    bindings::v0_3::luthier::filter::host::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)
 }
 
 impl GuestPre {
@@ -44,6 +48,7 @@ impl GuestPre {
         Ok(match world {
             World::V0_1 => Self::V0_1(bindings::v0_1::PluginPre::new(pre)?),
             World::V0_2 => Self::V0_2(bindings::v0_2::PluginPre::new(pre)?),
+            World::V0_3 => Self::V0_3(bindings::v0_3::PluginPre::new(pre)?),
         })
     }
 
@@ -51,6 +56,7 @@ impl GuestPre {
         match self {
             Self::V0_1(pre) => v0_1::describe(pre, store),
             Self::V0_2(pre) => v0_2::describe(pre, store),
+            Self::V0_3(pre) => v0_3::describe(pre, store),
         }
     }
 
@@ -58,6 +64,7 @@ impl GuestPre {
         Ok(match self {
             Self::V0_1(pre) => v0_1::open(pre, store, config)?.map(Guest::V0_1),
             Self::V0_2(pre) => v0_2::open(pre, store, config)?.map(Guest::V0_2),
+            Self::V0_3(pre) => v0_3::open(pre, store, config)?.map(Guest::V0_3),
         })
     }
 }
@@ -72,6 +79,7 @@ impl Guest {
         match self {
             Self::V0_1(live) => live.process(store, rows, batch),
             Self::V0_2(live) => live.process(store, rows, batch),
+            Self::V0_3(live) => live.process(store, rows, batch),
         }
     }
 }

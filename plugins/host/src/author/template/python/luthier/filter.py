@@ -1,5 +1,7 @@
 """The world's session: a batch in columns in, verdicts in columns out. Nothing here needs editing."""
 
+from array import array
+
 import judge
 from componentize_py_types import Err
 from luthier import Row, configured
@@ -31,10 +33,10 @@ class Session:
         reasons = {reason: 1 + index for index, reason in enumerate(about.reasons)}
         known = set(about.scores)
         drop = bytearray(rows)
-        scores = [[0.0] * rows for _ in about.scores]
-        edited, offsets, data, refusals = [], [0], bytearray(), []
-        columns = [(name, column.data, column.offsets) for name, column in zip(about.reads, reads)]
-        text_data, text_offsets = texts.data, texts.offsets
+        scores = [array("f", bytes(4 * rows)) for _ in about.scores]
+        edited, offsets, data, refusals = array("I"), array("I", [0]), bytearray(), []
+        columns = [(name, column.data, array("I", column.offsets)) for name, column in zip(about.reads, reads)]
+        text_data, text_offsets = texts.data, array("I", texts.offsets)
         for row in range(rows):
             row_scores = {}
             try:
@@ -57,5 +59,5 @@ class Session:
                     refusals.append(Refusal(row, verdict.text))
             except Exception as error:
                 refusals.append(Refusal(row, _what_happened(error)))
-        edits = Edits(edited, offsets, bytes(data)) if edited else None
-        return Verdicts(bytes(drop), [score for column in scores for score in column], edits, refusals)
+        edits = Edits(edited.tobytes(), offsets.tobytes(), bytes(data)) if edited else None
+        return Verdicts(bytes(drop), b"".join(scores), edits, refusals)
