@@ -351,8 +351,11 @@ template <class Element> struct FewRows {
 MMA_TILES(mma_bf16, Brain, 64, 2)
 FEW_ROWS(mma_bf16_nf4, Brain)
 #endif
+// Devices with bf16 have no use for these.
+#if defined(CUEMU) || __CUDA_ARCH__ < 800
 MMA_TILES(mma_f16, Half, 32, 1)
 FEW_ROWS(mma_f16_nf4, Half)
+#endif
 
 // The power of two next below the greatest size in each row of a[m,k]: what the f16 kernels divide by. One for a row of
 // zeros; a row with an infinity or NaN keeps it.

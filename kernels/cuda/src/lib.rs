@@ -12,5 +12,6 @@ mod modules;
 pub mod ops;
 
 pub use device::{CudaDevice, CudaOptions, Precision};
+pub use ops::sampling::Sampling;
 
 pub(crate) use arguments::Arguments;

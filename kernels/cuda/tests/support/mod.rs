@@ -105,3 +105,14 @@ pub fn in_order(order: &str) {
         set(std::ffi::CString::new(order).unwrap().as_ptr());
     }
 }
+
+/// The compute capability of devices that are opened from now on, in this whole process.
+pub fn in_capability(major: i32, minor: i32) {
+    // SAFETY: the emulated driver is loaded, and the function takes two numbers.
+    unsafe {
+        let driver = Library::new("libcuda.so").unwrap();
+        let set: libloading::Symbol<'_, unsafe extern "C" fn(i32, i32)> =
+            driver.get(b"emulator_set_capability").unwrap();
+        set(major, minor);
+    }
+}
