@@ -1,6 +1,8 @@
 //! Products on the emulated device as one of compute capability 7.5, whose tensor cores take halves alone. A program of its
 //! own, as the capability is the whole process's.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use half::f16;
