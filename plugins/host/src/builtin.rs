@@ -92,6 +92,18 @@ impl Builtin {
         (self.manifest)()
     }
 
+    /// A configuration to measure it with: the defaults, and something to look for where it has nothing by itself.
+    #[must_use]
+    pub fn sample_config(&self) -> Value {
+        match self.name {
+            "language" => serde_json::json!({"keep": ["en"]}),
+            "regex" => {
+                serde_json::json!({"patterns": ["(?i)copyright \\(c\\) \\d{4}"], "action": "drop"})
+            }
+            _ => serde_json::json!({}),
+        }
+    }
+
     /// What is wrong with a configuration, as `(path, message)`.
     #[must_use]
     pub fn check(&self, config: &Value) -> Vec<(String, String)> {
@@ -280,13 +292,7 @@ mod tests {
             assert_eq!(manifest.check(), Ok(()));
             assert_eq!(manifest.name, builtin.name());
             assert!(manifest.config_schema.is_object(), "{}", builtin.name());
-            // Only those that have nothing to look for by themselves need a configuration.
-            let least = match builtin.name() {
-                "language" => serde_json::json!({"keep": ["en"]}),
-                "regex" => serde_json::json!({"patterns": ["a"], "action": "drop"}),
-                _ => serde_json::json!({}),
-            };
-            assert_eq!(builtin.check(&least), []);
+            assert_eq!(builtin.check(&builtin.sample_config()), []);
         }
         assert_eq!(
             Builtin::find("gopher-qualty").err().unwrap(),

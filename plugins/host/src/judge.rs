@@ -104,6 +104,14 @@ impl Worker {
         crossed
     }
 
+    /// Instructions of the last call into the guest, if the engine counts them.
+    pub(crate) fn spent(&self) -> Option<u64> {
+        match &self.0 {
+            Kind::Guest(guest) => guest.session.as_ref()?.spent(),
+            Kind::Native(_) => None,
+        }
+    }
+
     /// What the plugin logged since the last call of this.
     pub fn take_lines(&mut self) -> Vec<String> {
         match &mut self.0 {

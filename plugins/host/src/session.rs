@@ -21,6 +21,8 @@ pub(crate) struct Session {
     guest: Guest,
     limits: Limits,
     metered: bool,
+    /// Instructions of the last call, if the engine counts them.
+    spent: Option<u64>,
 }
 
 fn new_store(engine: &FilterEngine, limits: &Limits) -> Store<HostState> {
@@ -80,7 +82,7 @@ impl Session {
         let mut store = new_store(engine, limits);
         arm(&mut store, limits, metered);
         match pre.open(&mut store, config) {
-            Ok(Ok(guest)) => Ok(Self { store, guest, limits: *limits, metered }),
+            Ok(Ok(guest)) => Ok(Self { store, guest, limits: *limits, metered, spent: None }),
             Ok(Err(Declined::Config(issues))) => Err(OpenError::Config(
                 issues.into_iter().take(MOST_ISSUES).map(|(path, message)| (tame(&path), tame(&message))).collect(),
             )),
@@ -103,9 +105,14 @@ impl Session {
     fn call(&mut self, rows: u32, batch: &TextBatch<'_>) -> Result<RawVerdicts, Fault> {
         arm(&mut self.store, &self.limits, self.metered);
         self.store.data_mut().limiter.refused = false;
-        self.guest
-            .process(&mut self.store, rows, batch)
-            .unwrap_or_else(|error| Err(fault_of(&error, self.store.data(), &self.limits)))
+        let before = self.store.get_fuel().unwrap_or_default();
+        let answer = self.guest.process(&mut self.store, rows, batch);
+        self.spent = self.metered.then(|| before - self.store.get_fuel().unwrap_or_default());
+        answer.unwrap_or_else(|error| Err(fault_of(&error, self.store.data(), &self.limits)))
+    }
+
+    pub(crate) fn spent(&self) -> Option<u64> {
+        self.spent
     }
 
     /// What the guest logged since the last call of this.

@@ -2,7 +2,7 @@
 
 use camino::Utf8Path;
 use luthier_plugins::{
-    Builtin, CompiledCache, FilterEngine, Limits, OnTrap, Plugin, PluginComponent, TextBatch, TextColumn,
+    Builtin, CompiledCache, FilterEngine, Limits, OnTrap, Plugin, PluginComponent, TextBatch, TextColumn, author,
 };
 use serde_json::json;
 
@@ -131,5 +131,23 @@ fn native_and_wasm_agree_on_every_row() {
             let said = dropped > 0 || !native.edits.is_empty();
             assert!(said || builtin.name() == "length", "{} {config}: no row was dropped or edited", builtin.name());
         }
+    }
+}
+
+/// Counted in instructions, so that a busy machine decides nothing.
+#[test]
+fn a_batch_crosses_the_boundary_for_a_small_part_of_its_work() {
+    let cache = Utf8Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let engine = FilterEngine::new(true).unwrap();
+    let texts = author::sample_texts(4_096, 20);
+    for name in ["gopher-quality", "fineweb-quality", "c4-quality", "length"] {
+        let builtin = Builtin::find(name).unwrap();
+        let Ok(wasm) = builtin.component(cache, true, 2) else { return };
+        let component =
+            PluginComponent::load(&engine, &CompiledCache::new(cache), name, &wasm, Limits::DEFAULT).unwrap();
+        let plugin = Plugin::Component(component);
+        let report = author::bench(&plugin, &json!({}), &texts, std::time::Duration::ZERO).unwrap();
+        let share = report.boundary_instructions_percent.unwrap();
+        assert!(share < 2.0, "{name}: {share} %");
     }
 }

@@ -81,7 +81,8 @@ pub fn run(arguments: &Arguments, out: &mut impl Write) -> io::Result<()> {
         .collect::<io::Result<Vec<String>>>()?;
     let bytes: usize = texts.iter().map(String::len).sum();
     let rate = |seconds: f64| bytes as f64 / seconds / 1e6;
-    writeln!(out, "{} documents, {:.2} MB, one thread", texts.len(), bytes as f64 / 1e6)?;
+    let mean = bytes / texts.len().max(1);
+    writeln!(out, "{} documents, {:.2} MB, {mean} bytes on average, one thread", texts.len(), bytes as f64 / 1e6)?;
 
     writeln!(out, "\n{:24} {:>9} {:>9}", "filter", "MB/s", "dropped")?;
     let reads = |builtin: &Builtin| -> io::Result<Vec<TextColumn<'_>>> {
@@ -89,8 +90,7 @@ pub fn run(arguments: &Arguments, out: &mut impl Write) -> io::Result<()> {
         builtin.manifest().reads.iter().map(|_| column(&blank)).collect()
     };
     for builtin in Builtin::all() {
-        let Some(config) = sample_config(builtin.name()) else { continue };
-        let mut worker = Plugin::Native(*builtin).open(&config).map_err(failed)?;
+        let mut worker = Plugin::Native(*builtin).open(&builtin.sample_config()).map_err(failed)?;
         let batch = TextBatch { texts: column(&texts)?, reads: reads(builtin)? };
         let mut dropped = 0;
         let seconds = best(arguments.seconds, || {
@@ -125,15 +125,6 @@ pub fn run(arguments: &Arguments, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{name:6} {:8.3} MB/s; ours is {:.0} times as fast", rate(theirs), theirs / ours)?;
     }
     agreement(arguments, &texts, &theirs, out)
-}
-
-/// The configuration to time a filter with; `None` for those that have no sensible default.
-fn sample_config(name: &str) -> Option<Value> {
-    match name {
-        "regex" => Some(json!({"patterns": ["(?i)copyright \\(c\\) \\d{4}"], "action": "drop"})),
-        "language" => Some(json!({"keep": ["en"]})),
-        _ => Some(json!({})),
-    }
 }
 
 fn datatrove(arguments: &Arguments) -> io::Result<Option<Value>> {

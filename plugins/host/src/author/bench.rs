@@ -28,6 +28,21 @@ pub struct BenchReport {
     pub boundary_microseconds: f64,
     /// Of the time of a batch, percent.
     pub boundary_percent: f64,
+    /// The same of instructions, where the engine counts fuel and the batch is one call.
+    pub boundary_instructions_percent: Option<f64>,
+}
+
+/// A plugin while it is measured.
+struct Subject {
+    worker: Worker,
+    batch: TextBatch<'static>,
+    name: String,
+    open: Duration,
+    /// Of the fastest batch, and of the fastest way there and back.
+    best: Duration,
+    crossing: Option<Duration>,
+    /// Instructions of each.
+    spent: [Option<u64>; 2],
 }
 
 /// A batch of `texts`, whatever further columns `plugin` reads empty.
@@ -79,24 +94,27 @@ pub fn bench_all(
         let mut worker = plugin.open(config)?;
         let open = start.elapsed();
         judge(&mut worker, &batch, &name)?;
-        subjects.push((worker, batch, name, open, Duration::MAX, Duration::MAX));
+        subjects.push(Subject { worker, batch, name, open, best: Duration::MAX, crossing: None, spent: [None; 2] });
     }
     let start = Instant::now();
     let mut batches = 0;
     while batches < 3 || start.elapsed() < budget {
-        for (worker, batch, name, _, crossing, best) in &mut subjects {
+        for Subject { worker, batch, name, best, crossing, spent, .. } in &mut subjects {
             *best = (*best).min(judge(worker, batch, name)?);
+            spent[0] = worker.spent();
             let start = Instant::now();
             if worker.cross(batch) {
-                *crossing = (*crossing).min(start.elapsed());
+                *crossing = Some(crossing.unwrap_or(Duration::MAX).min(start.elapsed()));
+                spent[1] = worker.spent();
             }
         }
         batches += 1;
     }
     Ok(subjects
         .into_iter()
-        .map(|(_, batch, _, open, crossing, best)| {
-            let boundary = if crossing == Duration::MAX { 0.0 } else { crossing.as_secs_f64() };
+        .map(|Subject { batch, open, best, crossing, spent, .. }| {
+            let boundary = crossing.unwrap_or_default().as_secs_f64();
+            let spent = spent[0].zip(spent[1]);
             let (seconds, bytes, rows) = (best.as_secs_f64().max(1e-9), batch.texts.data().len(), batch.rows());
             BenchReport {
                 rows,
@@ -108,6 +126,7 @@ pub fn bench_all(
                 open_microseconds: open.as_secs_f64() * 1e6,
                 boundary_microseconds: boundary * 1e6,
                 boundary_percent: 100.0 * boundary / seconds,
+                boundary_instructions_percent: spent.map(|(all, boundary)| 100.0 * boundary as f64 / all.max(1) as f64),
             }
         })
         .collect())

@@ -153,7 +153,13 @@ fn bench(path: &Utf8Path, config: &str, cache: &Utf8Path, printer: Printer) -> R
         return Ok(exit::DONE);
     }
     let mut reports = serde_json::Map::new();
+    if !printer.json {
+        let [native, wasm, share, boundary] = ["native MB/s", "wasm MB/s", "% of native", "boundary µs a batch"];
+        printer.result(&format!("{:<20} {native:>12} {wasm:>10} {share:>12} {boundary:>20} {:>6}", "filter", "%"));
+    }
     for builtin in builtins {
+        // Some have nothing to look for by themselves.
+        let config = if config == serde_json::json!({}) { builtin.sample_config() } else { config.clone() };
         let wasm = builtin.component(cache, false, workshop(cache).jobs)?;
         let engine = FilterEngine::new(false)?;
         let compiled = CompiledCache::new(cache);
@@ -165,11 +171,14 @@ fn bench(path: &Utf8Path, config: &str, cache: &Utf8Path, printer: Printer) -> R
             let report = serde_json::json!({"native": found[0], "wasm": found[1], "percent_of_native": percent});
             reports.insert(builtin.name().to_owned(), report);
         } else {
+            let [native, wasm] = [&found[0], &found[1]];
             printer.result(&format!(
-                "{:<22} native {:7.1} MB/s  wasm {}  {percent:.0} % of native",
+                "{:<20} {:>12.1} {:>10.1} {percent:>12.0} {:>20.0} {:>6.2}",
                 builtin.name(),
-                found[0].megabytes_per_second,
-                speed(&found[1])
+                native.megabytes_per_second,
+                wasm.megabytes_per_second,
+                wasm.boundary_microseconds,
+                wasm.boundary_percent
             ));
         }
     }
