@@ -10,6 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("luthier-core", &[]),
     ("luthier-kernels", &[]),
     ("luthier-ops", &["luthier-kernels"]),
+    ("luthier-cuda", &["luthier-kernels"]),
     ("luthier-engine", &["luthier-core"]),
     ("luthier-executors", &["luthier-core"]),
     ("luthier-formats", &["luthier-core"]),
@@ -33,6 +34,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("clap", &["luthier", "luthier-bench"]),
     ("wasmtime", &["luthier-plugins"]),
     ("candle-core", &["luthier-ops", "luthier-model"]),
+    ("cudarc", &["luthier-cuda"]),
 ];
 
 fn metadata() -> Value {

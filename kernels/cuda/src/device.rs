@@ -13,6 +13,7 @@ use luthier_kernels::rope::Table;
 
 use crate::driver::{Driver, Extent, Function, explain};
 use crate::memory::{DeviceMemory, Region};
+use crate::modules::Module;
 use crate::{Arguments, modules, ops};
 
 /// What products and attention are computed in. Sums are `f32` in both.
@@ -32,7 +33,7 @@ pub struct CudaOptions {
 }
 
 /// The functions of one module, by name.
-type Functions = BTreeMap<&'static str, Function>;
+type Functions = BTreeMap<String, Function>;
 
 /// A CUDA device. Operations run in order on one stream; their results depend on the kind of device, never on what else
 /// is in a batch.
@@ -40,9 +41,9 @@ pub struct CudaDevice {
     driver: Arc<Driver>,
     options: CudaOptions,
     ledger: Arc<Ledger>,
-    modules: &'static [(&'static str, &'static str)],
+    modules: Vec<Module>,
     /// Which module each kernel is in.
-    places: BTreeMap<&'static str, usize>,
+    places: BTreeMap<String, usize>,
     /// The modules that were needed so far.
     functions: Vec<OnceLock<Result<Functions, String>>>,
     scratch: Region,
@@ -58,14 +59,14 @@ impl CudaDevice {
     pub fn open(options: CudaOptions) -> DeviceResult<Self> {
         let unavailable = |why| DeviceError::Unavailable { device: format!("cuda:{}", options.ordinal), why };
         let driver = Driver::open(options.ordinal).map_err(unavailable)?;
-        let modules = modules::of(driver.properties.capability);
+        let modules = modules::of(driver.properties.capability).map_err(unavailable)?;
         Ok(Self {
             driver: Arc::new(driver),
             options,
             ledger: Arc::default(),
-            modules,
-            places: modules::kernels(modules),
+            places: modules::kernels(&modules),
             functions: modules.iter().map(|_| OnceLock::new()).collect(),
+            modules,
             scratch: Region::default(),
             row_scratch: Region::default(),
             failure: Mutex::default(),
@@ -159,11 +160,11 @@ impl CudaDevice {
     fn function(&self, name: &str) -> Result<Function, String> {
         let place = *self.places.get(name).ok_or_else(|| "this device has no such kernel".to_owned())?;
         let functions = self.functions[place].get_or_init(|| {
-            let (module, ptx) = self.modules[place];
-            let names: Vec<&'static str> = modules::entries(ptx).collect();
+            let Module { name, ptx } = &self.modules[place];
+            let names: Vec<&str> = modules::entries(ptx).collect();
             let functions =
-                self.driver.load(ptx, &names).map_err(|error| format!("module `{module}`: {}", explain(error)))?;
-            Ok(names.into_iter().zip(functions).collect())
+                self.driver.load(ptx, &names).map_err(|error| format!("module `{name}`: {}", explain(error)))?;
+            Ok(names.into_iter().map(str::to_owned).zip(functions).collect())
         });
         let functions = functions.as_ref().map_err(Clone::clone)?;
         functions.get(name).copied().ok_or_else(|| "the module does not have it".to_owned())

@@ -1,41 +1,59 @@
-//! The compiled kernels, by the generation of devices they are for.
+//! The compiled kernels, by the generation of devices they are for: PTX, compressed by zstd.
 
 use std::collections::BTreeMap;
 
 macro_rules! modules {
     ($generation:literal: $($name:literal),* $(,)?) => {
-        &[$(($name, include_str!(concat!("../ptx/", $generation, "/", $name, ".ptx")))),*]
+        &[$(($name, include_bytes!(concat!("../ptx/", $generation, "/", $name, ".ptx.zst")))),*]
     };
 }
 
-type Modules = &'static [(&'static str, &'static str)];
+/// Names and compressed texts.
+type Packed = &'static [(&'static str, &'static [u8])];
 
-const COMPUTE_75: Modules = modules!("compute_75":
+const COMPUTE_75: Packed = modules!("compute_75":
     "attention", "attention_backward", "attention_decode", "blocks", "cross_entropy", "dora", "elementwise", "embedding",
     "matmul", "matmul_mma", "nf4", "optimizer", "random", "rms_norm", "rope", "sampling", "swiglu");
-const COMPUTE_80: Modules = modules!("compute_80":
+const COMPUTE_80: Packed = modules!("compute_80":
     "attention", "attention_backward", "attention_backward_mma", "attention_decode", "attention_mma", "blocks",
     "cross_entropy", "dora", "elementwise", "embedding", "matmul", "matmul_mma", "nf4", "optimizer", "random", "rms_norm",
     "rope", "sampling", "swiglu");
-const COMPUTE_90: Modules = modules!("compute_90":
+const COMPUTE_90: Packed = modules!("compute_90":
     "attention", "attention_backward", "attention_backward_mma", "attention_decode", "attention_mma", "blocks",
     "cross_entropy", "dora", "elementwise", "embedding", "matmul", "matmul_mma", "nf4", "optimizer", "random", "rms_norm",
     "rope", "sampling", "swiglu");
 
+/// One file of kernels.
+pub struct Module {
+    pub name: &'static str,
+    pub ptx: String,
+}
+
 /// The newest PTX that a device can run.
-pub fn of(capability: (i32, i32)) -> Modules {
-    match capability.0 {
+///
+/// # Errors
+/// What is embedded cannot be read.
+pub fn of(capability: (i32, i32)) -> Result<Vec<Module>, String> {
+    let packed = match capability.0 {
         ..=7 => COMPUTE_75,
         8 => COMPUTE_80,
         _ => COMPUTE_90,
-    }
+    };
+    packed
+        .iter()
+        .map(|(name, bytes)| {
+            let unpacked = zstd::decode_all(*bytes).map_err(|error| format!("module `{name}`: {error}"))?;
+            let ptx = String::from_utf8(unpacked).map_err(|error| format!("module `{name}`: {error}"))?;
+            Ok(Module { name, ptx })
+        })
+        .collect()
 }
 
 /// Which module each kernel is in.
-pub fn kernels(modules: Modules) -> BTreeMap<&'static str, usize> {
+pub fn kernels(modules: &[Module]) -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
-    for (index, (_, ptx)) in modules.iter().enumerate() {
-        all.extend(entries(ptx).map(|name| (name, index)));
+    for (index, module) in modules.iter().enumerate() {
+        all.extend(entries(&module.ptx).map(|name| (name.to_owned(), index)));
     }
     all
 }

@@ -3,7 +3,7 @@
 //! The library is `$LUTHIER_NVRTC`, or `libnvrtc.so.12` where the system finds it, or that of the wheel
 //! `nvidia-cuda-nvrtc-cu12` in the active virtual environment. No GPU and no driver are needed.
 
-#[path = "../../tests/support/sources.rs"]
+#[path = "../../tests/conformance/support/sources.rs"]
 mod sources;
 
 use std::error::Error;
@@ -11,7 +11,10 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 
 use libloading::{Library, Symbol};
-use sources::{GENERATIONS, OPTIONS, digest, home, modules};
+use sources::{GENERATIONS, OPTIONS, digest, home, modules, path};
+
+/// The highest that costs readers no extra memory.
+const LEVEL: i32 = 19;
 
 type Create = unsafe extern "C" fn(
     *mut *mut c_void,
@@ -32,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for module in modules(generation) {
             let ptx = for_older_drivers(&compile(&library, generation, module)?);
             let head = format!("// sources {}\n", digest(generation, module)?);
-            fs_err::write(home().join("ptx").join(generation).join(format!("{module}.ptx")), head + &ptx)?;
+            fs_err::write(path(generation, module), zstd::encode_all((head + &ptx).as_bytes(), LEVEL)?)?;
         }
     }
     Ok(())
