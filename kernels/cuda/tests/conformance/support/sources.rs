@@ -48,6 +48,15 @@ pub fn path(generation: &str, module: &str) -> PathBuf {
     home().join("ptx").join(generation).join(format!("{module}.ptx.zst"))
 }
 
+/// The committed PTX of a module.
+///
+/// # Errors
+/// It cannot be read.
+pub fn text(generation: &str, module: &str) -> std::io::Result<String> {
+    let packed = fs_err::read(path(generation, module))?;
+    String::from_utf8(zstd::decode_all(packed.as_slice())?).map_err(std::io::Error::other)
+}
+
 /// A digest of all that the PTX of a module follows from.
 ///
 /// # Errors
