@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use luthier_core::{Digest, StageError, StageResult};
+use wasmtime::StoreContextMut;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{Component, Linker, LinkerInstance, Resource, Val};
 
 use crate::compiled_cache::CompiledCache;
 use crate::core_module::as_component;
@@ -150,29 +151,61 @@ fn link(engine: &FilterEngine, component: &Component) -> wasmtime::Result<Linker
     let mut linker = Linker::new(engine.inner());
     add_host(&mut linker)?;
     for (name, item) in component.component_type().imports(engine.inner()) {
-        if !name.starts_with("wasi:random/") {
-            continue;
-        }
         let ComponentItem::ComponentInstance(interface) = item.ty else { continue };
-        let mut instance = linker.instance(name)?;
-        for (function, _) in interface.exports(engine.inner()) {
-            match function {
-                "get-random-u64" | "get-insecure-random-u64" => {
-                    instance.func_wrap(function, |_, ()| Ok((SEED,)))?;
-                }
-                "get-random-bytes" | "get-insecure-random-bytes" => {
-                    instance.func_wrap(function, |_, (length,): (u64,)| {
-                        let length = usize::try_from(length.min(1 << 16)).unwrap_or_default();
-                        Ok((SEED.to_le_bytes().iter().copied().cycle().take(length).collect::<Vec<u8>>(),))
-                    })?;
-                }
-                "insecure-seed" => instance.func_wrap(function, |_, ()| Ok(((SEED, SEED),)))?,
-                _ => {}
+        if name.starts_with("wasi:") {
+            let mut instance = linker.instance(name)?;
+            for (function, _) in interface.exports(engine.inner()) {
+                answer(&mut instance, name, function)?;
             }
         }
     }
     linker.define_unknown_imports_as_traps(component)?;
     Ok(linker)
+}
+
+/// Defines what the libraries of compiled languages ask WASI for. While they start there are no directories, variables or
+/// arguments; later, when the filter itself asks, that traps, as everything else does. The seed is a constant. The standard
+/// streams can be had, but not be read or written.
+fn answer(instance: &mut LinkerInstance<'_, HostState>, name: &str, function: &str) -> wasmtime::Result<()> {
+    let interface = name.split('@').next().unwrap_or_default();
+    // As the linker words it for what it has no definition of.
+    let unknown = format!("unknown import: `{name}#{function}` has not been defined");
+    match (interface, function) {
+        (_, "get-random-u64" | "get-insecure-random-u64") => instance.func_wrap(function, |_, ()| Ok((SEED,))),
+        (_, "get-random-bytes" | "get-insecure-random-bytes") => {
+            instance.func_wrap(function, |_, (length,): (u64,)| {
+                let length = usize::try_from(length.min(1 << 16)).unwrap_or_default();
+                Ok((SEED.to_le_bytes().iter().copied().cycle().take(length).collect::<Vec<u8>>(),))
+            })
+        }
+        (_, "insecure-seed") => instance.func_wrap(function, |_, ()| Ok(((SEED, SEED),))),
+        ("wasi:filesystem/preopens", "get-directories")
+        | ("wasi:cli/environment", "get-environment" | "get-arguments") => {
+            instance.func_new(function, move |store, _, _, results| {
+                if store.data().has_started() {
+                    return Err(wasmtime::Error::msg(unknown.clone()));
+                }
+                results[0] = Val::List(Vec::new());
+                Ok(())
+            })
+        }
+        (_, "get-terminal-stdin" | "get-terminal-stdout" | "get-terminal-stderr") => {
+            instance.func_new(function, |_, _, _, results| {
+                results[0] = Val::Option(None);
+                Ok(())
+            })
+        }
+        // The type of all resources that are defined below as what traps.
+        (_, "get-stdin" | "get-stdout" | "get-stderr") => {
+            instance.func_wrap(function, move |store: StoreContextMut<'_, HostState>, ()| {
+                if store.data().has_started() {
+                    return Err(wasmtime::Error::msg(unknown.clone()));
+                }
+                Ok((Resource::<()>::new_own(0),))
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn describe(inner: &Inner, name: &str) -> StageResult<Manifest> {

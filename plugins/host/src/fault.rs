@@ -59,7 +59,7 @@ impl Fault {
             ),
             Self::Fuel(fuel) => format!("raise `limits: {{fuel: {}}}` on the step", fuel.saturating_mul(4)),
             Self::Memory(_) => format!("raise `limits: {{memory_mib: {}}}` on the step", limits.memory_mib * 4),
-            Self::Forbidden(import) if import.starts_with("wasi:cli/std") => {
+            Self::Forbidden(import) if ["wasi:cli/std", "wasi:io/streams"].iter().any(|of| import.starts_with(of)) => {
                 "print with the `log` of the SDK, which goes to the log of the stage".to_owned()
             }
             Self::Forbidden(_) => {
@@ -80,6 +80,14 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn printing_and_files_have_hints_of_their_own() {
+        let hint = |import: &str| Fault::Forbidden(import.to_owned()).hint(&Limits::DEFAULT);
+        let print = hint("wasi:io/streams@0.2.12#[method]output-stream.check-write");
+        assert_eq!(print, "print with the `log` of the SDK, which goes to the log of the stage");
+        assert!(hint("wasi:sockets/tcp@0.2.12#connect").starts_with("filters see the columns"));
+    }
 
     #[test]
     fn tames_texts() {

@@ -14,11 +14,21 @@ pub(crate) struct HostState {
     lines: Vec<String>,
     /// Place and message.
     panic: Option<(String, String)>,
+    started: bool,
 }
 
 impl HostState {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { limiter: MemoryLimiter::new(limits), lines: Vec::new(), panic: None }
+        Self { limiter: MemoryLimiter::new(limits), lines: Vec::new(), panic: None, started: false }
+    }
+
+    /// The guest is instantiated: from now on its own code runs.
+    pub(crate) fn start(&mut self) {
+        self.started = true;
+    }
+
+    pub(crate) fn has_started(&self) -> bool {
+        self.started
     }
 
     /// Place and message of the panic that the guest announced.

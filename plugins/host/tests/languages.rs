@@ -142,14 +142,22 @@ fn c() {
     file: row 70: refused the row: no
     ");
 
-    // A C library with files asks for its surroundings as soon as it starts.
-    made.edit("judge.c", "return luthier_refuse(\"no\")", "fopen(\"/etc/hostname\", \"r\")");
+    // There is no file that could be opened, and nobody reads what is printed.
+    made.edit(
+        "judge.c",
+        "return luthier_refuse(\"no\")",
+        "return luthier_refuse(fopen(\"/etc/hostname\", \"r\") ? \"open\" : \"no such file\")",
+    );
     made.edit("judge.c", "#include <string.h>", "#include <stdio.h>\n#include <string.h>");
-    let workshop = Workshop { cache: Utf8Path::new(env!("CARGO_TARGET_TMPDIR")), offline: true, jobs: 2 };
-    let error = workshop.load(&made.directory, Limits::DEFAULT).err().unwrap();
-    assert!(error.message.contains("called `wasi:"), "{error}");
+    made.edit("judge.c", "__builtin_trap()", "printf(\"%zu\\n\", row->text.length), fflush(stdout)");
+    let plugin = made.load().expect("it was built before");
+    insta::assert_snapshot!(failures(&plugin), @r"
+    bad: row 70: called `wasi:io/streams@0.2.12#[method]output-stream.blocking-write-and-flush`, which filters have no access to
+    file: row 70: refused the row: no such file
+    ");
 
     made.edit("judge.c", "static double most;", "static double most = \"\";");
+    let workshop = Workshop { cache: Utf8Path::new(env!("CARGO_TARGET_TMPDIR")), offline: true, jobs: 2 };
     let error = workshop.build(&made.directory).unwrap_err();
     assert_eq!(error.message, "plugin `no-urls` does not compile");
     let cause = std::error::Error::source(&error).unwrap().to_string();

@@ -20,6 +20,7 @@ pub(crate) struct Live {
 
 pub(super) fn describe(pre: &PluginPre<HostState>, store: &mut Store<HostState>) -> wasmtime::Result<RawManifest> {
     let plugin = pre.instantiate(&mut *store)?;
+    store.data_mut().start();
     Ok(raw_manifest!(plugin.luthier_filter_filter().call_describe(store)?, ScoreKind))
 }
 
@@ -29,6 +30,7 @@ pub(super) fn open(
     config: &str,
 ) -> wasmtime::Result<Result<Live, Declined>> {
     let plugin = pre.instantiate(&mut *store)?;
+    store.data_mut().start();
     let opened = plugin.luthier_filter_filter().session().call_open(store, config)?;
     Ok(match opened {
         Ok(session) => Ok(Live { plugin, session }),
