@@ -70,10 +70,24 @@ impl Output {
     }
 }
 
-/// The device on the emulated driver; `None`, with a line that says so, where it cannot be built. `LUTHIER_EMULATED_DRIVER`
-/// names another build of it.
+/// Set to test the machine's own device (`tests/gpu.sh`).
+const REAL: &str = "LUTHIER_TEST_GPU";
+
+/// Whether the device is the machine's own.
+pub fn is_real() -> bool {
+    std::env::var_os(REAL).is_some()
+}
+
+/// The device on the emulated driver, or the machine's own if that is tested; `None`, with a line that says so, where the
+/// emulated driver cannot be built. `LUTHIER_EMULATED_DRIVER` names another build of it.
 pub fn emulated(precision: Precision) -> Option<CudaDevice> {
     static DRIVER: OnceLock<Option<Library>> = OnceLock::new();
+    let options = CudaOptions { ordinal: 0, precision };
+    if is_real() {
+        let device = CudaDevice::open(options).unwrap();
+        assert!(!device.model().contains("emulation"), "{REAL} is set, but the driver is the emulated one");
+        return Some(device);
+    }
     let driver = DRIVER.get_or_init(|| {
         let path = match std::env::var_os("LUTHIER_EMULATED_DRIVER") {
             Some(path) => path.into(),
@@ -90,11 +104,14 @@ pub fn emulated(precision: Precision) -> Option<CudaDevice> {
         Some(unsafe { Library::new(path) }.unwrap())
     });
     driver.as_ref()?;
-    Some(CudaDevice::open(CudaOptions { ordinal: 0, precision }).unwrap())
+    Some(CudaDevice::open(options).unwrap())
 }
 
-/// The order of threads from the next kernel on, in this whole process.
+/// The order of threads from the next kernel on, in this whole process; a real device has its own.
 pub fn in_order(order: &str) {
+    if is_real() {
+        return;
+    }
     // SAFETY: the emulated driver is loaded, and the function takes a string that ends with a zero byte.
     unsafe {
         let driver = Library::new("libcuda.so").unwrap();
@@ -104,8 +121,11 @@ pub fn in_order(order: &str) {
     }
 }
 
-/// The compute capability of devices that are opened from now on, in this whole process.
+/// The compute capability of devices that are opened from now on, in this whole process; a real device has its own.
 pub fn in_capability(major: i32, minor: i32) {
+    if is_real() {
+        return;
+    }
     // SAFETY: the emulated driver is loaded, and the function takes two numbers.
     unsafe {
         let driver = Library::new("libcuda.so").unwrap();
