@@ -104,10 +104,12 @@ pub fn run(arguments: &Arguments, out: &mut impl Write) -> io::Result<()> {
     let parts =
         CHAIN.iter().map(|(name, builtin)| Ok((find(builtin)?, config(name)))).collect::<io::Result<Vec<_>>>()?;
     let mut chain = Chain::open(parts.iter().map(|(builtin, config)| (builtin, config))).map_err(failed)?;
-    let inputs = CHAIN
+    // All filters judge the same memory, so that a text is cut into words once.
+    let shared = column(&texts)?;
+    let inputs: Vec<ChainInput<'_>> = CHAIN
         .iter()
-        .map(|_| Ok(ChainInput { batch: TextBatch { texts: column(&texts)?, reads: vec![] }, text: 0 }))
-        .collect::<io::Result<Vec<_>>>()?;
+        .map(|_| ChainInput { batch: TextBatch { texts: shared.slice(0..texts.len()), reads: vec![] }, text: 0 })
+        .collect();
     let refused = |_| failed("a filter refused a row");
     let all = best(arguments.seconds, || chain.judge_all(&inputs).map(drop).map_err(refused))?;
     let stop = best(arguments.seconds, || chain.judge(&inputs).map(drop).map_err(refused))?;
