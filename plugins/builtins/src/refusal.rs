@@ -107,6 +107,7 @@ fn plain(text: &str, window: usize) -> String {
     let mut out = String::new();
     for c in text.trim_start().chars().take(window) {
         match c {
+            '!'..='~' => out.push(c.to_ascii_lowercase()),
             '’' | '‘' | 'ʼ' => out.push('\''),
             c if c.is_whitespace() => {
                 if !out.ends_with(' ') {
@@ -119,16 +120,20 @@ fn plain(text: &str, window: usize) -> String {
     out
 }
 
-/// Whether one of the phrases stands there as words of its own.
+/// Whether one of the phrases stands there as words of its own. No phrase starts anew in the middle of itself, so every
+/// start of a word is one to try.
 fn has(text: &str, phrases: &[&str]) -> bool {
-    phrases.iter().any(|phrase| {
-        text.match_indices(phrase).any(|(at, found)| {
-            let before = text[..at].chars().next_back();
-            let after = text[at + found.len()..].chars().next();
-            // A phrase may end within a word only where it is cut off on purpose.
-            let cut = phrase.ends_with("can");
-            !before.is_some_and(char::is_alphanumeric) && (cut || !after.is_some_and(char::is_alphanumeric))
-        })
+    let mut inside = false;
+    text.char_indices().any(|(at, c)| {
+        let starts = !std::mem::replace(&mut inside, c.is_alphanumeric());
+        starts
+            && phrases.iter().any(|phrase| {
+                phrase.as_bytes()[0] == text.as_bytes()[at]
+                    && text[at..].strip_prefix(phrase).is_some_and(|rest| {
+                        // A phrase may end within a word only where it is cut off on purpose.
+                        phrase.ends_with("can") || !rest.starts_with(char::is_alphanumeric)
+                    })
+            })
     })
 }
 
