@@ -1,8 +1,9 @@
 // CUDA on the CPU: every thread of a block is a fiber of one operating-system thread, blocks run one after another.
 //
 // Ends the program with a message on: a barrier that part of a block does not reach or reaches elsewhere, a warp operation
-// whose mask names lanes that are absent, gone or elsewhere. Shared memory is NaN before each block. The order of threads
-// is EMULATOR_ORDER: fwd, rev, a number that seeds an order per phase, or warps and warps-rev, which run a warp as far as it
+// whose mask names lanes that are absent, gone or elsewhere, a shuffle from a lane outside its mask, a stack that
+// overflows, a write beside a kernel's shared memory. Shared memory is NaN before each block. The order of threads is
+// EMULATOR_ORDER: fwd, rev, a number that seeds an order per phase, or warps and warps-rev, which run a warp as far as it
 // gets before the next one, so that a missing barrier shows. Races show as results that differ, and under
 // -fsanitize=thread as reports. Not shown: races between blocks, weak memory, the hardware's own order of sums in a
 // matrix product, time.
@@ -10,17 +11,7 @@
 // __shared__ inside a template kernel is not in the section that is made NaN; kernels are extern "C" and hand it on.
 #pragma once
 #define CUEMU 1
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <map>
-#include <string>
-#include <ucontext.h>
-#include <utility>
-#include <vector>
+#include "runtime.h"
 
 #define __global__
 #define __device__
@@ -31,17 +22,10 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static __attribute__((section("cuemu_shared")))
-#define CUEMU_NOSAN __attribute__((no_sanitize("thread", "address", "undefined")))
 
 using std::max;
 using std::min;
 
-struct uint3 {
-  unsigned x, y, z;
-};
-struct dim3 {
-  unsigned x, y, z;
-};
 struct __attribute__((aligned(8))) float2 {
   float x, y;
 };
@@ -58,86 +42,6 @@ static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-
-namespace cuemu {
-struct Fiber;
-typedef void (*WarpOperation)(Fiber **lanes, unsigned mask);
-enum class State { READY, AT_BARRIER, AT_WARP, DONE };
-
-struct Fiber {
-  ucontext_t context;
-  uint3 thread;
-  unsigned lin;
-  State state;
-  // Where it waits.
-  const char *file;
-  int line;
-  unsigned mask;
-  WarpOperation operation;
-  void *arg;
-  void *stack, *pointer;
-  void *sanitizer;
-  unsigned long barriers, operations;
-};
-
-extern Fiber *cur;
-extern uint3 block_index;
-extern dim3 block_size, grid_size;
-
-void yield_block(const char *file, int line);
-void yield_warp(const char *file, int line, unsigned mask, WarpOperation operation, void *arg);
-void *dynamic_shared();
-// Counts the blocks that were started.
-unsigned long block_number();
-enum class Schedule { FORWARD, REVERSE, RANDOM, WARPS, WARPS_REVERSE };
-Schedule schedule();
-// The order from the next launch on, named as in EMULATOR_ORDER.
-void set_order(const char *order);
-
-typedef void (*Entry)(void **parameters);
-struct Kernel {
-  Entry entry;
-  std::vector<unsigned> sizes;
-};
-std::map<std::string, Kernel> &kernels();
-void launch(Entry entry, dim3 grid, dim3 block, size_t shared, void **parameters);
-
-template <class... Types, size_t... Indices>
-CUEMU_NOSAN void unpack(void (*kernel)(Types...), void **parameters, std::index_sequence<Indices...>) {
-  kernel(*(Types *)parameters[Indices]...);
-}
-template <class... Types> CUEMU_NOSAN void call(void (*kernel)(Types...), void **parameters) {
-  unpack(kernel, parameters, std::index_sequence_for<Types...>{});
-}
-template <class... Types> std::vector<unsigned> sizes(void (*)(Types...)) { return {(unsigned)sizeof(Types)...}; }
-
-struct Shuffle {
-  uint64_t value;
-  unsigned source;
-  uint64_t out;
-};
-void shuffle_lanes(Fiber **, unsigned);
-template <class Type> CUEMU_NOSAN Type shuffle(const char *file, int line, unsigned mask, Type value, unsigned source) {
-  Shuffle one{0, source, 0};
-  __builtin_memcpy(&one.value, &value, sizeof value);
-  yield_warp(file, line, mask, shuffle_lanes, &one);
-  Type out;
-  __builtin_memcpy(&out, &one.out, sizeof out);
-  return out;
-}
-struct Ballot {
-  unsigned predicate, out;
-};
-void ballot_lanes(Fiber **, unsigned);
-CUEMU_NOSAN inline unsigned ballot(const char *file, int line, unsigned mask, int predicate) {
-  Ballot one{predicate != 0, 0};
-  yield_warp(file, line, mask, ballot_lanes, &one);
-  return one.out;
-}
-inline unsigned lane() { return cur->lin & 31; }
-inline unsigned lane_up(unsigned by) { return lane() < by ? lane() : lane() - by; }
-inline unsigned lane_down(unsigned by) { return lane() + by > 31 ? lane() : lane() + by; }
-} // namespace cuemu
 
 #define threadIdx (cuemu::cur->thread)
 #define blockIdx (cuemu::block_index)

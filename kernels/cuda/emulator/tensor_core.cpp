@@ -1,4 +1,5 @@
 #include "tensor_core.h"
+#include "runtime.h"
 
 #include <cstdio>
 #include <cstdlib>

@@ -5,6 +5,22 @@ use std::process::Command;
 
 use super::sources::{MODULES, headers, home};
 
+/// What the driver is made of beside the kernels.
+const EMULATOR: [&str; 10] = [
+    "driver/copies.cpp",
+    "driver/device.cpp",
+    "driver/memory.cpp",
+    "driver/module.cpp",
+    "driver/stream.cpp",
+    "fiber.cpp",
+    "scheduler.cpp",
+    "shared.cpp",
+    "tensor_core.cpp",
+    "warp.cpp",
+];
+const EMULATOR_HEADERS: [&str; 6] =
+    ["driver/driver.h", "emulator.h", "fiber.h", "runtime.h", "shared.h", "tensor_core.h"];
+
 /// A text of a kernel that is replaced.
 pub struct Edit<'a> {
     pub file: &'a str,
@@ -34,7 +50,7 @@ pub fn build(sanitizer: Option<&str>, edit: Option<&Edit<'_>>) -> PathBuf {
     };
     let mut objects: Vec<PathBuf> = Vec::new();
     let sources = MODULES.iter().map(|module| kernels.join(format!("{module}.cu")));
-    let emulator = ["driver.cpp", "scheduler.cpp", "tensor_core.cpp"].map(|name| home().join("emulator").join(name));
+    let emulator = EMULATOR.map(|name| home().join("emulator").join(name));
     let sources: Vec<PathBuf> = sources.chain(emulator).collect();
     std::thread::scope(|scope| {
         let half = sources.len().div_ceil(2);
@@ -89,7 +105,13 @@ fn edited(root: &Path, edit: &Edit<'_>) -> PathBuf {
 }
 
 fn object(root: &Path, kernels: &Path, source: &Path, sanitizer: Option<&str>) -> PathBuf {
-    let mut flags = vec!["-std=c++17", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"];
+    let mut flags =
+        vec!["-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing"];
+    // `fmaf` as an instruction; the bits are those of the function.
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+        flags.extend(["-mavx2", "-mfma", "-mf16c"]);
+    }
     let sanitize = sanitizer.map(|name| format!("-fsanitize={name}"));
     flags.extend(sanitize.as_deref());
     let mut hasher = blake3::Hasher::new();
@@ -101,14 +123,18 @@ fn object(root: &Path, kernels: &Path, source: &Path, sanitizer: Option<&str>) -
     for header in included(kernels, source) {
         hasher.update(&fs_err::read(header).unwrap());
     }
-    for name in ["emulator.h", "tensor_core.h"] {
+    for name in EMULATOR_HEADERS {
         hasher.update(&fs_err::read(home().join("emulator").join(name)).unwrap());
     }
     let object = root.join(format!("{}.o", &hasher.finalize().to_hex()[..24]));
     if !object.exists() {
         let temporary = object.with_extension(format!("{}.tmp", std::process::id()));
         let mut command = Command::new("g++");
-        command.args(&flags).arg("-include").arg(home().join("emulator/emulator.h")).args(["-x", "c++", "-c"]);
+        command.args(&flags);
+        if source.extension().is_some_and(|extension| extension == "cu") {
+            command.arg("-include").arg(home().join("emulator/emulator.h"));
+        }
+        command.args(["-x", "c++", "-c"]);
         command.arg(source).arg("-o").arg(&temporary);
         run(&mut command);
         fs_err::rename(temporary, &object).unwrap();

@@ -1,0 +1,273 @@
+// Streams, events, and graphs captured from them.
+#include "driver.h"
+
+#include <chrono>
+#include <list>
+
+namespace driver {
+
+struct Graph {
+  std::vector<Operation> nodes;
+  // Streams that take part while it is captured.
+  std::vector<Stream *> members;
+};
+
+// What a stream had been given when it was recorded.
+struct Event {
+  Stream *stream = nullptr;
+  unsigned long number = 0;
+  Graph *capture = nullptr;
+  std::chrono::steady_clock::time_point time;
+};
+
+namespace streams {
+
+namespace {
+std::list<Stream> all;
+Stream default_stream;
+bool late_now, late_set;
+
+bool late() {
+  if (!late_set) {
+    const char *named = getenv("EMULATOR_STREAMS");
+    set_late(named && !strcmp(named, "late"));
+  }
+  return late_now;
+}
+} // namespace
+
+void set_late(bool late) {
+  late_now = late;
+  late_set = true;
+}
+
+Stream *of(void *handle) {
+  // 1 and 2 are the names of default streams.
+  if ((uintptr_t)handle <= 2) return &default_stream;
+  for (Stream &stream : all)
+    if (&stream == handle) return &stream;
+  refuse(INVALID_HANDLE, "a stream that is not there");
+  return nullptr;
+}
+
+int run_through(Stream *stream, unsigned long number) {
+  int failed = SUCCESS;
+  while (stream->completed < number && stream->first < stream->queue.size()) {
+    Operation operation = std::move(stream->queue[stream->first++]);
+    stream->completed++;
+    const int code = operation();
+    if (!failed) failed = code;
+  }
+  if (stream->first == stream->queue.size()) {
+    stream->queue.clear();
+    stream->first = 0;
+  }
+  return failed;
+}
+
+int run_all() {
+  int failed = run_through(&default_stream, default_stream.issued);
+  for (Stream &stream : all) {
+    const int code = run_through(&stream, stream.issued);
+    if (!failed) failed = code;
+  }
+  return failed;
+}
+
+int submit(Stream *stream, Operation operation) {
+  if (stream->capture) {
+    stream->capture->nodes.push_back(std::move(operation));
+    return SUCCESS;
+  }
+  stream->queue.push_back(std::move(operation));
+  stream->issued++;
+  return late() ? (int)SUCCESS : run_through(stream, stream->issued);
+}
+
+bool is_any_capturing() {
+  return std::any_of(all.begin(), all.end(), [](const Stream &stream) { return stream.capture != nullptr; });
+}
+
+} // namespace streams
+} // namespace driver
+
+using namespace driver;
+
+static int wait_for(Stream *stream, unsigned long number) {
+  if (!stream) return INVALID_HANDLE;
+  if (stream->capture) return refuse(CAPTURE_UNSUPPORTED, "somebody waits for a stream that captures");
+  counters().waits++;
+  return streams::run_through(stream, number);
+}
+
+API cuStreamCreate(void **handle, unsigned) {
+  Guard guard(lock());
+  if (!has_context()) return INVALID_CONTEXT;
+  streams::all.emplace_back();
+  *handle = &streams::all.back();
+  return SUCCESS;
+}
+API cuStreamCreateWithPriority(void **handle, unsigned flags, int) { return cuStreamCreate(handle, flags); }
+
+API cuStreamDestroy_v2(void *handle) {
+  Guard guard(lock());
+  Stream *stream = streams::of(handle);
+  if (!stream || stream == streams::of(nullptr)) return INVALID_HANDLE;
+  const int failed = streams::run_through(stream, stream->issued);
+  streams::all.remove_if([&](const Stream &other) { return &other == stream; });
+  return failed;
+}
+
+API cuStreamSynchronize(void *handle) {
+  Guard guard(lock());
+  Stream *stream = streams::of(handle);
+  return stream ? wait_for(stream, stream->issued) : (int)INVALID_HANDLE;
+}
+
+API cuStreamQuery(void *handle) {
+  Guard guard(lock());
+  Stream *stream = streams::of(handle);
+  return !stream ? INVALID_HANDLE : stream->completed < stream->issued ? NOT_READY : SUCCESS;
+}
+
+API cuCtxSynchronize() {
+  Guard guard(lock());
+  if (!has_context()) return INVALID_CONTEXT;
+  if (streams::is_any_capturing()) return refuse(CAPTURE_UNSUPPORTED, "somebody waits for the device while a stream captures");
+  counters().waits++;
+  return streams::run_all();
+}
+
+API cuLaunchHostFunc(void *handle, void (*function)(void *), void *data) {
+  Guard guard(lock());
+  Stream *stream = streams::of(handle);
+  if (!stream) return INVALID_HANDLE;
+  return streams::submit(stream, [=] {
+    function(data);
+    return (int)SUCCESS;
+  });
+}
+
+API cuEventCreate(Event **event, unsigned) {
+  *event = new Event;
+  return SUCCESS;
+}
+
+API cuEventDestroy_v2(Event *event) {
+  delete event;
+  return SUCCESS;
+}
+
+API cuEventRecord(Event *event, void *handle) {
+  Guard guard(lock());
+  Stream *stream = streams::of(handle);
+  if (!stream) return INVALID_HANDLE;
+  event->stream = stream;
+  event->number = stream->issued;
+  event->capture = stream->capture;
+  event->time = std::chrono::steady_clock::now();
+  return SUCCESS;
+}
+
+API cuEventQuery(Event *event) {
+  Guard guard(lock());
+  return event->stream && event->stream->completed < event->number ? NOT_READY : SUCCESS;
+}
+
+API cuEventSynchronize(Event *event) {
+  Guard guard(lock());
+  if (event->capture) return refuse(CAPTURE_UNSUPPORTED, "somebody waits for an event of a captured graph");
+  return event->stream ? wait_for(event->stream, event->number) : (int)SUCCESS;
+}
+
+API cuEventElapsedTime(float *milliseconds, Event *from, Event *to) {
+  Guard guard(lock());
+  *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
+  return SUCCESS;
+}
+
+API cuStreamWaitEvent(void *handle, Event *event, unsigned) {
+  Guard guard(lock());
+  Stream *stream = streams::of(handle);
+  if (!stream) return INVALID_HANDLE;
+  if (event->capture) {
+    // The stream joins the graph; nodes keep the order in which they were captured.
+    if (stream->capture && stream->capture != event->capture)
+      return refuse(CAPTURE_INVALIDATED, "a stream waits for an event of another graph");
+    if (!stream->capture) event->capture->members.push_back(stream);
+    stream->capture = event->capture;
+    return SUCCESS;
+  }
+  if (!event->stream || event->stream == stream) return SUCCESS;
+  Stream *other = event->stream;
+  const unsigned long number = event->number;
+  return streams::submit(stream, [=] { return streams::run_through(other, number); });
+}
+
+API cuStreamBeginCapture_v2(void *handle, int) {
+  Guard guard(lock());
+  Stream *stream = streams::of(handle);
+  if (!stream) return INVALID_HANDLE;
+  if (stream == streams::of(nullptr) || stream->capture)
+    return refuse(CAPTURE_UNSUPPORTED, "the default stream captures, or one that does already");
+  stream->capture = new Graph;
+  stream->capture->members.push_back(stream);
+  stream->began = true;
+  return SUCCESS;
+}
+
+API cuStreamIsCapturing(void *handle, int *status) {
+  Guard guard(lock());
+  Stream *stream = streams::of(handle);
+  if (!stream) return INVALID_HANDLE;
+  *status = stream->capture != nullptr;
+  return SUCCESS;
+}
+
+API cuStreamEndCapture(void *handle, Graph **graph) {
+  Guard guard(lock());
+  Stream *stream = streams::of(handle);
+  if (!stream) return INVALID_HANDLE;
+  if (!stream->capture || !stream->began) return refuse(INVALID_VALUE, "capture did not begin on this stream");
+  *graph = stream->capture;
+  for (Stream *member : (*graph)->members) member->capture = nullptr;
+  stream->began = false;
+  return SUCCESS;
+}
+
+API cuGraphGetNodes(Graph *graph, void **, size_t *count) {
+  *count = graph->nodes.size();
+  return SUCCESS;
+}
+
+API cuGraphInstantiateWithFlags(Graph **made, Graph *graph, unsigned long long) {
+  *made = new Graph(*graph);
+  return SUCCESS;
+}
+
+API cuGraphLaunch(Graph *graph, void *handle) {
+  Guard guard(lock());
+  if (!has_context()) return INVALID_CONTEXT;
+  Stream *stream = streams::of(handle);
+  if (!stream) return INVALID_HANDLE;
+  counters().graph_launches++;
+  return streams::submit(stream, [graph] {
+    for (const Operation &node : graph->nodes)
+      if (const int failed = node()) return failed;
+    return (int)SUCCESS;
+  });
+}
+
+API cuGraphUpload(Graph *, void *) { return SUCCESS; }
+
+API cuGraphDestroy(Graph *graph) {
+  delete graph;
+  return SUCCESS;
+}
+
+API cuGraphExecDestroy(Graph *graph) {
+  Guard guard(lock());
+  const int failed = streams::run_all();
+  delete graph;
+  return failed;
+}
