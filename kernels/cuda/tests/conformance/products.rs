@@ -5,7 +5,7 @@
 //! variance 2⁻¹⁸/3 at most, so a product of random numbers has 2.6e-6; against the product of the rounded factors only the
 //! summation is left, for which hardware may drop bits below the greatest term of a step, so 1e-11 is allowed.
 
-use crate::support::{bits, emulated, random, upload};
+use crate::support::{ORDERS, bits, emulated, in_order, random, upload};
 use half::{bf16, f16};
 use luthier_cuda::Precision;
 use luthier_kernels::blocks::{BlockKind, BlockView};
@@ -339,6 +339,46 @@ fn the_loss_and_its_gradient_are_the_definition_s() {
                 device.cross_entropy(input.all(), tokens.all(), head, 0.125, None, scratch_out, losses_out);
                 assert_eq!(bits(&download(device, &out)), bits(&found), "{shown}: loss without gradient");
             }
+        }
+    }
+}
+
+/// Also what finds a missing barrier: threads that run ahead of others then read what is not there yet, or no longer.
+#[test]
+fn orders_of_threads_change_no_bit() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let Some(device) = emulated(precision) else { return };
+        let device: &dyn Device = &device;
+        let (rows, width, vocabulary) = (3, 64, 301);
+        let hidden = random("hidden", rows * width);
+        let targets = upload(device, &[0_u32, 37, 300]);
+        let kinds = stored(device, vocabulary, width);
+        let all = || {
+            let mut results = Vec::new();
+            for Stored { matrix, .. } in &kinds {
+                let input = upload(device, &hidden);
+                let (mut dhidden, mut losses) = (upload(device, &hidden), upload(device, &vec![f32::NAN; rows]));
+                let mut scratch = upload(device, &vec![f32::NAN; rows * vocabulary]);
+                let head = Head { weight: matrix.operand(), vocabulary, hidden: width, chunk_rows: rows };
+                let gradient = Some(dhidden.all_mut());
+                device.cross_entropy(
+                    input.all(),
+                    targets.all(),
+                    head,
+                    0.125,
+                    gradient,
+                    scratch.all_mut(),
+                    losses.all_mut(),
+                );
+                results.push(bits(&download(device, &losses)));
+                results.push(bits(&download(device, &dhidden)));
+            }
+            results
+        };
+        let expected = all();
+        for order in ORDERS {
+            in_order(order);
+            assert!(all() == expected, "{precision:?} in order {order}");
         }
     }
 }
