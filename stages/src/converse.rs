@@ -11,12 +11,15 @@ use luthier_model::adapter::AdapterFiles;
 use luthier_model::{BaseFormat, LanguageModel, LanguageModelOptions};
 use serde_json::{Value, json};
 
+use crate::device::{ComputeType, DeviceChoice, Opened};
+
 /// What to load.
 #[derive(Debug, Clone)]
 pub struct ConversationOptions {
     pub model: Utf8PathBuf,
     pub adapter: Option<Utf8PathBuf>,
     pub threads: usize,
+    pub device: DeviceChoice,
     /// The longest prompt and answer together.
     pub max_tokens: usize,
 }
@@ -50,13 +53,15 @@ impl Conversation {
         let tokenizer = Tokenizer::from_model(&options.model)?;
         let template = ChatTemplate::from_model(&options.model)?;
         let limit = ModelFiles::open(&options.model)?.config().max_positions;
-        let model = LanguageModel::load(LanguageModelOptions {
+        let Opened { device, .. } = options.device.open(ComputeType::default(), options.threads)?;
+        let load = LanguageModelOptions {
             model: &options.model,
             adapter: options.adapter.as_deref(),
             base,
             max_tokens: options.max_tokens.min(limit),
             threads: options.threads,
-        })?;
+        };
+        let model = LanguageModel::load_on(&device, load)?;
         Ok(Self { model, tokenizer, template })
     }
 

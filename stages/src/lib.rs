@@ -3,6 +3,7 @@
 
 mod command;
 pub mod converse;
+pub mod device;
 mod eval;
 mod export;
 mod fetch;

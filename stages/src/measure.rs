@@ -8,6 +8,7 @@ pub use luthier_model::profile::TrainProfile;
 use luthier_model::profile::{ProfileRequest, profile, synthetic_tokens};
 use serde_json::Value;
 
+use crate::device;
 use crate::train::{TrainConfig, bytes_text};
 
 /// What to time.
@@ -27,12 +28,13 @@ pub struct TrainBench {
     pub with: Value,
 }
 
+fn refused(issues: Vec<luthier_core::ConfigIssue>) -> StageError {
+    let text: Vec<String> = issues.iter().map(|issue| format!("{}: {}", issue.path, issue.message)).collect();
+    StageError::input("bench::config", text.join("; ")).hint("see `luthier stages train` for the parameters")
+}
+
 impl TrainBench {
     fn config(&self) -> StageResult<TrainConfig> {
-        let refused = |issues: Vec<luthier_core::ConfigIssue>| {
-            let text: Vec<String> = issues.iter().map(|issue| format!("{}: {}", issue.path, issue.message)).collect();
-            StageError::input("bench::config", text.join("; ")).hint("see `luthier stages train` for the parameters")
-        };
         let config: TrainConfig = parse_config(&self.with).map_err(refused)?;
         let issues = config.check();
         if issues.is_empty() { Ok(config) } else { Err(refused(issues)) }
@@ -72,7 +74,12 @@ impl TrainBench {
         let data = self.tokens(&files, spec.batch * spec.accumulate)?;
         let request =
             ProfileRequest { spec, base: config.method.base(), threads: self.threads.max(1), steps: self.steps };
-        profile(files, &data, &request)
+        let choice = device::prepared(&config.device, config.compute_type)
+            .and_then(|(choice, _)| config.check_on(choice).into_iter().next().map_or(Ok(choice), Err));
+        let choice = choice.map_err(|issue| refused(vec![issue]))?;
+        let opened = choice.open(config.compute_type, self.threads)?;
+        opened.check_real()?;
+        profile(&opened.device, files, &data, &request)
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("luthier-core", &[]),
     ("luthier-kernels", &[]),
+    ("luthier-cuda", &["luthier-kernels"]),
     ("luthier-ops", &["luthier-kernels"]),
     ("luthier-cuda", &["luthier-kernels"]),
     ("luthier-engine", &["luthier-core"]),
@@ -17,7 +18,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("luthier-model", &["luthier-core", "luthier-formats", "luthier-kernels", "luthier-ops"]),
     ("luthier-builtins", &["luthier-filter"]),
     ("luthier-plugins", &["luthier-builtins", "luthier-core", "luthier-filter"]),
-    ("luthier-stages", &["luthier-core", "luthier-formats", "luthier-kernels", "luthier-model", "luthier-plugins"]),
+    (
+        "luthier-stages",
+        &["luthier-core", "luthier-cuda", "luthier-formats", "luthier-kernels", "luthier-model", "luthier-plugins"],
+    ),
     ("luthier-remote", &["luthier-core", "luthier-engine"]),
     (
         "luthier",
@@ -33,6 +37,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("object_store", &["luthier-remote"]),
     ("clap", &["luthier", "luthier-bench"]),
     ("wasmtime", &["luthier-plugins"]),
+    ("cudarc", &["luthier-cuda"]),
     ("candle-core", &["luthier-ops", "luthier-model"]),
     ("cudarc", &["luthier-cuda"]),
 ];

@@ -11,7 +11,7 @@ use luthier_kernels::device::{
 };
 use luthier_kernels::rope::Table;
 
-use crate::driver::{Driver, Extent, Function, explain};
+use crate::driver::{self, Driver, Extent, Function, explain};
 use crate::memory::{DeviceMemory, Region};
 use crate::modules::Module;
 use crate::{Arguments, modules, ops};
@@ -71,6 +71,16 @@ impl CudaDevice {
             row_scratch: Region::default(),
             failure: Mutex::default(),
         })
+    }
+
+    /// The [`Device::numeric_class`] that a device would have, without opening it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] as of [`CudaDevice::open`].
+    pub fn class_of(options: CudaOptions) -> DeviceResult<String> {
+        let unavailable = |why| DeviceError::Unavailable { device: format!("cuda:{}", options.ordinal), why };
+        let (_, properties) = driver::find(options.ordinal).map_err(unavailable)?;
+        Ok(class(properties.capability, options.precision))
     }
 
     /// The card's name.
@@ -196,6 +206,14 @@ impl CudaDevice {
     }
 }
 
+fn class((major, minor): (i32, i32), precision: Precision) -> String {
+    let precision = match precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
+    };
+    format!("cuda-{major}.{minor}-{precision}")
+}
+
 fn word<T>(address: NonNull<T>) -> u64 {
     address.as_ptr().addr() as u64
 }
@@ -206,12 +224,7 @@ impl Device for CudaDevice {
     }
 
     fn numeric_class(&self) -> String {
-        let (major, minor) = self.capability();
-        let precision = match self.options.precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        };
-        format!("cuda-{major}.{minor}-{precision}")
+        class(self.capability(), self.options.precision)
     }
 
     fn ledger(&self) -> &Arc<Ledger> {

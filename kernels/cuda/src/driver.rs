@@ -65,34 +65,58 @@ pub fn explain(error: DriverError) -> String {
     }
 }
 
+/// Starts the driver; the number of its devices and the version of CUDA that it is for.
+fn start_driver() -> Result<(i32, i32), String> {
+    // cudarc panics where there is no library.
+    // SAFETY: loading the driver runs its initialisers, which is what every CUDA program does.
+    let found = LIBRARIES.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok());
+    if !found {
+        return Err("no NVIDIA driver was found (libcuda)".to_owned());
+    }
+    result::init().map_err(|error| format!("the NVIDIA driver does not start: {}", explain(error)))?;
+    let mut version = 0;
+    // SAFETY: `version` is writable.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(explain)?;
+    if version < LEAST_VERSION {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(format!("the NVIDIA driver is for CUDA {major}.{minor}, expected 12.0 or later"));
+    }
+    Ok((result::device::get_count().map_err(explain)?, version))
+}
+
+/// A device and what it is, without a context on it.
+///
+/// # Errors
+/// No driver, one that is too old, no such device or one that is too old.
+pub fn find(ordinal: u8) -> Result<(sys::CUdevice, Properties), String> {
+    let (count, _) = start_driver()?;
+    if i32::from(ordinal) >= count {
+        return Err(format!("there is no device {ordinal}: the driver has {count}"));
+    }
+    let device = result::device::get(i32::from(ordinal)).map_err(explain)?;
+    let properties = properties(device).map_err(explain)?;
+    if properties.capability < (7, 5) {
+        let (major, minor) = properties.capability;
+        return Err(format!("`{}` has compute capability {major}.{minor}, expected 7.5 or later", properties.name));
+    }
+    Ok((device, properties))
+}
+
+/// All devices of the driver, with the version of CUDA that it is for, such as 12080.
+///
+/// # Errors
+/// No driver, or one that is too old.
+pub fn list() -> Result<(Vec<Properties>, i32), String> {
+    let (count, version) = start_driver()?;
+    let devices = (0..count).map(|ordinal| result::device::get(ordinal).and_then(properties));
+    Ok((devices.collect::<Result<_, _>>().map_err(explain)?, version))
+}
+
 impl Driver {
     /// # Errors
-    /// No driver, one that is too old, no such device: what to do about it.
+    /// Those of [`find`], or no context: what to do about it.
     pub fn open(ordinal: u8) -> Result<Self, String> {
-        // cudarc panics where there is no library.
-        // SAFETY: loading the driver runs its initialisers, which is what every CUDA program does.
-        let found = LIBRARIES.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok());
-        if !found {
-            return Err("no NVIDIA driver was found (libcuda)".to_owned());
-        }
-        result::init().map_err(|error| format!("the NVIDIA driver does not start: {}", explain(error)))?;
-        let mut version = 0;
-        // SAFETY: `version` is writable.
-        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(explain)?;
-        if version < LEAST_VERSION {
-            let (major, minor) = (version / 1000, version % 1000 / 10);
-            return Err(format!("the NVIDIA driver is for CUDA {major}.{minor}, expected 12.0 or later"));
-        }
-        let count = result::device::get_count().map_err(explain)?;
-        if i32::from(ordinal) >= count {
-            return Err(format!("there is no device {ordinal}: the driver has {count}"));
-        }
-        let device = result::device::get(i32::from(ordinal)).map_err(explain)?;
-        let properties = properties(device).map_err(explain)?;
-        if properties.capability < (7, 5) {
-            let (major, minor) = properties.capability;
-            return Err(format!("`{}` has compute capability {major}.{minor}, expected 7.5 or later", properties.name));
-        }
+        let (device, properties) = find(ordinal)?;
         // SAFETY: the device is the driver's; the context is released when this is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(explain)?;
         let stream = Self::start(context);

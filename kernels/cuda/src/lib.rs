@@ -12,6 +12,7 @@ mod modules;
 pub mod ops;
 
 pub use device::{CudaDevice, CudaOptions, Precision};
+pub use driver::{Properties, list};
 pub use ops::sampling::Sampling;
 
 pub(crate) use arguments::Arguments;

@@ -200,7 +200,7 @@ pub struct RunArgs {
     /// Write the run as a trace for `chrome://tracing` or ui.perfetto.dev.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<Utf8PathBuf>,
-    /// Where floats are computed: `auto` or `cpu`.
+    /// Where floats are computed unless a stage says otherwise: `auto` or `cpu`.
     #[arg(long, value_name = "DEVICE", default_value = "auto", env = "LUTHIER_DEVICE")]
     pub device: String,
 }

@@ -11,8 +11,8 @@ pub fn device_error(error: DeviceError) -> StageError {
             "model::out_of_memory",
             "run `luthier plan --memory` to see what needs the bytes, then lower `batch`, or set `checkpointing: true`",
         ),
-        DeviceError::Unavailable { .. } => ("model::device_unavailable", "run `luthier doctor`, or use `--device cpu`"),
-        DeviceError::Failed { .. } => ("model::device_failed", "run again with `--device cpu` to rule out the device"),
+        DeviceError::Unavailable { .. } => ("model::device_unavailable", "run `luthier doctor`, or set `device: cpu`"),
+        DeviceError::Failed { .. } => ("model::device_failed", "run again with `device: cpu` to rule out the device"),
     };
     StageError::new(code, error.to_string()).hint(hint)
 }

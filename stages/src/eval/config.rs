@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::expect::Expectation;
+use crate::device::ComputeType;
 
 /// What to measure. At least one of `generation`, `perplexity`, `multiple_choice` and `forgetting` must be asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,6 +43,14 @@ pub struct EvalConfig {
     /// How the base weights are held while measuring, for base and tuned alike.
     #[serde(default)]
     pub precision: Precision,
+    /// Where it computes: `cpu`, `cuda` (the first NVIDIA device, or `cuda:1`), or `auto`: the first that is there.
+    #[serde(default = "crate::device::cpu", skip_serializing_if = "crate::device::is_cpu")]
+    #[schemars(extend("default" = "cpu"), regex(pattern = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"))]
+    pub device: String,
+    /// What products on a CUDA device are computed in; the CPU computes in f32.
+    #[serde(default, skip_serializing_if = "ComputeType::is_default")]
+    #[schemars(extend("default" = "bf16"))]
+    pub compute_type: ComputeType,
     /// Seed of the bootstrap.
     #[serde(default)]
     pub seed: u64,

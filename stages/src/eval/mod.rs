@@ -26,6 +26,7 @@ use luthier_core::{
 use serde_json::Value;
 
 use self::config::EvalConfig;
+use crate::device;
 
 /// Measures a model, and an adapter on it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,20 +91,37 @@ impl Stage for EvalStage {
     }
 
     fn prepare(&self, with: &Value, _env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
-        let config: EvalConfig = parse_config(with)?;
-        let issues = config.check();
+        let mut config: EvalConfig = parse_config(with)?;
+        let mut issues = config.check();
+        let numeric_class = match device::prepared(&config.device, config.compute_type) {
+            Ok((choice, class)) => {
+                config.device = choice.name();
+                Some(class)
+            }
+            Err(issue) => {
+                issues.push(issue);
+                None
+            }
+        };
         if !issues.is_empty() {
             return Err(issues);
         }
         let config = serde_json::to_value(&config)
             .map_err(|error| vec![ConfigIssue::new("", format!("the configuration cannot be written: {error}"))])?;
+        let mut key = config.clone();
+        if let Value::Object(key) = &mut key {
+            // The numeric class stands for them.
+            for name in ["device", "compute_type"] {
+                key.shift_remove(name);
+            }
+        }
         Ok(Prepared {
-            key: config.clone(),
+            key,
             config,
             outputs: vec![OutputDecl::new("scores", ArtifactKind::Scores)],
             sources: Vec::new(),
             resources: Resources::ALL_THREADS,
-            numeric_class: Some(luthier_model::NUMERIC_CLASS.to_owned()),
+            numeric_class,
         })
     }
 

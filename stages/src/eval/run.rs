@@ -11,6 +11,7 @@ use super::measure::{self, Answer, Progress};
 use super::metrics::{Comparison, Part, choice_parts};
 use super::scores::{AnswerRecord, Metric, Scale, Scores, VERSION};
 use super::subject::{Encoder, Subject, Variant};
+use crate::device::{self, Opened};
 
 /// What there is to do, read and encoded before the model is loaded.
 struct Work {
@@ -36,12 +37,13 @@ pub fn evaluate(context: &StageContext<'_>, config: &EvalConfig) -> StageResult<
     let work = read(context, config)?;
     check_expectations(config, adapter.is_some())?;
     context.check_cancelled()?;
+    let Opened { device, .. } = device::open(&config.device, config.compute_type, context.threads())?;
     let mut subject = Subject::load(
         &model.path,
         adapter.map(|adapter| adapter.path.as_path()),
         config.precision,
         work.longest,
-        context.threads(),
+        &device,
     )?;
 
     let tasks = usize::from(config.generation.is_some())

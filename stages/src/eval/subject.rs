@@ -1,5 +1,7 @@
 //! The model under test: one set of base weights, with the adapter on or off.
 
+use std::sync::Arc;
+
 use camino::Utf8Path;
 use luthier_core::{StageError, StageResult};
 use luthier_formats::chat_template::ChatTemplate;
@@ -7,6 +9,7 @@ use luthier_formats::dataset::DatasetShape;
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokenizer::Tokenizer;
 use luthier_model::adapter::{AdapterFiles, AdapterSet};
+use luthier_model::device::Device;
 use luthier_model::{BaseFormat, LanguageModel, LanguageModelOptions};
 use serde_json::{Value, json};
 
@@ -197,14 +200,15 @@ impl Subject {
         adapter: Option<&Utf8Path>,
         precision: Precision,
         max_tokens: usize,
-        threads: usize,
+        device: &Arc<dyn Device>,
     ) -> StageResult<Self> {
         let base = match (adapter, precision) {
             (Some(adapter), Precision::AsTrained) => trained_against(adapter, model)?,
             _ => BaseFormat::Stored,
         };
         let on = if adapter.is_some() { Variant::Tuned } else { Variant::Base };
-        let model = LanguageModel::load(LanguageModelOptions { model, adapter, base, max_tokens, threads })?;
+        let options = LanguageModelOptions { model, adapter, base, max_tokens, threads: 0 };
+        let model = LanguageModel::load_on(device, options)?;
         let precision = if base == BaseFormat::Nf4 { "nf4" } else { "stored" };
         Ok(Self { model, off: None, on, precision })
     }

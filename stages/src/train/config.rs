@@ -9,6 +9,7 @@ use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, Train
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::device::{ComputeType, DeviceChoice};
 use crate::one_or_many::OneOrMany;
 
 /// How the base model is held while adapters are trained on it.
@@ -224,6 +225,14 @@ pub(crate) struct TrainConfig {
     #[serde(default, skip_serializing_if = "StreamName::is_none")]
     #[schemars(extend("default" = "none"))]
     pub stream: StreamName,
+    /// Where it computes: `cpu`, `cuda` (the first NVIDIA device, or `cuda:1`), or `auto`: the first that is there.
+    #[serde(default = "crate::device::cpu", skip_serializing_if = "crate::device::is_cpu")]
+    #[schemars(extend("default" = "cpu"), regex(pattern = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"))]
+    pub device: String,
+    /// What products on a CUDA device are computed in; the CPU computes in f32.
+    #[serde(default, skip_serializing_if = "ComputeType::is_default")]
+    #[schemars(extend("default" = "bf16"))]
+    pub compute_type: ComputeType,
     /// Write a checkpoint every so many steps, beside `checkpoint_seconds`; 0 for none.
     #[serde(default)]
     pub checkpoint_every: u64,
@@ -302,6 +311,23 @@ pub(crate) fn targets(texts: &OneOrMany) -> Targets {
 }
 
 impl TrainConfig {
+    /// What the device that it will run on does not offer.
+    pub fn check_on(&self, device: DeviceChoice) -> Vec<ConfigIssue> {
+        let mut issues = Vec::new();
+        if matches!(device, DeviceChoice::Cuda(_)) {
+            let name = device.name();
+            if self.optimizer.is_paged() {
+                let issue = ConfigIssue::new("optimizer", format!("moments are not paged on the device `{name}`"));
+                issues.push(issue.help("set `optimizer: adamw_8bit`, or `device: cpu`"));
+            }
+            if !self.stream.is_none() {
+                let issue = ConfigIssue::new("stream", format!("the device `{name}` cannot stream blocks from disk"));
+                issues.push(issue.help("remove `stream`, or set `device: cpu`"));
+            }
+        }
+        issues
+    }
+
     /// Checks what the schema cannot say.
     pub fn check(&self) -> Vec<ConfigIssue> {
         let mut issues = Vec::new();
@@ -452,6 +478,8 @@ impl Default for TrainConfig {
             checkpointing: false,
             share_prefix: true,
             stream: StreamName::default(),
+            device: crate::device::cpu(),
+            compute_type: ComputeType::default(),
             checkpoint_every: 0,
             checkpoint_seconds: defaults::checkpoint_seconds(),
             validate_every: 0,

@@ -15,6 +15,8 @@ use luthier_core::{
 };
 use serde_json::Value;
 
+use crate::device;
+
 pub(crate) use config::{Method, OptimizerName, StreamName, TrainConfig, defaults};
 pub(crate) use memory_table::bytes_text;
 
@@ -25,8 +27,8 @@ pub struct TrainStage;
 /// Bumped whenever equal input may give another adapter.
 const RECIPE: u32 = 1;
 
-/// Keys of `with` that cannot change an output byte.
-const UNKEYED: [&str; 3] = ["checkpoint_every", "checkpoint_seconds", "stream"];
+/// Keys of `with` that cannot change an output byte, or that the numeric class stands for.
+const UNKEYED: [&str; 5] = ["checkpoint_every", "checkpoint_seconds", "stream", "device", "compute_type"];
 
 impl Stage for TrainStage {
     fn kind(&self) -> &'static str {
@@ -80,8 +82,19 @@ impl Stage for TrainStage {
     }
 
     fn prepare(&self, with: &Value, _env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
-        let config: TrainConfig = parse_config(with)?;
-        let issues = config.check();
+        let mut config: TrainConfig = parse_config(with)?;
+        let mut issues = config.check();
+        let numeric_class = match device::prepared(&config.device, config.compute_type) {
+            Ok((choice, class)) => {
+                config.device = choice.name();
+                issues.extend(config.check_on(choice));
+                Some(class)
+            }
+            Err(issue) => {
+                issues.push(issue);
+                None
+            }
+        };
         if !issues.is_empty() {
             return Err(issues);
         }
@@ -99,7 +112,7 @@ impl Stage for TrainStage {
             outputs: vec![OutputDecl::new("adapter", ArtifactKind::Adapter)],
             sources: Vec::new(),
             resources: Resources::ALL_THREADS,
-            numeric_class: Some(luthier_model::NUMERIC_CLASS.to_owned()),
+            numeric_class,
         })
     }
 

@@ -10,17 +10,19 @@ use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokenizer::Tokenizer;
 use luthier_formats::tokens::TokenSet;
 use luthier_model::adapter::{AdapterStamp, write_adapter};
-use luthier_model::device::{CpuDevice, Device};
+use luthier_model::device::{Component, Device};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
 use luthier_model::profile::resident_peak;
 use luthier_model::train::{Checkpoint, TrainSpec, Trainer, Watchdog};
-use luthier_model::{Decoder, LoadOptions, device_error, write_shards};
+use luthier_model::{Decoder, LoadOptions, write_shards};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::bytes_text;
 use super::config::TrainConfig;
 use super::memory_table::memory_section;
 use super::progress::{Meter, curves};
+use crate::device::{self, Opened};
 
 /// What validation has seen so far; kept in checkpoints.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -55,7 +57,7 @@ impl Validation {
 }
 
 pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> StageResult<StageOutcome> {
-    let device = open_device(context)?;
+    let Opened { device, free, .. } = device::open(&config.device, config.compute_type, context.threads())?;
     let (model, data) = (context.input("model")?.clone(), context.input("data")?.clone());
     let tokens = TokenSet::open(&data.path)?;
     let validation_input = context.optional_input("validation").cloned();
@@ -76,7 +78,6 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
     let longest = tokens.meta.longest.max(validation.as_ref().map_or(0, |set| set.meta.longest));
     context.progress(0, 0, "steps", "loading the base model");
     let options = LoadOptions { base: config.method.base(), positions: longest };
-    let decoder = open_decoder(context, config, &device, &files, options)?;
     let plan = MemoryPlan::new(
         files.config(),
         WeightTypes::of_files(&files, config.method.base()),
@@ -84,6 +85,8 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
         RunShape::of_data(&tokens, &spec),
     )?;
     let plan = if config.stream.is_none() { plan } else { plan.streamed(files.config().layers) };
+    check_memory(&device, free, &plan)?;
+    let decoder = open_decoder(context, config, &device, &files, options)?;
     drop(files);
     context.check_cancelled()?;
 
@@ -157,15 +160,29 @@ fn check_tokenizer(
     Ok(())
 }
 
-fn open_device(context: &StageContext<'_>) -> StageResult<Arc<dyn Device>> {
-    match context.request().device.as_str() {
-        "cpu" => Ok(Arc::new(CpuDevice::new(context.threads()).map_err(device_error)?)),
-        other => Err(StageError::input(
-            "train::device",
-            format!("device `{other}` cannot train in this build, expected `cpu`"),
-        )
-        .hint("run with `--device cpu`")),
-    }
+/// Refuses what cannot fit before the model is read.
+fn check_memory(device: &Arc<dyn Device>, free: Option<usize>, plan: &MemoryPlan) -> StageResult<()> {
+    let Some(free) = free.filter(|free| plan.total() > *free) else { return Ok(()) };
+    let mut parts: Vec<(Component, usize)> =
+        Component::ALL.into_iter().map(|component| (component, plan.bytes(component))).collect();
+    parts.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(_, bytes)| *bytes > 0)
+        .take(3)
+        .map(|(component, bytes)| format!("{component} {}", bytes_text(*bytes)))
+        .collect();
+    Err(StageError::input(
+        "train::device_memory",
+        format!(
+            "this training needs {} on the device `{}`, which has {} free; most of it: {}",
+            bytes_text(plan.total()),
+            device.name(),
+            bytes_text(free),
+            parts.join(", "),
+        ),
+    )
+    .hint("lower `batch`, set `checkpointing: true` or `method: qlora`; `luthier plan --memory` shows every part"))
 }
 
 /// Everything that the bytes of a checkpoint depend on, without the keys `but` of `with`.

@@ -20,6 +20,9 @@ pub struct ModelArgs {
     /// Threads.
     #[arg(long, short = 't', value_name = "N")]
     pub threads: Option<usize>,
+    /// Where floats are computed: `cpu`, `cuda`, `cuda:1`, or `auto` for the first that is there.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
 }
 
 #[derive(Debug, Args)]

@@ -150,18 +150,11 @@ fn free_bytes(_path: &Utf8Path) -> Option<u64> {
 }
 
 fn gpu() -> Check {
-    let found = first_line("nvidia-smi", &["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]);
-    let library = || {
-        ["/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1"]
-            .into_iter()
-            .find(|path| Utf8Path::new(path).exists())
-            .map(|path| format!("driver library `{path}`, and no nvidia-smi"))
-    };
     Check::new(
         "gpu driver",
-        "training on an NVIDIA GPU; without one everything runs on the CPU",
-        found.or_else(library).ok_or_else(|| "none found".to_owned()),
-        "install NVIDIA's driver; no CUDA toolkit is needed",
+        "`device: cuda` of train, eval and chat; without one everything runs on the CPU",
+        luthier_stages::device::describe().map(|devices| devices.join("; ")),
+        "install NVIDIA's driver for CUDA 12.0 or later (525 or later); no CUDA toolkit is needed",
     )
 }
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use luthier_stages::converse::{Conversation, ConversationOptions};
+use luthier_stages::device::DeviceChoice;
 use serde_json::{Value, json};
 
 use super::show;
@@ -20,7 +21,11 @@ fn open(args: &ModelArgs, global: &Global, printer: Printer) -> Result<Conversat
     let adapter = args.adapter.as_ref().map(|word| show::resolve(word, file, global, printer)).transpose()?;
     let threads =
         args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-    Ok(Conversation::open(&ConversationOptions { model, adapter, threads, max_tokens: MAX_TOKENS })?)
+    let device = DeviceChoice::parse(&args.device).ok_or_else(|| {
+        Failure::input("model::device", format!("there is no device `{}`", args.device))
+            .hint("give `--device auto`, `--device cpu`, `--device cuda` or `--device cuda:1`")
+    })?;
+    Ok(Conversation::open(&ConversationOptions { model, adapter, threads, device, max_tokens: MAX_TOKENS })?)
 }
 
 pub fn chat(args: &ChatArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {

@@ -114,9 +114,11 @@ fn options(args: &RunArgs, pipeline: &Pipeline) -> Result<RunOptions, Failure> {
         other => {
             return Err(Failure::input(
                 "run::device",
-                format!("device `{other}` is not available: this build runs on the CPU"),
+                format!(
+                    "device `{other}` is not that of a whole run: stages choose their own, and it enters their keys"
+                ),
             )
-            .hint("leave `--device` out, or give `--device cpu`"));
+            .hint("leave `--device` out, and set `device: cuda` in the `with:` of `train` and `eval`"));
         }
     };
     let mut options = RunOptions { device, ..RunOptions::default() };

@@ -29,7 +29,7 @@ impl Decoder {
     ) -> StageResult<Self> {
         let elsewhere = || {
             StageError::input("train::stream", format!("the device `{}` cannot stream blocks from disk", device.name()))
-                .hint("remove `stream: layers`, or train with `--device cpu`")
+                .hint("remove `stream: layers`, or set `device: cpu`")
         };
         let on_host = device.adopt(Component::Weights, host_probe()).is_some();
         if !on_host {

@@ -42,11 +42,19 @@ impl LanguageModel {
     /// A model or adapter that cannot be read or does not fit together; out of memory.
     pub fn load(options: LanguageModelOptions<'_>) -> StageResult<Self> {
         let device: Arc<dyn Device> = Arc::new(CpuDevice::new(options.threads).map_err(device_error)?);
+        Self::load_on(&device, options)
+    }
+
+    /// Loads a model, and an adapter onto it, on a device; `threads` say nothing.
+    ///
+    /// # Errors
+    /// Those of [`LanguageModel::load`].
+    pub fn load_on(device: &Arc<dyn Device>, options: LanguageModelOptions<'_>) -> StageResult<Self> {
         let files = ModelFiles::open(options.model)?;
         let load = LoadOptions { base: options.base, positions: options.max_tokens };
-        let decoder = Decoder::load(&device, &files, load)?;
+        let decoder = Decoder::load(device, &files, load)?;
         let adapter = match options.adapter {
-            Some(path) => Some(AdapterFiles::open(path, files.config())?.load(&device, files.config())?),
+            Some(path) => Some(AdapterFiles::open(path, files.config())?.load(device, files.config())?),
             None => None,
         };
         Ok(Self::new(decoder, adapter))

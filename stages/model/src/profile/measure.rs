@@ -8,11 +8,10 @@ use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokens::TokenSet;
 use luthier_kernels::Backend;
-use luthier_kernels::device::{Component, CpuDevice, Device, TimedDevice};
+use luthier_kernels::device::{Component, Device, TimedDevice};
 use serde::Serialize;
 
 use super::{StepFlops, product_rate, resident_peak};
-use crate::error::device_error;
 use crate::memory::{MemoryPlan, RunShape, WeightTypes};
 use crate::train::{Duration, TrainSpec, Trainer};
 use crate::{BaseFormat, Decoder, LoadOptions};
@@ -84,13 +83,18 @@ pub struct TrainProfile {
     pub losses: Vec<f64>,
 }
 
-/// Times steps of `request` on `data`; the files are closed once the model is loaded.
+/// Times steps of `request` on `data` and `device`; the files are closed once the model is loaded.
 ///
 /// # Errors
 /// Those of loading and training.
-pub fn profile(files: ModelFiles, data: &TokenSet, request: &ProfileRequest) -> StageResult<TrainProfile> {
-    let cpu: Arc<dyn Device> = Arc::new(CpuDevice::new(request.threads).map_err(device_error)?);
-    let timed = Arc::new(TimedDevice::new(cpu));
+pub fn profile(
+    device: &Arc<dyn Device>,
+    files: ModelFiles,
+    data: &TokenSet,
+    request: &ProfileRequest,
+) -> StageResult<TrainProfile> {
+    let on_cpu = device.name() == "cpu";
+    let timed = Arc::new(TimedDevice::new(Arc::clone(device)));
     let device: Arc<dyn Device> = timed.clone();
     let spec = TrainSpec { duration: Duration::Steps(request.steps + 1), ..request.spec.clone() };
     let options = LoadOptions { base: request.base, positions: data.meta.longest };
@@ -151,7 +155,7 @@ pub fn profile(files: ModelFiles, data: &TokenSet, request: &ProfileRequest) -> 
     let tokens_per_step = tokens as f64 / steps;
     Ok(TrainProfile {
         version: 1,
-        backend: Backend::current().name().to_owned(),
+        backend: if on_cpu { Backend::current().name().to_owned() } else { device.numeric_class() },
         threads: request.threads,
         checkpointing: spec.checkpointing,
         best_seconds: best,

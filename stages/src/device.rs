@@ -1,0 +1,203 @@
+//! Which device a stage computes on: `device: auto|cpu|cuda[:i]`.
+
+use std::sync::Arc;
+
+use luthier_core::{ConfigIssue, StageError, StageResult};
+use luthier_cuda::{CudaDevice, CudaOptions};
+use luthier_model::device::{CpuDevice, Device};
+use luthier_model::{NUMERIC_CLASS, device_error};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What products on a CUDA device are computed in; sums are f32. The CPU computes in f32 always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeType {
+    /// Factors rounded to bfloat16 (f16 on Turing), on the tensor cores.
+    #[default]
+    Bf16,
+    F32,
+}
+
+impl ComputeType {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<ComputeType> for luthier_cuda::Precision {
+    fn from(compute: ComputeType) -> Self {
+        match compute {
+            ComputeType::F32 => Self::F32,
+            ComputeType::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// A device by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first CUDA device if there is one.
+    Auto,
+    #[default]
+    Cpu,
+    Cuda(u8),
+}
+
+impl Opened {
+    /// Refuses a driver that only tests have: nothing about speed follows from it.
+    ///
+    /// # Errors
+    /// It is emulated.
+    pub fn check_real(&self) -> StageResult<()> {
+        if self.model.contains("emulation") {
+            return Err(StageError::input("bench::emulated", format!("`{}` has no speed to measure", self.model))
+                .hint("set `device: cpu`, or run where an NVIDIA driver is"));
+        }
+        Ok(())
+    }
+}
+
+/// An opened device.
+pub struct Opened {
+    pub device: Arc<dyn Device>,
+    /// Bytes that were free; `None` where the system lends more than it has.
+    pub free: Option<usize>,
+    /// The card, or `cpu`.
+    pub model: String,
+}
+
+impl DeviceChoice {
+    /// `auto`, `cpu`, `cuda` (the first) or `cuda:1`.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            _ => name.strip_prefix("cuda:")?.parse().ok().map(Self::Cuda),
+        }
+    }
+
+    /// `cpu` or `cuda:0`; of `auto`, what this machine has.
+    #[must_use]
+    pub fn resolve(self) -> Self {
+        match self {
+            Self::Auto if CudaDevice::class_of(CudaOptions::default()).is_ok() => Self::Cuda(0),
+            Self::Auto => Self::Cpu,
+            named => named,
+        }
+    }
+
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Auto => "auto".to_owned(),
+            Self::Cpu => "cpu".to_owned(),
+            Self::Cuda(ordinal) => format!("cuda:{ordinal}"),
+        }
+    }
+
+    /// What enters the key of a stage whose floats are computed there.
+    fn numeric_class(self, compute: ComputeType) -> StageResult<String> {
+        match self.resolve() {
+            Self::Cuda(ordinal) => {
+                CudaDevice::class_of(CudaOptions { ordinal, precision: compute.into() }).map_err(device_error)
+            }
+            _ => Ok(NUMERIC_CLASS.to_owned()),
+        }
+    }
+
+    /// Takes the device; `threads` are those of the CPU.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn open(self, compute: ComputeType, threads: usize) -> StageResult<Opened> {
+        match self.resolve() {
+            Self::Cuda(ordinal) => {
+                let device =
+                    CudaDevice::open(CudaOptions { ordinal, precision: compute.into() }).map_err(device_error)?;
+                let (free, _) = device.memory().map_err(device_error)?;
+                let model = device.model().to_owned();
+                Ok(Opened { device: Arc::new(device), free: Some(free), model })
+            }
+            _ => {
+                let device = CpuDevice::new(threads.max(1)).map_err(device_error)?;
+                Ok(Opened { device: Arc::new(device), free: None, model: "cpu".to_owned() })
+            }
+        }
+    }
+}
+
+pub(crate) fn cpu() -> String {
+    DeviceChoice::Cpu.name()
+}
+
+pub(crate) fn is_cpu(name: &String) -> bool {
+    name == "cpu"
+}
+
+/// A `device` of a stage's `with`: the choice of this machine, and the numeric class that it has there.
+pub(crate) fn prepared(name: &str, compute: ComputeType) -> Result<(DeviceChoice, String), ConfigIssue> {
+    let choice = DeviceChoice::parse(name).ok_or_else(|| {
+        ConfigIssue::new("device", format!("there is no device `{name}`"))
+            .help("write `auto`, `cpu`, `cuda` or `cuda:1`")
+    })?;
+    let class = choice.numeric_class(compute).map_err(|error| {
+        ConfigIssue::new("device", error.to_string()).help("run `luthier doctor`, or set `device: auto`")
+    })?;
+    Ok((choice.resolve(), class))
+}
+
+/// The device of a configuration that was prepared.
+pub(crate) fn open(name: &str, compute: ComputeType, threads: usize) -> StageResult<Opened> {
+    let choice = DeviceChoice::parse(name).ok_or_else(|| {
+        StageError::input("model::device", format!("there is no device `{name}`"))
+            .hint("name `auto`, `cpu`, `cuda` or `cuda:1`")
+    })?;
+    choice.open(compute, threads)
+}
+
+/// The NVIDIA devices of this machine, a line for each, for `luthier doctor`.
+///
+/// # Errors
+/// Why there are none.
+pub fn describe() -> Result<Vec<String>, String> {
+    let (devices, version) = luthier_cuda::list()?;
+    if devices.is_empty() {
+        return Err("the NVIDIA driver has no device".to_owned());
+    }
+    let line = |(index, device): (usize, &luthier_cuda::Properties)| {
+        let (major, minor) = device.capability;
+        format!(
+            "cuda:{index} {}, {:.1} GiB, compute capability {major}.{minor}, driver for CUDA {}.{}",
+            device.name,
+            device.memory as f64 / f64::from(1 << 30),
+            version / 1000,
+            version % 1000 / 10,
+        )
+    };
+    Ok(devices.iter().enumerate().map(line).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written() {
+        for (name, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda:0", DeviceChoice::Cuda(0)),
+            ("cuda:7", DeviceChoice::Cuda(7)),
+        ] {
+            assert_eq!(DeviceChoice::parse(name), Some(choice));
+            assert_eq!(choice.name(), name);
+        }
+        assert_eq!(DeviceChoice::parse("cuda"), Some(DeviceChoice::Cuda(0)));
+        for name in ["", "gpu", "cuda:", "cuda:x", "cuda:256", "CPU"] {
+            assert_eq!(DeviceChoice::parse(name), None, "{name}");
+        }
+    }
+}
