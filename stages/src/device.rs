@@ -16,6 +16,7 @@ pub enum ComputeType {
     /// Factors rounded to bfloat16 (f16 on Turing), on the tensor cores.
     #[default]
     Bf16,
+    /// Factors as they are.
     F32,
 }
 

@@ -32,6 +32,10 @@ pub struct CudaOptions {
     pub precision: Precision,
 }
 
+/// What an allocation of no bytes points to.
+#[repr(align(256))]
+struct Nothing;
+
 /// The functions of one module, by name.
 type Functions = BTreeMap<String, Function>;
 
@@ -233,10 +237,17 @@ impl Device for CudaDevice {
 
     fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
         let failed = || DeviceError::OutOfMemory { device: self.name(), bytes, component };
-        let memory = DeviceMemory::new(&self.driver, bytes.max(64)).map_err(|_| failed())?;
+        let space = Space::Cuda(self.options.ordinal);
+        if bytes == 0 {
+            let ledger = Arc::clone(&self.ledger);
+            // SAFETY: nothing is read or written through an address of no bytes.
+            return Ok(unsafe {
+                Allocation::new(NonNull::<Nothing>::dangling().cast(), 0, space, component, ledger, Box::new(()))
+            });
+        }
+        let memory = DeviceMemory::new(&self.driver, bytes).map_err(|_| failed())?;
         let address =
             NonNull::new(std::ptr::with_exposed_provenance_mut(memory.address as usize)).ok_or_else(failed)?;
-        let space = Space::Cuda(self.options.ordinal);
         // SAFETY: the driver gave `bytes` bytes, aligned to 256 and zeroed, that `memory` alone frees.
         Ok(unsafe { Allocation::new(address, bytes, space, component, Arc::clone(&self.ledger), Box::new(memory)) })
     }

@@ -46,7 +46,8 @@ impl Region {
             return Ok(memory.address);
         }
         *held = None;
-        let memory = DeviceMemory::new(driver, bytes.max(64))?;
+        let bytes = bytes.max(64);
+        let memory = DeviceMemory::new(driver, bytes)?;
         let address = memory.address;
         *held = Some((memory, ledger.hold(Component::Scratch, bytes), bytes));
         Ok(address)

@@ -91,6 +91,43 @@ fn the_adapter_is_the_same_for_any_number_of_threads() {
 }
 
 #[test]
+fn devices_that_are_not_there_are_refused_with_the_way_out() {
+    let bench = bench(2);
+    let issues = |name: &str| {
+        let mut with = with();
+        with["device"] = json!(name);
+        bench.issues(&TrainStage, &with)
+    };
+    assert_eq!(issues("gpu"), ["device | there is no device `gpu` | write `auto`, `cpu`, `cuda` or `cuda:1`"]);
+    let [issue] = issues("cuda:200").try_into().expect("one issue");
+    assert!(issue.starts_with("device | the device `cuda:200` is not available: "), "{issue}");
+    assert!(issue.ends_with(" | run `luthier doctor`, or set `device: auto`"), "{issue}");
+    // What is prepared names what this machine has; the key does not.
+    let mut with = with();
+    let expected = bench.prepare(&TrainStage, &with).expect("valid").key;
+    with["device"] = json!("auto");
+    let prepared = bench.prepare(&TrainStage, &with).expect("valid");
+    assert_eq!(prepared.key, expected);
+    assert_ne!(prepared.config["device"], json!("auto"));
+}
+
+#[test]
+fn what_a_cuda_device_does_not_offer_is_refused() {
+    let config =
+        TrainConfig { optimizer: OptimizerName::PagedAdamw, stream: StreamName::Layers, ..TrainConfig::default() };
+    let issues = config.check_on(device::DeviceChoice::Cuda(0));
+    let issues: Vec<String> = issues.into_iter().map(|issue| format!("{} | {}", issue.path, issue.message)).collect();
+    assert_eq!(
+        issues,
+        [
+            "optimizer | moments are not paged on the device `cuda:0`",
+            "stream | the device `cuda:0` cannot stream blocks from disk",
+        ]
+    );
+    assert!(config.check_on(device::DeviceChoice::Cpu).is_empty());
+}
+
+#[test]
 fn every_key_that_changes_bytes_is_in_the_key() {
     let bench = bench(2);
     let key = |with: Value| bench.prepare(&TrainStage, &with).expect("valid").key;

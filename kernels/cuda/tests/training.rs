@@ -1,0 +1,300 @@
+//! Training, resuming and evaluating a tiny model on the emulated driver, through the stages as the runner calls them:
+//! near the CPU's numbers, the same bits every time, in exactly the memory that was planned.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+#[path = "conformance/support/mod.rs"]
+#[expect(dead_code, clippy::print_stderr, reason = "what the tests of operations share; a part of it is used here")]
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use libloading::{Library, Symbol};
+use luthier_core::{
+    ArtifactKind, CancelToken, Digest, ErrorClass, EventSink, InputArtifact, PrepareEnv, StageContext, StageEvent,
+    StageId, StageOutcome, StageRequest, StageResult, digest_path,
+};
+use luthier_cuda::Precision;
+use luthier_formats::model_files::ModelFiles;
+use luthier_formats::tokens::{TokenSample, TokenSet, TokensMeta};
+use luthier_kernels::device::{Component, Device};
+use luthier_model::adapter::{Initialization, LoraSpec, Targets};
+use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
+use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, TrainSpec, Trainer};
+use luthier_model::{BaseFormat, Decoder, LoadOptions};
+use luthier_test::TinyModel;
+use serde_json::{Value, json};
+
+/// Bytes that the driver has given out and not got back.
+fn used() -> usize {
+    // SAFETY: the emulated driver is loaded, and the function takes nothing.
+    unsafe {
+        let driver = Library::new("libcuda.so").unwrap();
+        let used: Symbol<'_, unsafe extern "C" fn() -> usize> = driver.get(b"emulator_used").unwrap();
+        used()
+    }
+}
+
+/// The driver's counters are the process's, so one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn token_set(samples: usize, vocabulary: usize) -> TokenSet {
+    let samples: Vec<TokenSample> = (0..samples)
+        .map(|sample| {
+            let length = 6 + sample % 5;
+            let ids: Vec<u32> = (0..length).map(|index| ((7 * sample + 3 * index) % vocabulary) as u32).collect();
+            TokenSample { id: format!("row-{sample}"), ids, mask: (0..length).map(|index| index > 2).collect() }
+        })
+        .collect();
+    let meta = TokensMeta {
+        version: TokensMeta::VERSION,
+        max_length: 64,
+        vocab_size: vocabulary,
+        tokenizer: Digest::of(b"tiny"),
+        template: None,
+        eos_ids: vec![2],
+        packed: false,
+        samples: samples.len(),
+        bins: samples.len(),
+        tokens: samples.iter().map(|sample| sample.ids.len() as u64).sum(),
+        trained_tokens: samples.iter().map(|sample| sample.trained() as u64).sum(),
+        longest: samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0),
+    };
+    TokenSet { bins: (0..samples.len() as u32).map(|index| vec![index]).collect(), samples, meta }
+}
+
+/// A tiny model and its tokens.
+struct Bench {
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { directory: tempfile::tempdir().unwrap() };
+        let model = TinyModel::new(3);
+        model.write_directory(&bench.path("model"));
+        token_set(9, model.config.vocab_size).write(&bench.path("data")).unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> Utf8PathBuf {
+        Utf8Path::from_path(self.directory.path()).unwrap().join(name)
+    }
+
+    /// Runs a stage in the scratch directory `name`, and stops it after so many losses.
+    fn run(
+        &self,
+        kind: &str,
+        with: &Value,
+        name: &str,
+        after: usize,
+        inputs: &[(&str, ArtifactKind)],
+    ) -> StageResult<StageOutcome> {
+        let registry = luthier_stages::registry();
+        let stage = registry.get(kind).unwrap();
+        let directory = self.path("pipeline");
+        let prepared = stage.prepare(with, PrepareEnv { directory: &directory, cache: None, build: false }).unwrap();
+        let scratch = self.path(name);
+        for part in ["out", "tmp", "checkpoint"] {
+            fs_err::create_dir_all(scratch.join(part)).unwrap();
+        }
+        let inputs: BTreeMap<String, Vec<InputArtifact>> = inputs
+            .iter()
+            .map(|(port, kind)| {
+                let path = if *port == "adapter" { self.path("cuda/out/adapter") } else { self.path(port) };
+                let digest = digest_path(&path).unwrap().0;
+                let artifact = InputArtifact { from: format!("{port}.{kind}"), kind: *kind, digest, path };
+                ((*port).to_owned(), vec![artifact])
+            })
+            .collect();
+        let request = StageRequest {
+            version: 1,
+            stage: StageId::new("tested").unwrap(),
+            kind: kind.to_owned(),
+            config: prepared.config,
+            inputs,
+            sources: BTreeMap::new(),
+            outputs: prepared.outputs,
+            scratch,
+            cache: self.path("cache"),
+            directory,
+            threads: 2,
+            device: "cpu".to_owned(),
+            offline: true,
+            fresh: false,
+        };
+        let cancel = CancelToken::new();
+        let sink = StopAfter { after, seen: Mutex::new(0), cancel: cancel.clone() };
+        stage.run(&mut StageContext::new(request, &sink, cancel))
+    }
+
+    fn train(&self, with: &Value, name: &str, after: usize) -> StageResult<StageOutcome> {
+        self.run("train", with, name, after, &[("model", ArtifactKind::Model), ("data", ArtifactKind::Tokens)])
+    }
+
+    fn adapter(&self, name: &str) -> Digest {
+        digest_path(&self.path(name).join("out/adapter")).unwrap().0
+    }
+
+    /// All values of an adapter.
+    fn values(&self, name: &str) -> Vec<f32> {
+        let bytes = fs_err::read(self.path(name).join("out/adapter/adapter_model.safetensors")).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[8 + header..].chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
+    }
+}
+
+struct StopAfter {
+    after: usize,
+    seen: Mutex<usize>,
+    cancel: CancelToken,
+}
+
+impl EventSink for StopAfter {
+    fn emit(&self, event: StageEvent) {
+        if matches!(event, StageEvent::Point { series, .. } if series == "loss") {
+            let mut seen = self.seen.lock().unwrap();
+            *seen += 1;
+            if *seen == self.after {
+                self.cancel.cancel();
+            }
+        }
+    }
+}
+
+fn with(device: &str, compute: &str) -> Value {
+    json!({
+        "rank": 4, "alpha": 8, "batch": 4, "steps": 5, "learning_rate": 1e-2, "seed": 5, "dropout": 0.1,
+        "checkpoint_seconds": 0, "device": device, "compute_type": compute,
+    })
+}
+
+#[test]
+fn a_training_is_that_of_the_cpu_repeats_its_bits_and_goes_on_after_a_stop() {
+    let _alone = ALONE.lock();
+    if support::emulated(Precision::F32).is_none() {
+        return;
+    }
+    let bench = Bench::new();
+    let cpu = bench.train(&with("cpu", "f32"), "cpu", 99).unwrap();
+    let cuda = bench.train(&with("cuda", "f32"), "cuda", 99).unwrap();
+    assert_eq!(used(), 0, "bytes that nobody freed");
+    let loss = |outcome: &StageOutcome, name: &str| outcome.metrics[name].value;
+    // Sums in another order: some units in the last place of f32 a step.
+    for name in ["loss_first", "loss"] {
+        assert!(
+            (loss(&cpu, name) - loss(&cuda, name)).abs() < 1e-4,
+            "{name}: {} {}",
+            loss(&cpu, name),
+            loss(&cuda, name)
+        );
+    }
+    assert!(loss(&cuda, "loss") < loss(&cuda, "loss_first"));
+    // AdamW divides by the root of tiny second moments, so elements near zero move by whole steps either way.
+    let distance = support::nmse(&bench.values("cuda"), &bench.values("cpu"));
+    assert!(distance < 1e-4, "adapters differ by {distance:e} of their energy");
+
+    for order in ["rev", "warps"] {
+        support::in_order(order);
+        bench.train(&with("cuda:0", "f32"), order, 99).unwrap();
+        assert_eq!(bench.adapter(order), bench.adapter("cuda"), "in the order {order}");
+    }
+    support::in_order("fwd");
+    for stop in [2, 1] {
+        let error = bench.train(&with("cuda", "f32"), "stopped", stop).unwrap_err();
+        assert_eq!(error.class, ErrorClass::Interrupted);
+    }
+    let resumed = bench.train(&with("cuda", "f32"), "stopped", 99).unwrap();
+    assert_eq!(resumed.metrics["resumed_from"].value, 3.0);
+    assert_eq!(bench.adapter("stopped"), bench.adapter("cuda"));
+
+    let half = bench.train(&with("cuda", "bf16"), "bf16", 99).unwrap();
+    // Factors have 8 bits: a loss of 5.7 nats is off by a few thousandths.
+    assert!((loss(&cpu, "loss_first") - loss(&half, "loss_first")).abs() < 2e-2, "{}", loss(&half, "loss_first"));
+    assert!(loss(&half, "loss") < loss(&half, "loss_first"));
+    assert_eq!(used(), 0, "bytes that nobody freed");
+
+    let eval = |device: &str, name: &str| {
+        let inputs = [("model", ArtifactKind::Model), ("adapter", ArtifactKind::Adapter)];
+        let with = json!({
+            "forgetting": {"enabled": true, "window": 32, "documents": 2}, "device": device, "compute_type": "f32",
+        });
+        bench.run("eval", &with, name, 99, &inputs).unwrap()
+    };
+    let (expected, found) = (eval("cpu", "eval-cpu"), eval("cuda", "eval-cuda"));
+    assert!(!expected.metrics.is_empty());
+    for (name, metric) in &expected.metrics {
+        let (a, b) = (metric.value, found.metrics[name].value);
+        assert!(!metric.deterministic || (a - b).abs() <= 1e-4 * a.abs().max(1.0), "{name}: {a} {b}");
+    }
+    assert_eq!(used(), 0, "bytes that nobody freed");
+}
+
+fn spec() -> TrainSpec {
+    TrainSpec {
+        lora: LoraSpec {
+            rank: 4,
+            alpha: 8.0,
+            dropout: 0.1,
+            targets: Targets::AllLinear,
+            layers: None,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            rslora: false,
+            dora: false,
+            initialization: Initialization::Kaiming,
+        },
+        optimizer: OptimizerSpec {
+            learning_rate: 1e-2,
+            schedule: Schedule::Linear,
+            decay_steps: None,
+            warmup: 0.0,
+            weight_decay: 0.01,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            b_ratio: 1.0,
+            states: StateFormat::Blocks8,
+        },
+        batch: 4,
+        accumulate: 1,
+        duration: Duration::Steps(2),
+        seed: 7,
+        checkpointing: true,
+        share_prefix: true,
+        neftune: 0.0,
+        pages: None,
+    }
+}
+
+#[test]
+fn memory_is_that_of_the_plan_and_of_the_driver() {
+    let _alone = ALONE.lock();
+    let Some(device) = support::emulated(Precision::Bf16) else { return };
+    let bench = Bench::new();
+    let device: Arc<dyn Device> = Arc::new(device);
+    let data = TokenSet::open(&bench.path("data")).unwrap();
+    let files = ModelFiles::open(&bench.path("model")).unwrap();
+    let spec = spec();
+    let options = LoadOptions { base: BaseFormat::Nf4, positions: data.meta.longest };
+    let decoder = Decoder::load(&device, &files, options).unwrap();
+    let mut trainer = Trainer::new(&decoder, &data, None, spec.clone()).unwrap();
+    trainer.compute().unwrap();
+    trainer.apply().unwrap();
+    let types = WeightTypes::of_files(&files, BaseFormat::Nf4);
+    let plan = MemoryPlan::new(files.config(), types, &spec, RunShape::of_data(&data, &spec)).unwrap();
+    let ledger = device.ledger();
+    // Scratch has, besides what is planned, what this device's operations borrow: at most that of one product.
+    for component in Component::ALL.into_iter().filter(|component| *component != Component::Scratch) {
+        assert_eq!(ledger.peak(component), plan.bytes(component), "{component}");
+    }
+    let extra = ledger.peak(Component::Scratch) - plan.bytes(Component::Scratch);
+    assert!(extra < 1 << 20, "{extra} bytes of scratch");
+    let current: usize = Component::ALL.into_iter().map(|component| ledger.current(component)).sum();
+    assert_eq!(used(), current, "bytes of the driver and of the ledger");
+    drop(trainer);
+    drop((decoder, device));
+    assert_eq!(used(), 0, "bytes that nobody freed");
+}
