@@ -4,6 +4,7 @@ use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::{is_terminal, trim};
 use crate::lines::{Pieces, line_feeds, split_feeds};
+use crate::select::{above, below, first};
 use crate::shared::with_words;
 use crate::words::Words;
 use crate::{chars, share};
@@ -92,5 +93,25 @@ impl Filter for FinewebQuality {
         } else {
             Verdict::Keep
         }
+    }
+
+    const THRESHOLDS: &'static [&'static str] =
+        &["min_punctuated", "allow_unpunctuated", "max_short_lines", "max_repeated_chars", "max_breaks"];
+
+    fn select(&self, scores: &[f32]) -> Option<Verdict> {
+        let config = &self.config;
+        let [punctuated, short, repeated, per_word] = *scores.first_chunk::<4>()?;
+        // A text without lines has no scores.
+        if scores.iter().all(|score| *score == 0.0) {
+            return None;
+        }
+        let excused = punctuated == 0.0 && config.allow_unpunctuated;
+        let unpunctuated = if excused { Some(false) } else { below(punctuated, config.min_punctuated) };
+        first(&[
+            (unpunctuated, "line_punct_ratio"),
+            (above(short, config.max_short_lines), "short_line_ratio"),
+            (above(repeated, config.max_repeated_chars), "char_dup_ratio"),
+            (above(per_word, config.max_breaks), "list_ratio"),
+        ])
     }
 }

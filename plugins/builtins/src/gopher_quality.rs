@@ -5,6 +5,7 @@ use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 use crate::character::{is_space, is_symbol};
 use crate::hash::eight;
 use crate::lines::split_lines;
+use crate::select::{above, below, count, first};
 use crate::shared::with_words;
 use crate::stop_words::stop_word;
 use crate::vector;
@@ -138,6 +139,8 @@ impl Filter for GopherQuality {
             ("bullet-lines", ScoreKind::Real),
             ("ellipsis-lines", ScoreKind::Real),
             ("stop-words", ScoreKind::Count),
+            ("hashes", ScoreKind::Real),
+            ("ellipses", ScoreKind::Real),
         ],
         reasons: &[
             "gopher_short_doc",
@@ -182,21 +185,55 @@ impl Filter for GopherQuality {
         // `bound` is off at 0, as a falsy bound is in the original.
         let over = |value: f64, bound: f64| bound != 0.0 && value > bound;
         let under = |value: f64, bound: f64| bound != 0.0 && value < bound;
-        let hashes = vector::count(text.as_bytes(), |bytes| bytes.is(b'#'));
-        let dots = ellipses_in(text);
+        let hashes = share(vector::count(text.as_bytes(), |bytes| bytes.is(b'#')), census.words);
+        let dots = share(ellipses_in(text), census.words);
+        scores.set("hashes", hashes as f32);
+        scores.set("ellipses", dots as f32);
         let checks: [(bool, &'static str); 10] = [
             (config.min_words != 0 && census.real < config.min_words, "gopher_short_doc"),
             (config.max_words != 0 && census.real > config.max_words, "gopher_long_doc"),
             (under(mean, config.min_word_length), "gopher_below_avg_threshold"),
             (over(mean, config.max_word_length), "gopher_above_avg_threshold"),
-            (over(share(hashes, census.words), config.max_symbols), "gopher_too_many_hashes"),
-            (over(share(dots, census.words), config.max_symbols), "gopher_too_many_ellipsis"),
+            (over(hashes, config.max_symbols), "gopher_too_many_hashes"),
+            (over(dots, config.max_symbols), "gopher_too_many_ellipsis"),
             (over(share(bullets, lines), config.max_bullet_lines), "gopher_too_many_bullets"),
             (over(share(ellipses, lines), config.max_ellipsis_lines), "gopher_too_many_end_ellipsis"),
             (under(alphabetic, config.min_alphabetic), "gopher_below_alpha_threshold"),
             (config.min_stop_words != 0 && stop_words < config.min_stop_words, "gopher_enough_stop_words"),
         ];
         checks.iter().find(|(fails, _)| *fails).map_or(Verdict::Keep, |(_, reason)| Verdict::Drop(reason))
+    }
+
+    const THRESHOLDS: &'static [&'static str] = &[
+        "min_words",
+        "max_words",
+        "min_word_length",
+        "max_word_length",
+        "max_symbols",
+        "max_bullet_lines",
+        "max_ellipsis_lines",
+        "min_alphabetic",
+        "min_stop_words",
+    ];
+
+    fn select(&self, scores: &[f32]) -> Option<Verdict> {
+        let config = &self.config;
+        let [words, mean, alphabetic, bullets, ends, stop_words, hashes, dots] = *scores.first_chunk::<8>()?;
+        let (words, stop_words) = (count(words)?, count(stop_words)?);
+        let over = |score: f32, bound: f64| if bound == 0.0 { Some(false) } else { above(score, bound) };
+        let under = |score: f32, bound: f64| if bound == 0.0 { Some(false) } else { below(score, bound) };
+        first(&[
+            (Some(config.min_words != 0 && words < config.min_words), "gopher_short_doc"),
+            (Some(config.max_words != 0 && words > config.max_words), "gopher_long_doc"),
+            (under(mean, config.min_word_length), "gopher_below_avg_threshold"),
+            (over(mean, config.max_word_length), "gopher_above_avg_threshold"),
+            (over(hashes, config.max_symbols), "gopher_too_many_hashes"),
+            (over(dots, config.max_symbols), "gopher_too_many_ellipsis"),
+            (over(bullets, config.max_bullet_lines), "gopher_too_many_bullets"),
+            (over(ends, config.max_ellipsis_lines), "gopher_too_many_end_ellipsis"),
+            (under(alphabetic, config.min_alphabetic), "gopher_below_alpha_threshold"),
+            (Some(config.min_stop_words != 0 && stop_words < config.min_stop_words), "gopher_enough_stop_words"),
+        ])
     }
 }
 

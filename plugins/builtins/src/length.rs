@@ -3,6 +3,7 @@
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::chars;
+use crate::select::{count, first};
 use crate::shared::with_words;
 use crate::words::Words;
 
@@ -64,5 +65,18 @@ impl Filter for Length {
         } else {
             Verdict::Keep
         }
+    }
+
+    const THRESHOLDS: &'static [&'static str] = &["min_chars", "max_chars", "min_words", "max_words"];
+
+    fn select(&self, scores: &[f32]) -> Option<Verdict> {
+        let config = &self.config;
+        let (characters, words) = (count(scores[0])?, count(scores[1])?);
+        first(&[
+            (Some(characters < config.min_chars), "few_chars"),
+            (Some(config.max_chars.is_some_and(|most| characters > most)), "many_chars"),
+            (Some(words < config.min_words), "few_words"),
+            (Some(config.max_words.is_some_and(|most| words > most)), "many_words"),
+        ])
     }
 }

@@ -27,6 +27,7 @@ mod refusal;
 mod regex;
 mod repetition;
 mod run_counts;
+mod select;
 mod shared;
 pub mod special;
 mod special_characters;

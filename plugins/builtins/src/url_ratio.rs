@@ -3,6 +3,7 @@
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::is_space;
+use crate::select::{above, first};
 use crate::vector::find_four;
 use crate::{chars, share};
 
@@ -58,6 +59,12 @@ impl Filter for UrlRatio {
         let ratio = share(address_chars(row.text()), chars(row.text()));
         scores.set("url-chars", ratio as f32);
         if ratio > self.config.max { Verdict::Drop("url_ratio") } else { Verdict::Keep }
+    }
+
+    const THRESHOLDS: &'static [&'static str] = &["max"];
+
+    fn select(&self, scores: &[f32]) -> Option<Verdict> {
+        first(&[(above(scores[0], self.config.max), "url_ratio")])
     }
 }
 

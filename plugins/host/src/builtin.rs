@@ -20,12 +20,16 @@ pub struct Builtin {
     manifest: fn() -> Manifest,
     check: fn(&Value) -> Vec<Issue>,
     open: fn(&Value) -> Result<Box<dyn NativeFilter>, Vec<Issue>>,
+    thresholds: &'static [&'static str],
 }
 
 /// Judges rows without a boundary.
 pub(crate) trait NativeFilter: Send {
     /// Scores per row.
     fn scores(&self) -> usize;
+
+    /// As [`Builtin::selector`]'s.
+    fn select(&self, scores: &[f32]) -> Option<u8>;
 
     /// Judges row `row`; `reads` are the further columns, in the order of the manifest.
     fn judge_row(&mut self, row: usize, text: &str, reads: &[&str], verdicts: &mut Verdicts) -> Result<(), String>;
@@ -53,6 +57,7 @@ macro_rules! table {
             manifest: manifest::<$filter>,
             check: |config| parse::<$filter>(config).err().unwrap_or_default(),
             open: open::<$filter>,
+            thresholds: <$filter as Filter>::THRESHOLDS,
         }),*]
     }};
 }
@@ -112,6 +117,23 @@ impl Builtin {
 
     pub(crate) fn open(&self, config: &Value) -> Result<Box<dyn NativeFilter>, Vec<Issue>> {
         (self.open)(config)
+    }
+
+    /// The configuration without what only decides which scores stay.
+    #[must_use]
+    pub fn measured(&self, config: &Value) -> Value {
+        let mut config = config.clone();
+        if let Value::Object(values) = &mut config {
+            values.retain(|key, _| !self.thresholds.contains(&key.as_str()));
+        }
+        config
+    }
+
+    /// What the filter with this configuration says of a row by its scores alone: 0 to keep it, else 1 + an index into the
+    /// manifest's reasons; `None` where it must be judged. For no row if the configuration is wrong.
+    pub fn selector(&self, config: &Value) -> impl Fn(&[f32]) -> Option<u8> + use<> {
+        let filter = if self.thresholds.is_empty() { None } else { self.open(config).ok() };
+        move |scores| filter.as_ref()?.select(scores)
     }
 
     /// The filter as a component, built from the carried sources.
@@ -177,6 +199,7 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/regex.rs",
     "src/repetition.rs",
     "src/run_counts.rs",
+    "src/select.rs",
     "src/shared.rs",
     "src/special.rs",
     "src/special_characters.rs",
@@ -248,6 +271,17 @@ struct Native<F>(F);
 impl<F: Filter + Send> NativeFilter for Native<F> {
     fn scores(&self) -> usize {
         F::ABOUT.scores.len()
+    }
+
+    fn select(&self, scores: &[f32]) -> Option<u8> {
+        match self.0.select(scores)? {
+            Verdict::Keep => Some(0),
+            Verdict::Drop(reason) => {
+                let at = F::ABOUT.reasons.iter().position(|known| *known == reason)?;
+                Some(1 + at as u8)
+            }
+            Verdict::Edit(_) | Verdict::Refuse(_) => None,
+        }
     }
 
     fn judge_row(&mut self, row: usize, text: &str, reads: &[&str], verdicts: &mut Verdicts) -> Result<(), String> {

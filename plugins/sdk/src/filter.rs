@@ -44,6 +44,14 @@ pub trait Filter: Sized + 'static {
 
     /// Judges one row. Must not depend on the rows before it.
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict;
+
+    /// Keys of the configuration that no score depends on, for [`Filter::select`].
+    const THRESHOLDS: &'static [&'static str] = &[];
+
+    /// What [`Filter::judge`] would say of a row with these scores; `None` if that does not follow from them.
+    fn select(&self, _scores: &[f32]) -> Option<Verdict> {
+        None
+    }
 }
 
 /// What happens to a row.

@@ -1,5 +1,7 @@
 //! The `with` block of a filter.
 
+use std::collections::BTreeMap;
+
 use camino::Utf8Path;
 use luthier_core::{ConfigIssue, PrepareEnv, SourceKind, SourceRef, check_config, parse_config};
 use luthier_plugins::author::Workshop;
@@ -8,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::bounds::{self, ScoreBounds};
 use super::decontaminate::DecontaminateConfig;
 use super::dedup::DedupConfig;
 use super::tokens::TokensConfig;
@@ -61,6 +64,10 @@ pub(super) struct StepConfig {
     /// Configuration of the plugin, checked by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Map<String, Value>>,
+    /// Bounds on scores of the plugin, by name: `keep: {words: {min: 50}}`. What a plugin finds out is kept apart from them, so
+    /// that moving a bound selects again without judging again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<BTreeMap<String, ScoreBounds>>,
     /// How a built-in runs: `native`, or as the `wasm` component of the same source. The verdicts are equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunMode>,
@@ -294,6 +301,10 @@ fn prepare_plugin(
 ) -> Value {
     let at = format!("{path}.plugin");
     let mut key = json!({"config": step.config.clone().unwrap_or_default()});
+    if let Some(keep) = &step.keep {
+        bounds::check(keep, path, issues);
+        key["keep"] = json!(keep);
+    }
     if step.on_trap() == OnTrapConfig::Drop {
         let limits = step.limits();
         key["on_trap"] = json!({"memory_mib": limits.memory_mib, "fuel": limits.fuel});
@@ -348,6 +359,7 @@ fn prepare_plugin(
 fn prepare_own(step: &StepConfig, path: &str, kind: &str, issues: &mut Vec<ConfigIssue>) {
     let present = [
         ("config", step.config.is_some()),
+        ("keep", step.keep.is_some()),
         ("run", step.run.is_some()),
         ("limits", step.limits.is_some()),
         ("on_trap", step.on_trap.is_some()),

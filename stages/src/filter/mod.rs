@@ -9,15 +9,20 @@
 //!                                   └─────────┴──────────▶ dropped (+ filter_step, filter_reason)
 //! ```
 
+mod bounds;
 mod column;
 mod config;
 mod decontaminate;
 mod dedup;
 mod funnel;
+mod known;
+mod ledger;
 #[cfg(test)]
 mod own_tests;
 mod rows;
 mod run;
+#[cfg(test)]
+mod shard_tests;
 mod sketch;
 mod step;
 #[cfg(test)]

@@ -7,8 +7,8 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use luthier_core::{StageContext, StageError, StageOutcome, StageResult};
-use luthier_formats::dataset::{DatasetReader, DatasetShape, DatasetWriter, string_column};
+use luthier_core::{Digest, ShardCache, StageContext, StageError, StageOutcome, StageResult};
+use luthier_formats::dataset::{DatasetReader, DatasetShape, DatasetWriter, Shard, string_column};
 use luthier_plugins::{SharedWords, TextColumn};
 use rayon::prelude::*;
 
@@ -20,9 +20,7 @@ use super::funnel::{StepAccount, report};
 use super::rows::{RowDrop, RowStep, RowVerdicts};
 use super::step::{ExactStep, Judgement, MinHashStep, PluginStep, Step, open_steps};
 
-/// Rows of a batch.
-const BATCH: usize = 4_096;
-/// Batches in flight per thread.
+/// Shards in flight per thread.
 const WINDOW: usize = 2;
 /// Bytes per thread for words that several native filters share: those of the shards in flight.
 const WORD_MEMORY: usize = 96 << 20;
@@ -39,8 +37,10 @@ struct Fate {
     reason: Arc<str>,
 }
 
-/// A batch on its way.
+/// A shard on its way.
 struct Chunk {
+    /// Of the texts as they came in.
+    digest: Digest,
     /// Number of its first row in the dataset, from 0.
     first: u64,
     original: RecordBatch,
@@ -59,9 +59,12 @@ fn arrow_error(error: ArrowError) -> StageError {
 }
 
 impl Chunk {
-    fn new(first: u64, batch: RecordBatch) -> Self {
+    fn new(shard: Shard, texts: &[&str]) -> Self {
+        let digest = shard.digest(texts);
+        let Shard { first, rows: batch } = shard;
         let rows = batch.num_rows();
         Self {
+            digest,
             first,
             current: batch.clone(),
             original: batch,
@@ -106,7 +109,10 @@ pub(super) fn run(context: &StageContext<'_>) -> StageResult<StageOutcome> {
         .stack_size(4 << 20)
         .build()
         .map_err(|error| StageError::new("filter::threads", "cannot start threads").caused_by(error))?;
-    let pass = Pass { context, pool: &pool, reader: &reader, shape };
+    let texts = schema.fields().iter().filter(|field| field.data_type() == &DataType::Utf8);
+    let texts: Vec<&str> = texts.map(|field| field.name().as_str()).collect();
+    let known = context.shards();
+    let pass = Pass { context, pool: &pool, reader: &reader, shape, texts: &texts, known: &known };
 
     // Each filter judges a window of shards before the next one does.
     let judges = steps.iter().filter(|step| step.is_native()).count();
@@ -143,7 +149,13 @@ pub(super) fn run(context: &StageContext<'_>) -> StageResult<StageOutcome> {
     if summary.rows == 0 && config.on_empty == OnEmpty::Fail {
         return Err(empty(&accounts, rows));
     }
-    Ok(report(&accounts, rows, summary.rows))
+    let mut outcome = report(&accounts, rows, summary.rows);
+    let judged: Vec<u64> = steps.iter().filter_map(Step::judged).collect();
+    if !judged.is_empty() {
+        known.finish(context, &mut outcome);
+        outcome.measured("rows_judged", judged.iter().sum::<u64>() as f64, "rows");
+    }
+    Ok(outcome)
 }
 
 /// A pass over the rows of the dataset.
@@ -152,6 +164,10 @@ struct Pass<'a> {
     pool: &'a rayon::ThreadPool,
     reader: &'a DatasetReader,
     shape: DatasetShape,
+    /// The columns of text.
+    texts: &'a [&'a str],
+    /// What plugins said about shards in earlier runs.
+    known: &'a ShardCache,
 }
 
 impl Pass<'_> {
@@ -202,16 +218,17 @@ impl Pass<'_> {
         let context = self.context;
         let total = self.reader.rows();
         let mut first = 0u64;
-        let mut batches = self.reader.batches(BATCH);
+        let mut shards = self.reader.shards();
         loop {
             context.check_cancelled()?;
             let mut window = Vec::new();
-            for batch in batches.by_ref().take(context.threads() * WINDOW) {
-                let batch = batch?;
-                let rows = batch.num_rows() as u64;
-                window.push(Chunk::new(first, batch));
-                first += rows;
+            for shard in shards.by_ref().take(context.threads() * WINDOW) {
+                let shard = shard?;
+                first += shard.rows.num_rows() as u64;
+                window.push(shard);
             }
+            let mut window: Vec<Chunk> =
+                self.pool.install(|| window.into_par_iter().map(|shard| Chunk::new(shard, self.texts)).collect());
             if window.is_empty() {
                 return Ok(first);
             }
@@ -247,7 +264,7 @@ fn run_plugin(
         let texts = step.texts(&chunk.current)?;
         let id_column = ids(&chunk.current)?;
         let row_of = |row: usize| format!("row {} (id {})", chunk.number_of(row) + 1, id_column.value(row));
-        step.judge(&texts, &row_of)
+        step.judge(pass.known, &chunk.digest, &chunk.rows, &texts, &row_of)
     };
     let judgements: Vec<StageResult<Judgement>> = pass.pool.install(|| window.par_iter().map(judge).collect());
     for (chunk, judgement) in window.iter_mut().zip(judgements) {
@@ -255,13 +272,17 @@ fn run_plugin(
         for line in lines {
             pass.context.log(format!("{}: {line}", step.name));
         }
+        let rows = verdicts.drop.len();
+        let reason_of = |(row, drop): (usize, &u8)| {
+            let reasons = &step.manifest().reasons;
+            let own = usize::from(*drop).checked_sub(1).and_then(|reason| reasons.get(reason)).map(String::as_str);
+            own.or_else(|| step.bounds.reason(&verdicts.scores, rows, row))
+        };
         let mut fates: Vec<Option<Fate>> = verdicts
             .drop
             .iter()
-            .map(|drop| {
-                let reason = step.manifest().reasons.get(usize::from(*drop).checked_sub(1)?)?;
-                Some(Fate { step: index, reason: Arc::from(reason.as_str()) })
-            })
+            .enumerate()
+            .map(|verdict| Some(Fate { step: index, reason: Arc::from(reason_of(verdict)?) }))
             .collect();
         for (row, why) in &verdicts.faults {
             fates[*row] = Some(Fate { step: index, reason: format!("plugin-trap: {why}").into() });

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use luthier_core::{ConfigIssue, Digest, StageContext, StageError, StageResult};
+use luthier_core::{ConfigIssue, Digest, ShardCache, ShardKey, Stage, StageContext, StageError, StageResult};
 use luthier_formats::dataset::DatasetShape;
 use luthier_formats::tokenizer::Tokenizer;
 use luthier_plugins::{
@@ -13,11 +13,14 @@ use luthier_plugins::{
 };
 use serde_json::{Value, json};
 
+use super::FilterStage;
+use super::bounds::{self, Bounds};
 use super::column::{Judged, check_column, texts_of};
 use super::config::{OnTrapConfig, RunMode, StepConfig, StepKind, source_label};
 use super::decontaminate::{DecontaminateStep, whole_row};
 use super::dedup::{DedupConfig, DedupMethod, ExactDedup, KnownCopies, MinHasher};
 use super::funnel::StepAccount;
+use super::known::KnownVerdicts;
 use super::rows::RowStep;
 use super::tokens::{self, TokensStep};
 
@@ -34,6 +37,14 @@ pub(super) fn prepare_builtin(
         Ok(builtin) => {
             // Native or WebAssembly: the verdicts are equal, so `run` is not part of the key.
             key["plugin"] = json!({"builtin": name, "version": builtin.manifest().version});
+            if let Some((score, message, help)) =
+                step.keep.as_ref().and_then(|keep| bounds::unknown_score(keep, &builtin.manifest()))
+            {
+                issues.push(ConfigIssue {
+                    on_key: true,
+                    ..ConfigIssue::new(format!("{path}.keep.{score}"), message).help(help)
+                });
+            }
             let config = Value::Object(step.config.clone().unwrap_or_default());
             for (at, message) in builtin.check(&config) {
                 let at = if at.is_empty() { format!("{path}.config") } else { format!("{path}.config.{at}") };
@@ -67,6 +78,14 @@ impl Step {
         matches!(self, Self::Plugin(step) if matches!(step.pool.plugin, Plugin::Native(_)))
     }
 
+    /// Rows that a plugin was asked about, for which no earlier run had an answer.
+    pub fn judged(&self) -> Option<u64> {
+        match self {
+            Self::Plugin(step) => Some(step.known.judged()),
+            Self::Exact(_) | Self::MinHash(_) | Self::Rows(_) => None,
+        }
+    }
+
     /// Whether it must see all of `rows` rows before it can say anything of one.
     pub fn needs_pass(&self, rows: u64) -> bool {
         match self {
@@ -97,6 +116,9 @@ pub(super) struct PluginStep {
     on_trap: OnTrap,
     pub max_traps: u64,
     limits: Limits,
+    /// Thresholds on scores, applied here.
+    pub bounds: Bounds,
+    pub known: KnownVerdicts,
 }
 
 /// Drops repeated rows, in row order.
@@ -164,8 +186,25 @@ impl PluginStep {
         }
     }
 
-    /// Judges a batch; `row_of` names a row of it in an error.
-    pub fn judge(&self, texts: &TextBatch<'_>, row_of: &dyn Fn(usize) -> String) -> StageResult<Judgement> {
+    /// Judges `rows` of the shard with digest `shard`, as far as `cache` does not know them; `row_of` names one in an error.
+    pub fn judge(
+        &self,
+        cache: &ShardCache,
+        shard: &Digest,
+        rows: &[u32],
+        texts: &TextBatch<'_>,
+        row_of: &dyn Fn(usize) -> String,
+    ) -> StageResult<Judgement> {
+        let mut lines = Vec::new();
+        let verdicts = self.known.get_or_judge(cache, shard, rows, texts, |texts, places| {
+            let judged = self.judge_all(texts, &|row| row_of(places[row]))?;
+            lines = judged.lines;
+            Ok(judged.verdicts)
+        })?;
+        Ok(Judgement { verdicts, lines })
+    }
+
+    fn judge_all(&self, texts: &TextBatch<'_>, row_of: &dyn Fn(usize) -> String) -> StageResult<Judgement> {
         let mut worker = self.pool.take()?;
         let answer = worker.judge(texts, self.on_trap);
         let lines = worker.take_lines();
@@ -336,8 +375,15 @@ fn open_plugin(
         )
         .hint("name the one column to judge and rewrite: `on: COLUMN`"));
     }
+    let bounds = step.keep.clone().unwrap_or_default();
+    if let Some((score, message, help)) = bounds::unknown_score(&bounds, &manifest) {
+        let message = format!("step `{name}`: `keep.{score}`: {message}");
+        return Err(StageError::input("filter::unknown_score", message).hint(help));
+    }
+    let bounds = Bounds::new(&bounds, &manifest);
     let limits = plugin.limits();
     let config = Value::Object(step.config.clone().unwrap_or_default());
+    let known = known_verdicts(&plugin, &manifest, &config);
     let pool = WorkerPool { plugin, config, idle: Mutex::new(Vec::new()) };
     // A wrong configuration is found before the first row, and on an empty dataset too.
     pool.put(pool.take().map_err(|mut error| {
@@ -355,7 +401,28 @@ fn open_plugin(
         },
         max_traps: step.max_traps.unwrap_or(100),
         limits,
+        bounds,
+        known,
     })))
+}
+
+/// Native or WebAssembly, a built-in says the same and is known by its own version; another plugin is known by its bytes.
+fn known_verdicts(plugin: &Plugin, manifest: &Manifest, config: &Value) -> KnownVerdicts {
+    let key = ShardKey::new("filter", FilterStage.recipe_version());
+    let widths = [manifest.scores.len(), manifest.reasons.len()];
+    match plugin {
+        Plugin::Component(component) => {
+            let key = key.with("component", component.digest().as_bytes()).with_config("config", config);
+            KnownVerdicts::new(key, config.clone(), widths, None)
+        }
+        Plugin::Native(builtin) => {
+            let key = key
+                .with("builtin", builtin.name().as_bytes())
+                .with("version", manifest.version.as_bytes())
+                .with_config("config", &builtin.measured(config));
+            KnownVerdicts::new(key, config.clone(), widths, Some(*builtin))
+        }
+    }
 }
 
 fn open_dedup(

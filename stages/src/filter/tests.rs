@@ -91,6 +91,7 @@ fn plugin_crates_run_as_wasm_the_same_for_any_number_of_threads() {
         {"plugin": format!("{}/phoneme-balance", filters()), "config": {"min": 0.5, "max": 1.2}},
         {"dedup": "exact", "on": ["word", "completion"]},
     ]});
+    bench.fresh = true;
     bench.threads = 1;
     let one = match bench.run(&FilterStage, &with) {
         Ok(done) => done,
@@ -339,6 +340,7 @@ fn minhash_keeps_the_first_of_a_cluster_whatever_the_threads() {
         {"dedup": {"method": "minhash", "ngrams": 3}},
         {"dedup": "exact"},
     ]);
+    bench.fresh = true;
     bench.threads = 1;
     let one = bench.run(&FilterStage, &json!({"steps": steps})).unwrap();
     let dropped = column(&one.out.join("dropped"), "id");
