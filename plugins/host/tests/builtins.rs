@@ -134,6 +134,45 @@ fn native_and_wasm_agree_on_every_row() {
     }
 }
 
+#[test]
+fn what_follows_from_scores_is_what_would_be_judged() {
+    let texts = corpus();
+    let batch =
+        TextBatch { texts: TextColumn::from_texts(texts.iter().map(String::as_str)).unwrap(), reads: Vec::new() };
+    let moved = [
+        ("gopher-quality", json!({"min_words": 5, "max_words": 90, "min_word_length": 0, "max_word_length": 6.5})),
+        ("gopher-quality", json!({"min_words": 0, "max_symbols": 0.25, "min_alphabetic": 0.5, "min_stop_words": 1})),
+        ("gopher-quality", json!({"min_words": 0, "max_bullet_lines": 0, "max_ellipsis_lines": 0.5})),
+        ("fineweb-quality", json!({"min_punctuated": 0.5, "max_short_lines": 1, "max_repeated_chars": 1})),
+        ("fineweb-quality", json!({"min_punctuated": 0, "max_short_lines": 1, "max_breaks": 0.2})),
+        ("fineweb-quality", json!({"allow_unpunctuated": true, "max_repeated_chars": 0})),
+        ("length", json!({"min_chars": 40, "max_words": 100})),
+        ("length", json!({"min_words": 7, "max_chars": 300})),
+        ("url-ratio", json!({"max": 0})),
+        ("url-ratio", json!({"max": 0.25})),
+    ];
+    for (name, config) in moved {
+        let builtin = Builtin::find(name).unwrap();
+        let judge = |config| Plugin::Native(builtin).open(config).unwrap().judge(&batch, OnTrap::Fail).unwrap();
+        let (before, after) = (judge(&json!({})), judge(&config));
+        assert_eq!(before.scores, after.scores, "{name} {config}: a score depends on a threshold");
+        assert_eq!(builtin.measured(&config), json!({}), "{name} {config}");
+        let select = builtin.selector(&config);
+        let rows = texts.len();
+        let mut followed = 0;
+        for row in 0..rows {
+            let scores: Vec<f32> = before.scores.chunks_exact(rows).map(|column| column[row]).collect();
+            if let Some(drop) = select(&scores) {
+                assert_eq!(drop, after.drop[row], "{name} {config}: {:?}", texts[row]);
+                followed += 1;
+            }
+        }
+        // The rest have scores on a bound, or none.
+        assert!(followed * 10 > rows * 8, "{name} {config}: {followed} of {rows}");
+        assert_ne!(before.drop, after.drop, "{name} {config}: nothing moved");
+    }
+}
+
 /// Counted in instructions, so that a busy machine decides nothing.
 #[test]
 fn a_batch_crosses_the_boundary_for_a_small_part_of_its_work() {
