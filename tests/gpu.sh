@@ -114,7 +114,8 @@ else
 fi
 
 # Speed. Ours, then theirs on the same shapes: one packed sequence a step.
-BASE=$(find "$("$LUTHIER" show "$WORK/pipeline.yaml" base --store "$WORK/data" --path)" -name '*.gguf' | head -1)
+BASE=$WORK/base.gguf
+ln -s "$("$LUTHIER" show "$WORK/pipeline.yaml" base --store "$WORK/data" --path)" "$BASE"
 for length in 1024 4096; do
   case $DEVICE in cpu) length=64 ;; esac
   if target/release/luthier-bench train "$BASE" --method qlora --rank 16 --batch 1 --length "$length" --steps 5 --json \
