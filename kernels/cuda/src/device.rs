@@ -11,6 +11,7 @@ use luthier_kernels::device::{
 };
 use luthier_kernels::rope::Table;
 
+use crate::cublas::{Call, Products};
 use crate::driver::{self, Driver, Extent, Function, explain};
 use crate::memory::{DeviceMemory, Region};
 use crate::modules::Module;
@@ -42,6 +43,8 @@ type Functions = BTreeMap<String, Function>;
 /// A CUDA device. Operations run in order on one stream; their results depend on the kind of device, never on what else
 /// is in a batch.
 pub struct CudaDevice {
+    /// Before the driver, so that it ends in a living context.
+    products: Option<Products>,
     driver: Arc<Driver>,
     options: CudaOptions,
     ledger: Arc<Ledger>,
@@ -65,6 +68,7 @@ impl CudaDevice {
         let driver = Driver::open(options.ordinal).map_err(unavailable)?;
         let modules = modules::of(driver.properties.capability).map_err(unavailable)?;
         Ok(Self {
+            products: None,
             driver: Arc::new(driver),
             options,
             ledger: Arc::default(),
@@ -121,6 +125,28 @@ impl CudaDevice {
     #[must_use]
     pub fn multiprocessors(&self) -> usize {
         self.driver.properties.multiprocessors
+    }
+
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    pub(crate) fn set_products(&mut self, products: Products) {
+        self.products = Some(products);
+    }
+
+    /// Whether large products are cuBLAS's.
+    pub(crate) fn has_library(&self) -> bool {
+        self.products.is_some() && self.has_bf16()
+    }
+
+    /// Queues a product of cuBLAS's.
+    pub(crate) fn multiply(&self, call: &Call) {
+        if let (Some(products), false) = (&self.products, self.has_failed())
+            && let Err(why) = products.multiply(self, call)
+        {
+            self.fail(why);
+        }
     }
 
     /// Memory for one operation; the next call of an operation may take the same.
@@ -228,7 +254,8 @@ impl Device for CudaDevice {
     }
 
     fn numeric_class(&self) -> String {
-        class(self.capability(), self.options.precision)
+        let library = self.products.as_ref().map(Products::class).unwrap_or_default();
+        class(self.capability(), self.options.precision) + &library
     }
 
     fn ledger(&self) -> &Arc<Ledger> {

@@ -227,6 +227,12 @@ impl Driver {
         unsafe { result::launch_kernel(function.0, grid, block, extent.shared as u32, self.stream, parameters) }
     }
 
+    /// Calls a library that works on the stream, in the context.
+    pub fn on_stream<T>(&self, call: impl FnOnce(*mut c_void) -> T) -> Result<T, DriverError> {
+        self.enter()?;
+        Ok(call(self.stream.cast()))
+    }
+
     /// Bytes free and in all.
     pub fn memory(&self) -> Result<(usize, usize), DriverError> {
         self.enter()?;

@@ -5,6 +5,7 @@
 //! driver that a C++ compiler makes of the same sources (`emulator/`). No figure of speed follows from that.
 
 mod arguments;
+mod cublas;
 mod device;
 mod driver;
 mod memory;

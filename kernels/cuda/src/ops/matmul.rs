@@ -3,7 +3,8 @@
 //! ```text
 //! precision f32, or trainable f32 operands of few rows or columns  →  matmul.cu, exact decoding in the tiles
 //! otherwise, at most 32 rows times NF4                             →  matmul_mma.cu, decoded in the fragments
-//! otherwise                                                        →  to bf16 in the shared scratch, then matmul_mma.cu
+//! otherwise                                                        →  to bf16 in the shared scratch, then matmul_mma.cu,
+//!                                                                     or cuBLAS where it was asked for
 //! ```
 //! A choice that changes bits depends on the matrix and on `k` alone; tiles, which do not change them, are chosen by the
 //! number of rows too.
@@ -12,12 +13,15 @@ use luthier_kernels::device::{Operand, Slice, SliceMut};
 
 use super::matrix::{MatrixArguments, start, start_mut};
 use super::nf4::dequantize;
+use crate::cublas::Call;
 use crate::{Arguments, CudaDevice, Precision};
 
 /// Rows up to which NF4 is decoded where it is used.
 const FEW_ROWS: usize = 32;
 /// Trainable matrices with at most so many rows or columns are multiplied in `f32`: that is bound by memory anyway.
 const NARROW: usize = 64;
+/// Rows from which cuBLAS is used where it was asked for.
+const LIBRARY_ROWS: usize = 128;
 /// Steps of a tall sum that one block adds up.
 const TALL_PART: usize = 512;
 /// Bytes of the shared scratch that converted rows of a matrix may take.
@@ -197,8 +201,14 @@ impl Product {
             let name = format!("mma_{element}_nf4");
             return device.launch(&name, [self.n.div_ceil(32), self.m.div_ceil(16), 1], 128, arguments);
         }
+        let narrowed = self.narrowed(device);
+        let multiply = |product: Self, b: u64| match narrowed {
+            // The parts of a sum start further on in the rows of both copies.
+            Some(narrow) => device.multiply(&product.call(narrow + (product.a - self.a) / 2, b)),
+            None => product.tiles(device, element, b, powers),
+        };
         if matrix.kind == element {
-            return self.tiles(device, element, matrix.data, powers);
+            return multiply(self, matrix.data);
         }
         let step = rows_at_once(rows, cols);
         for start in (0..rows).step_by(step) {
@@ -211,8 +221,26 @@ impl Product {
                     Self { a: self.a + 4 * start as u64, k: count, accumulate: self.accumulate || start > 0, ..self }
                 }
             };
-            part.tiles(device, element, scratch, powers);
+            multiply(part, scratch);
         }
+    }
+
+    /// Where the left operand is in bf16, if cuBLAS takes the product: it wants both operands narrow and on sixteen bytes.
+    fn narrowed(&self, device: &CudaDevice) -> Option<u64> {
+        let takes = device.has_library() && self.m >= LIBRARY_ROWS && [self.n, self.k].iter().all(|size| size % 8 == 0);
+        takes.then(|| {
+            let len = self.m * self.k;
+            let narrow = device.row_scratch(2 * len);
+            let rows = MatrixArguments { kind: "f32", data: self.a, codes: 0, scales: 0, offset: 0.0, len };
+            dequantize(device, &rows, 0, len, "bf16", narrow);
+            narrow
+        })
+    }
+
+    fn call(&self, a: u64, b: u64) -> Call {
+        let Self { c, m, n, k, lda, ldc, scale, accumulate, .. } = *self;
+        let transposed = self.layout == Layout::Nt;
+        Call { a, b, c, transposed, m, n, k, lda, ldb: self.ldb(), ldc, scale, accumulate }
     }
 
     /// The right operand is in 16 bits at `b`.

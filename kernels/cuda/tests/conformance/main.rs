@@ -9,5 +9,6 @@ mod mutants;
 mod products;
 mod sampling;
 mod sanitizers;
+mod static_gate;
 mod support;
 mod turing;

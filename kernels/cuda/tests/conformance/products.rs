@@ -5,7 +5,8 @@
 //! variance 2⁻¹⁸/3 at most, so a product of random numbers has 2.6e-6; against the product of the rounded factors only the
 //! summation is left, for which hardware may drop bits below the greatest term of a step, so 1e-11 is allowed.
 
-use crate::support::{ORDERS, bits, emulated, in_order, random, upload};
+use crate::support::emulator::build_cublas;
+use crate::support::{ORDERS, bits, emulated, in_order, is_real, random, upload};
 use half::{bf16, f16};
 use luthier_cuda::Precision;
 use luthier_kernels::blocks::{BlockKind, BlockView};
@@ -380,5 +381,27 @@ fn orders_of_threads_change_no_bit() {
             in_order(order);
             assert!(all() == expected, "{precision:?} in order {order}");
         }
+    }
+}
+
+#[test]
+fn cublas_is_used_where_it_is_asked_for_and_found() {
+    let Some(mut device) = emulated(Precision::Bf16) else { return };
+    let own = device.numeric_class();
+    if let Err(error) = device.use_cublas() {
+        assert!(error.to_string().contains("cuBLAS was not found (libcublas)"), "{error}");
+        assert_eq!(device.numeric_class(), own);
+        if is_real() {
+            eprintln!("skipped: {error}");
+            return;
+        }
+        // SAFETY: the emulated library has no initialisers. It stays loaded, so that it is found by its name.
+        std::mem::forget(unsafe { libloading::Library::new(build_cublas()) }.unwrap());
+        device.use_cublas().unwrap();
+    }
+    assert!(device.numeric_class().starts_with(&format!("{own}-cublas")), "{}", device.numeric_class());
+    // Enough rows, all of them; too few; widths that it does not take.
+    for shape in [[130, 72, 96], [256, 136, 64], [127, 72, 96], [140, 70, 96]] {
+        check_products(&device, Precision::Bf16, shape);
     }
 }

@@ -85,6 +85,26 @@ pub fn build(sanitizer: Option<&str>, edit: Option<&Edit<'_>>) -> PathBuf {
     library
 }
 
+/// An emulated cuBLAS, under the name of the real one.
+///
+/// # Panics
+/// If the compiler fails.
+pub fn build_cublas() -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("emulator");
+    fs_err::create_dir_all(&root).unwrap();
+    let source = home().join("emulator/cublas.cpp");
+    let digest = blake3::hash(&fs_err::read(&source).unwrap()).to_hex();
+    let library = root.join(format!("cublas-{}.so", &digest[..16]));
+    if !library.exists() {
+        let temporary = root.join(format!("cublas-{}.so", std::process::id()));
+        let mut command = Command::new("g++");
+        command.args(["-std=c++17", "-O2", "-shared", "-fPIC", "-Wl,-soname,libcublas.so.12", "-o"]);
+        run(command.arg(&temporary).arg(source));
+        fs_err::rename(temporary, &library).unwrap();
+    }
+    library
+}
+
 fn edited(root: &Path, edit: &Edit<'_>) -> PathBuf {
     let key = blake3::hash([edit.file, edit.find, edit.replace].join("\0").as_bytes());
     let folder = root.join(format!("edit-{}", &key.to_hex()[..16])).join("kernels");

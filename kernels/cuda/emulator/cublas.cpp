@@ -1,0 +1,80 @@
+// An emulated libcublas with what src/cublas.rs calls: products of bf16 matrices with f32 results, on device addresses
+// that are host addresses here. Column-major, as the real one.
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+struct Handle {
+  void *stream = nullptr, *workspace = nullptr;
+  size_t bytes = 0;
+};
+
+enum Status { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+enum { REAL_32 = 0, BRAIN_16 = 14, COMPUTE_32 = 68 };
+
+float widen(uint16_t bits) {
+  uint32_t wide = (uint32_t)bits << 16;
+  float value;
+  memcpy(&value, &wide, 4);
+  return value;
+}
+
+} // namespace
+
+extern "C" {
+
+int cublasCreate_v2(Handle **handle) {
+  *handle = new Handle;
+  return SUCCESS;
+}
+
+int cublasDestroy_v2(Handle *handle) {
+  if (!handle) return NOT_INITIALIZED;
+  delete handle;
+  return SUCCESS;
+}
+
+int cublasGetVersion_v2(Handle *handle, int *version) {
+  if (!handle) return NOT_INITIALIZED;
+  *version = 120900;
+  return SUCCESS;
+}
+
+int cublasSetStream_v2(Handle *handle, void *stream) {
+  if (!handle) return NOT_INITIALIZED;
+  handle->stream = stream;
+  return SUCCESS;
+}
+
+int cublasSetWorkspace_v2(Handle *handle, void *workspace, size_t bytes) {
+  if (!handle) return NOT_INITIALIZED;
+  // The real one refuses a workspace that does not start on 256 bytes.
+  if ((uintptr_t)workspace % 256) return INVALID_VALUE;
+  handle->workspace = workspace;
+  handle->bytes = bytes;
+  return SUCCESS;
+}
+
+int cublasGemmEx(Handle *handle, int transposed_a, int transposed_b, int m, int n, int k, const float *alpha,
+                 const uint16_t *a, int type_a, int lda, const uint16_t *b, int type_b, int ldb, const float *beta,
+                 float *c, int type_c, int ldc, int compute, int) {
+  if (!handle) return NOT_INITIALIZED;
+  if (type_a != BRAIN_16 || type_b != BRAIN_16 || type_c != REAL_32 || compute != COMPUTE_32) return NOT_SUPPORTED;
+  if (m < 0 || n < 0 || k < 0 || lda < (transposed_a ? k : m) || ldb < (transposed_b ? n : k) || ldc < m)
+    return INVALID_VALUE;
+  for (int column = 0; column < n; column++)
+    for (int row = 0; row < m; row++) {
+      double sum = 0;
+      for (int step = 0; step < k; step++) {
+        uint16_t x = transposed_a ? a[(size_t)row * lda + step] : a[(size_t)step * lda + row];
+        uint16_t y = transposed_b ? b[(size_t)step * ldb + column] : b[(size_t)column * ldb + step];
+        sum += (double)widen(x) * widen(y);
+      }
+      float &out = c[(size_t)column * ldc + row];
+      out = (float)(*alpha * sum) + (*beta == 0 ? 0 : *beta * out);
+    }
+  return SUCCESS;
+}
+
+} // extern "C"

@@ -1,0 +1,228 @@
+//! cuBLAS, where it is found: products of large bf16 matrices, which it may compute with instructions newer than those of
+//! our own kernels.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+use libloading::{Library, Symbol};
+use luthier_kernels::device::{Buffer, Component, Device, DeviceError, DeviceResult};
+
+use crate::CudaDevice;
+use crate::driver::explain;
+
+/// Names of the library, newest first.
+const LIBRARIES: [&str; 5] =
+    ["libcublas.so.13", "libcublas.so.12", "libcublas.so", "cublas64_13.dll", "cublas64_12.dll"];
+
+/// Values of `cublas_api.h` and `library_types.h`.
+const SUCCESS: c_int = 0;
+const NORMAL: c_int = 0;
+const TRANSPOSED: c_int = 1;
+const REAL_32: c_int = 0;
+const BRAIN_16: c_int = 14;
+const COMPUTE_32: c_int = 68;
+const DEFAULT_ALGORITHM: c_int = -1;
+
+/// Bytes that it may work in; a workspace of our own keeps it from allocating, and its results from changing with what
+/// else is in memory.
+const WORKSPACE_BYTES: usize = 32 << 20;
+
+type Handle = *mut c_void;
+type Gemm = unsafe extern "C" fn(
+    Handle,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    *const f32,
+    u64,
+    c_int,
+    c_int,
+    u64,
+    c_int,
+    c_int,
+    *const f32,
+    u64,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+) -> c_int;
+
+/// `c[m, n] = scale · a[m, k] · b (+ c)`; `b` is `[n, k]` if `transposed`, else `[k, n]`. Rows are `lda`, `ldb` and `ldc`
+/// elements apart; `a` and `b` are bf16, `c` is `f32`.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    pub a: u64,
+    pub b: u64,
+    pub c: u64,
+    pub transposed: bool,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub lda: usize,
+    pub ldb: usize,
+    pub ldc: usize,
+    pub scale: f32,
+    pub accumulate: bool,
+}
+
+/// A handle of the library, on one stream.
+struct Cublas {
+    library: Library,
+    handle: Handle,
+    /// Such as 120904 of 12.9.4.
+    version: c_int,
+}
+
+// SAFETY: a handle may be used by any thread, by one at a time; it is kept in a mutex.
+unsafe impl Send for Cublas {}
+
+impl Cublas {
+    /// In the context that is current, on `stream`, with `WORKSPACE_BYTES` at `workspace`, a multiple of 256.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    fn open(stream: *mut c_void, workspace: u64) -> Result<Self, String> {
+        // SAFETY: loading cuBLAS runs its initialisers, which is what every program with it does.
+        let library = LIBRARIES.iter().find_map(|name| unsafe { Library::new(*name) }.ok());
+        let library = library.ok_or("cuBLAS was not found (libcublas)")?;
+        let mut handle: Handle = ptr::null_mut();
+        let mut version = 0;
+        let failed = |error: libloading::Error| format!("cuBLAS is incomplete: {error}");
+        // SAFETY: the signatures are those of cublas_api.h; the out-parameters are writable.
+        let code = unsafe {
+            let create: Symbol<'_, unsafe extern "C" fn(*mut Handle) -> c_int> =
+                library.get(b"cublasCreate_v2").map_err(failed)?;
+            create(&raw mut handle)
+        };
+        if code != SUCCESS {
+            return Err(format!("cuBLAS does not start (status {code})"));
+        }
+        let mut this = Self { library, handle, version };
+        // SAFETY: as above; the handle was just made.
+        let codes = unsafe {
+            let get_version: Symbol<'_, unsafe extern "C" fn(Handle, *mut c_int) -> c_int> =
+                this.library.get(b"cublasGetVersion_v2").map_err(failed)?;
+            let set_stream: Symbol<'_, unsafe extern "C" fn(Handle, *mut c_void) -> c_int> =
+                this.library.get(b"cublasSetStream_v2").map_err(failed)?;
+            let set_workspace: Symbol<'_, unsafe extern "C" fn(Handle, u64, usize) -> c_int> =
+                this.library.get(b"cublasSetWorkspace_v2").map_err(failed)?;
+            let _: Symbol<'_, Gemm> = this.library.get(b"cublasGemmEx").map_err(failed)?;
+            // The stream first: setting it takes the workspace away.
+            [
+                get_version(this.handle, &raw mut version),
+                set_stream(this.handle, stream),
+                set_workspace(this.handle, workspace, WORKSPACE_BYTES),
+            ]
+        };
+        this.version = version;
+        match codes.iter().find(|code| **code != SUCCESS) {
+            Some(code) => Err(format!("cuBLAS refuses a stream and workspace (status {code})")),
+            None => Ok(this),
+        }
+    }
+
+    /// Queues a product.
+    ///
+    /// # Safety
+    /// The addresses are of matrices of the shapes of `call`, in the context of the handle.
+    ///
+    /// # Errors
+    /// cuBLAS's status.
+    unsafe fn multiply(&self, call: &Call) -> Result<(), String> {
+        let Call { a, b, c, transposed, m, n, k, lda, ldb, ldc, scale, accumulate } = *call;
+        let beta = if accumulate { 1f32 } else { 0.0 };
+        let int = |value: usize| c_int::try_from(value).map_err(|_| format!("{value} is beyond cuBLAS's 32 bits"));
+        let (m, n, k, lda, ldb, ldc) = (int(m)?, int(n)?, int(k)?, int(lda)?, int(ldb)?, int(ldc)?);
+        // Row-major matrices are the transposed ones of column-major storage: cᵀ = bᵀ · aᵀ.
+        let first = if transposed { TRANSPOSED } else { NORMAL };
+        // SAFETY: the signature is that of cublas_api.h; the scalars live through the call, and the caller vouches for the
+        // addresses.
+        let code = unsafe {
+            let gemm: Symbol<'_, Gemm> =
+                self.library.get(b"cublasGemmEx").map_err(|error| format!("cuBLAS is incomplete: {error}"))?;
+            gemm(
+                self.handle,
+                first,
+                NORMAL,
+                n,
+                m,
+                k,
+                &raw const scale,
+                b,
+                BRAIN_16,
+                ldb,
+                a,
+                BRAIN_16,
+                lda,
+                &raw const beta,
+                c,
+                REAL_32,
+                ldc,
+                COMPUTE_32,
+                DEFAULT_ALGORITHM,
+            )
+        };
+        if code == SUCCESS { Ok(()) } else { Err(format!("cuBLAS failed (status {code}) on {call:?}")) }
+    }
+}
+
+impl Drop for Cublas {
+    fn drop(&mut self) {
+        // SAFETY: the handle was made by this library and is not used again.
+        unsafe {
+            if let Ok(destroy) = self.library.get::<unsafe extern "C" fn(Handle) -> c_int>(b"cublasDestroy_v2") {
+                destroy(self.handle);
+            }
+        }
+    }
+}
+
+/// cuBLAS as a device keeps it.
+pub(crate) struct Products {
+    cublas: Mutex<Cublas>,
+    version: c_int,
+    /// What the handle works in, freed after it.
+    _workspace: Buffer<u8>,
+}
+
+impl CudaDevice {
+    /// Has cuBLAS compute large products with frozen matrices from now on, if it is found. Which algorithm it chooses, and
+    /// with it the last bits of a row, may depend on the number of rows, so this is not done unasked; the numeric class
+    /// names the library's version.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`]: no library, or one that does not start; [`DeviceError::OutOfMemory`].
+    pub fn use_cublas(&mut self) -> DeviceResult<()> {
+        let unavailable = |why| DeviceError::Unavailable { device: self.name(), why };
+        let workspace = self.allocate(Component::Scratch, WORKSPACE_BYTES)?;
+        let buffer = Buffer::<u8>::new(workspace, WORKSPACE_BYTES);
+        let address = buffer.all().address().as_ptr().addr() as u64;
+        let opened = self.driver().on_stream(|stream| Cublas::open(stream, address)).map_err(explain);
+        let cublas = opened.and_then(|opened| opened).map_err(unavailable)?;
+        let version = cublas.version;
+        self.set_products(Products { cublas: Mutex::new(cublas), version, _workspace: buffer });
+        Ok(())
+    }
+}
+
+impl Products {
+    /// Ends the numeric class of a device that uses it.
+    pub fn class(&self) -> String {
+        format!("-cublas{}", self.version)
+    }
+
+    /// Queues a product.
+    ///
+    /// # Errors
+    /// What cuBLAS says.
+    pub fn multiply(&self, device: &CudaDevice, call: &Call) -> Result<(), String> {
+        let cublas = self.cublas.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the operations give matrices of the shapes of their call.
+        let queued = device.driver().on_stream(|_| unsafe { cublas.multiply(call) }).map_err(explain);
+        queued.and_then(|queued| queued)
+    }
+}
