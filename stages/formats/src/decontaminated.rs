@@ -1,7 +1,8 @@
 //! Which evaluation sets the training data behind an artifact was freed of.
 //!
-//! A file beside the content of a dataset, of tokens or of an adapter: `filter` writes it when it decontaminates, whatever
-//! is made of the rows carries it on, and `eval` asks it. Artifacts without it look as they always did.
+//! A file beside the content of a dataset, of tokens, of an adapter or of a merged model: `filter` writes it when it
+//! decontaminates, whatever is made of the rows carries it on, and `eval` asks it. Artifacts without it look as they always
+//! did.
 
 use std::collections::BTreeSet;
 
@@ -31,11 +32,20 @@ impl Decontaminated {
     /// # Errors
     /// The record is damaged or of another version.
     pub fn read(artifact: &Utf8Path) -> StageResult<Self> {
+        Ok(Self::recorded(artifact)?.unwrap_or_default())
+    }
+
+    /// The record of `artifact`, which may be one of nothing: then it was made of several, not all of which were freed of
+    /// anything in common. `None` if it has no record.
+    ///
+    /// # Errors
+    /// The record is damaged or of another version.
+    pub fn recorded(artifact: &Utf8Path) -> StageResult<Option<Self>> {
         let path = artifact.join(FILE);
         let bytes = match fs_err::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                return Ok(Self::default());
+                return Ok(None);
             }
             Err(error) => return Err(error.into()),
         };
@@ -48,7 +58,27 @@ impl Decontaminated {
         if record.version != VERSION {
             return Err(damaged(format!("has version {}, expected {VERSION}", record.version)));
         }
-        Ok(Self(record.against))
+        Ok(Some(Self(record.against)))
+    }
+
+    /// What a model is freed of when adapters are merged into it: what each of them is, and the base too if it says
+    /// anything. `None` if none of them has a record.
+    ///
+    /// # Errors
+    /// A record is damaged or of another version.
+    pub fn merged<'a>(base: &Utf8Path, adapters: impl IntoIterator<Item = &'a Utf8Path>) -> StageResult<Option<Self>> {
+        let mut common = Self::recorded(base)?;
+        let mut known = common.is_some();
+        for adapter in adapters {
+            let record = Self::recorded(adapter)?;
+            known |= record.is_some();
+            let record = record.unwrap_or_default().0;
+            common = Some(Self(match common {
+                Some(common) => common.0.intersection(&record).copied().collect(),
+                None => record,
+            }));
+        }
+        Ok(common.filter(|_| known))
     }
 
     /// Writes the record into `artifact`, a directory; nothing if there is nothing to say.
@@ -56,9 +86,14 @@ impl Decontaminated {
     /// # Errors
     /// The disk.
     pub fn write(&self, artifact: &Utf8Path) -> StageResult<()> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
+        if self.0.is_empty() { Ok(()) } else { self.record(artifact) }
+    }
+
+    /// Writes the record into `artifact`, a directory, even if it is of nothing.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn record(&self, artifact: &Utf8Path) -> StageResult<()> {
         let record = Record { version: VERSION, against: self.0.clone() };
         let mut json = serde_json::to_vec_pretty(&record)
             .map_err(|error| StageError::new("dataset::decontaminated", "the record is not JSON").caused_by(error))?;
@@ -80,6 +115,35 @@ impl Decontaminated {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_merge_is_freed_of_what_all_its_parts_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(directory.path()).unwrap();
+        let part = |name: &str, against: Option<&[&str]>| {
+            let path = root.join(name);
+            fs_err::create_dir_all(&path).unwrap();
+            if let Some(against) = against {
+                Decontaminated(against.iter().map(|set| Digest::of(set.as_bytes())).collect()).record(&path).unwrap();
+            }
+            path
+        };
+        let (plain, nothing) = (part("plain", None), part("nothing", Some(&[])));
+        let (a, ab, b) = (part("a", Some(&["a"])), part("ab", Some(&["a", "b"])), part("b", Some(&["b"])));
+        let merged = |base: &Utf8Path, adapters: &[&Utf8Path]| {
+            Decontaminated::merged(base, adapters.iter().copied())
+                .unwrap()
+                .map(|record| ["a", "b"].map(|set| record.contains(&Digest::of(set.as_bytes()))))
+        };
+        assert_eq!(merged(&plain, &[&plain]), None, "nothing is known");
+        assert_eq!(merged(&plain, &[&ab]), Some([true, true]), "a plain base takes nothing away");
+        assert_eq!(merged(&plain, &[&ab, &a]), Some([true, false]));
+        assert_eq!(merged(&plain, &[&a, &plain]), Some([false, false]), "one of them was freed of nothing");
+        assert_eq!(merged(&b, &[&ab]), Some([false, true]), "the base was trained on rows of a");
+        assert_eq!(merged(&b, &[&plain]), Some([false, false]));
+        assert_eq!(merged(&nothing, &[&ab]), Some([false, false]));
+        assert_eq!(Decontaminated::recorded(&nothing).unwrap(), Some(Decontaminated::default()));
+    }
 
     #[test]
     fn a_record_survives_and_its_absence_says_nothing() {

@@ -14,6 +14,7 @@ use luthier_core::{
     ArtifactKind, ConfigIssue, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, Stage, StageContext, StageError,
     StageOutcome, StageResult, config_schema, parse_config,
 };
+use luthier_formats::decontaminated::Decontaminated;
 use luthier_formats::gguf::TensorDecl;
 use luthier_formats::model_files::{
     ModelDirectoryWriter, ModelFiles, Nf4Parts, TensorSpec, copy_companions, nf4_declarations, nf4_quantization_config,
@@ -298,6 +299,10 @@ impl<'a, 'b> Merge<'a, 'b> {
         let mut writer =
             ModelDirectoryWriter::create(&output, &self.model_config()?, &declarations, self.config.max_shard)?;
         copy_companions(&self.files, &output)?;
+        let adapters = self.context.inputs("adapters").iter().map(|adapter| adapter.path.as_path());
+        if let Some(record) = Decontaminated::merged(&self.context.input("model")?.path, adapters)? {
+            record.record(&output)?;
+        }
         let total: usize = declarations.iter().filter_map(TensorDecl::bytes).sum();
         let mut done = 0;
         let mut changed: Vec<(String, Difference)> = Vec::new();

@@ -56,7 +56,7 @@ impl Meter {
     }
 }
 
-/// Loss, validation loss, learning rate and gradient norm over the steps.
+/// Loss, validation loss, learning rate and gradient norm over the steps, each named as its points were while it ran.
 pub(super) fn curves(history: &[StepRecord], validation: &[(u64, f64)]) -> Vec<Section> {
     let points = |value: fn(&StepRecord) -> f64| {
         history.iter().enumerate().map(|(index, record)| ((index + 1) as f64, value(record))).collect()
@@ -68,13 +68,13 @@ pub(super) fn curves(history: &[StepRecord], validation: &[(u64, f64)]) -> Vec<S
         y_label: y_label.to_owned(),
         series,
     };
-    let mut losses = vec![series("training", points(|record| record.loss))];
+    let mut losses = vec![series("loss", points(|record| record.loss))];
     if !validation.is_empty() {
-        losses.push(series("validation", validation.iter().map(|(step, loss)| (*step as f64, *loss)).collect()));
+        losses.push(series("validation_loss", validation.iter().map(|(step, loss)| (*step as f64, *loss)).collect()));
     }
     vec![
         plot("Loss", "nats per trained token", losses),
-        plot("Learning rate", "", vec![series("learning rate", points(|record| record.learning_rate))]),
-        plot("Gradient norm", "before clipping", vec![series("gradient norm", points(|record| record.grad_norm))]),
+        plot("Learning rate", "", vec![series("learning_rate", points(|record| record.learning_rate))]),
+        plot("Gradient norm", "before clipping", vec![series("grad_norm", points(|record| record.grad_norm))]),
     ]
 }

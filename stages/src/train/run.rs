@@ -273,7 +273,8 @@ impl Job<'_, '_> {
             Err(error) => return Err(error),
         };
         let found = loaded.or_else(|| {
-            let continuation = self.continuation.as_ref()?;
+            // An execution that must make everything itself does not go on from a shorter one either.
+            let continuation = self.continuation.as_ref().filter(|_| !self.context.request().fresh)?;
             let (checkpoint, note) = Checkpoint::load(&continuation.directory, continuation.run).ok()??;
             let whole = checkpoint.step * trainer.spec().per_step() <= trainer.spec().last_position(trainer.units());
             whole.then_some((checkpoint, note))

@@ -215,6 +215,11 @@ fn more_steps_go_on_from_the_finished_run_where_that_is_exact() {
     assert!(!straight.outcome.metrics.contains_key("resumed_from"));
     assert_eq!(adapter(&longer), adapter(&straight));
     assert_eq!(longer.outcome.sections[..3], straight.outcome.sections[..3]);
+    bench.fresh = true;
+    let anew = bench.run(&TrainStage, &with(7, "constant")).expect("trained");
+    assert!(!anew.outcome.metrics.contains_key("resumed_from"), "a forced run makes every step itself");
+    assert_eq!(adapter(&longer), adapter(&anew));
+    bench.fresh = false;
     // A shorter run cannot use a longer one's state, and a decaying rate depends on the number of steps.
     let shorter = bench.run(&TrainStage, &with(5, "constant")).expect("trained");
     assert!(!shorter.outcome.metrics.contains_key("resumed_from"));
