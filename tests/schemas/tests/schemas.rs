@@ -110,6 +110,7 @@ fn imported_pipelines_fit() {
         ),
     ] {
         fs_err::write(project.path().join("peer.yml"), text).expect("written");
+        fs_err::write(project.path().join("r.jsonl"), "{}\n").expect("written");
         let made = luthier(project.path(), &["import", from, "peer.yml", "-o", "made.yaml", "--force"]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         assert_eq!(problems(&schema, &yaml(&project.path().join("made.yaml"))), Vec::<String>::new(), "{from}");
