@@ -116,6 +116,68 @@ fn a_read_only_store_serves_what_it_has_and_refuses_the_rest() {
 }
 
 #[test]
+fn a_full_remote_stops_no_run_and_says_so() {
+    let project = project();
+    let script = "luthier run --remote ./disk\n\
+                  luthier push --remote ./disk && exit 9\n\
+                  echo code $? >&2\n\
+                  mount -o remount,size=4m disk\n\
+                  luthier push --remote ./disk\n\
+                  rm -r .luthier\n\
+                  luthier run --locked --remote ./disk 2> again";
+    let Some(output) = on_a_small_disk(&project, "200k", script) else { return };
+    let output = output.success();
+    let text = words(&project, &output);
+    // How much arrived before the disk was full is a matter of order.
+    let (run, push) = text.split_once("\nerror:").expect("the push fails");
+    assert!(run.contains("✓ 2 ran, 0 reused") && run.matches("warning: no space left on").count() == 1, "{text}");
+    insta::assert_snapshot!(format!("error:{push}"), @r#"
+    error: no space left on the remote file://[PROJECT]/disk
+      caused by: Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28)
+
+    hint: free some space there, or name another remote with `--remote`
+    code 4
+    "#);
+    let again = fs_err::read_to_string(project.path().join("again")).expect("the last run");
+    assert!(again.contains("nothing to do: 2 stages up to date, equal to the lock"), "{again}");
+}
+
+#[test]
+fn a_read_only_remote_is_read_and_stops_no_run() {
+    let project = project();
+    let script = "luthier run --remote ./disk 2> /dev/null\n\
+                  mount -o remount,ro disk\n\
+                  rm -r .luthier\n\
+                  luthier remote --remote ./disk\n\
+                  luthier run --locked --remote ./disk 2> again\n\
+                  sed -i s/300000/200000/ p.yaml\n\
+                  luthier run --quiet --remote ./disk\n\
+                  luthier push --remote ./disk && exit 9\n\
+                  echo code $? >&2";
+    let Some(output) = on_a_small_disk(&project, "4m", script) else { return };
+    let output = output.success();
+    let again = fs_err::read_to_string(project.path().join("again")).expect("the second run");
+    assert!(again.contains("2 results from file://"), "{again}");
+    let text = words(&project, &output);
+    let name = regex::Regex::new("objects/[0-9a-f]{2}").expect("a pattern");
+    insta::assert_snapshot!(name.replace_all(&text, "objects/[..]"), @r#"
+    warning: the remote file://[PROJECT]/disk cannot be written
+      caused by: Generic LocalFileSystem error: Unable to create dir [PROJECT]/disk/v1/objects/[..]: Read-only file system (os error 30)
+
+    hint: results are still read from it; ask its owner for the right to write, or run with `--no-push`
+    error: the remote file://[PROJECT]/disk cannot be written
+      caused by: Generic LocalFileSystem error: Unable to create dir [PROJECT]/disk/v1/objects/[..]: Read-only file system (os error 30)
+
+    hint: results are still read from it; ask its owner for the right to write, or run with `--no-push`
+    code 4
+    "#);
+    insta::assert_snapshot!(project.filtered(&output.stdout).trim(), @r#"
+    file://[PROJECT]/disk: 2 results in 2 objects, 300.0 kB, read-only
+    0 results sent to file://[PROJECT]/disk (0 B in 0 objects), 0 there already
+    "#);
+}
+
+#[test]
 fn a_store_on_another_file_system_gives_the_same_bytes() {
     let project = project();
     let _ = project.run(&["run"]).success();

@@ -386,10 +386,15 @@ struct S3 {
 impl S3 {
     /// `None`, with a line that says so, where there is no server.
     fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    fn start_with(environment: &[(&str, &str)]) -> Option<Self> {
         let program = std::env::var("LUTHIER_TEST_S3_SERVER").unwrap_or_else(|_| "moto_server".to_owned());
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
         let server = Command::new(&program)
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
@@ -458,6 +463,30 @@ fn s3_is_a_remote() {
     assert_eq!(ran.stderr.matches("warning:").count(), 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("the remote s3://bucket/other cannot be reached"), "{}", ran.stderr);
     assert!(down.run(&["push"]).failure(4).stderr.contains("--offline"));
+}
+
+#[test]
+fn refused_credentials_stop_no_run_and_are_named() {
+    // After the one request that makes the bucket the server knows no key.
+    let Some(s3) = S3::start_with(&[("INITIAL_NO_AUTH_ACTION_COUNT", "1")]) else { return };
+    let project = s3.project("s3://bucket/x");
+    let ran = project.run(&["run"]).success();
+    assert!(ran.stderr.contains("3 ran, 0 reused"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("warning:").count(), 1, "{}", ran.stderr);
+    let name = regex::Regex::new(r"http://\S+ in \S+s ").expect("a pattern");
+    let clone = s3.project("s3://bucket/x");
+    clone_of(&project, &clone);
+    for (project, command) in [(&project, "push"), (&clone, "pull"), (&project, "remote")] {
+        let refused = project.run(&[command]).failure(4);
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(name.replace_all(refused.stderr.trim(), "[URL] ").replace("Generic S3 error: Error performing list request: ", ""), @r#"
+            error: the remote s3://bucket/x refuses these credentials
+              caused by: Error performing GET [URL] - Server returned non-2xx status code: 403 Forbidden: InvalidAccessKeyId: The AWS Access Key Id you provided does not exist in our records.
+
+            hint: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`eval "$(aws configure export-credentials --format env)"`), AWS_REGION, and AWS_ENDPOINT_URL for another service than Amazon's; AWS_SKIP_SIGNATURE=true for a public bucket
+            "#);
+        }
+    }
 }
 
 #[test]

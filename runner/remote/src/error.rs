@@ -75,6 +75,11 @@ impl RemoteError {
             error if asked.iter().any(|mark| text.contains(mark)) && at.scheme != Scheme::File => {
                 Self::Credentials { at, source: error.into() }
             }
+            // Listing answers with the status alone.
+            error if ["403 Forbidden", "401 Unauthorized"].iter().any(|mark| text.contains(mark)) => match access {
+                Access::Write if !invalid_key(&text) => Self::ReadOnly { at, source: error.into() },
+                Access::Write | Access::Read => Self::Refused { at, source: error.into() },
+            },
             error if kind.is_some_and(is_network) => Self::Unreachable { at, source: error.into() },
             error => match io_kind(&error) {
                 Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
@@ -198,6 +203,18 @@ fn invalid_key(text: &str) -> bool {
     ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthenticationFailed"]
         .iter()
         .any(|mark| text.contains(mark))
+}
+
+/// Without the markup in which services wrap what they say: `InvalidAccessKeyId: The key does not exist.`
+pub(crate) fn unwrapped(text: &str) -> String {
+    let between = |tag: &str| {
+        let (_, rest) = text.split_once(&format!("<{tag}>"))?;
+        Some(rest.split_once(&format!("</{tag}>"))?.0)
+    };
+    match (text.find("<?xml").or_else(|| text.find("<Error>")), between("Code"), between("Message")) {
+        (Some(at), Some(code), Some(message)) => format!("{}{code}: {message}", &text[..at]),
+        _ => text.to_owned(),
+    }
 }
 
 fn is_network(kind: HttpErrorKind) -> bool {

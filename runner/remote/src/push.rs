@@ -70,13 +70,19 @@ pub(crate) fn push(
     let mut told = BTreeSet::new();
     let mut whole = Vec::new();
     for result in missing {
-        match result.files.keys().find_map(|file| Some((file.digest, outcomes.get(&file.digest)?.as_ref().err()?))) {
-            None => whole.push(result),
-            Some((digest, error)) => {
-                if told.insert(digest) {
-                    remote.note(&mut shipment, Some(result.stage), error);
-                }
+        // A file that was not tried after another's failure says nothing of why, so all of them are asked.
+        let failed: Vec<(Digest, &RemoteError)> = result
+            .files
+            .keys()
+            .filter_map(|file| Some((file.digest, outcomes.get(&file.digest)?.as_ref().err()?)))
+            .collect();
+        for (digest, error) in &failed {
+            if told.insert(*digest) {
+                remote.note(&mut shipment, Some(result.stage), error);
             }
+        }
+        if failed.is_empty() {
+            whole.push(result);
         }
     }
     for (result, named) in whole.iter().zip(transfer::each(&whole, |one| name(remote, one))) {

@@ -8,7 +8,7 @@ use luthier_engine::run::{Remote, RemoteProblem, Shipment, StageFailure, Wanted}
 use luthier_engine::store::Store;
 
 use crate::blobs::Blobs;
-use crate::error::RemoteError;
+use crate::error::{RemoteError, unwrapped};
 use crate::location::Location;
 use crate::{layout, pull, push};
 
@@ -155,7 +155,7 @@ pub fn failure(error: &RemoteError) -> StageFailure {
     let mut causes = Vec::new();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
-        let text = cause.to_string();
+        let text = unwrapped(&cause.to_string());
         // Each layer of the client repeats the ones below it.
         if !causes.iter().any(|known: &String| known.contains(&text)) {
             causes.push(text);
