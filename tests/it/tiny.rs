@@ -90,6 +90,64 @@ fn any_number_of_threads_gives_the_locked_bits() {
 }
 
 #[test]
+fn the_first_steps_of_a_training_are_executed_again() {
+    let project = project();
+    let _ = project.run(&["run", "tiny.yaml", "--until", "adapter"]).success();
+    let equal = project.run(&["verify", "tiny.yaml", "adapter", "--steps", "3"]).success();
+    insta::assert_snapshot!(equal.stdout.trim(), @r#"
+    adapter: equal through step 3 of 6
+      compared bit for bit with the stored result: 3 points of `grad_norm`, 3 points of `learning_rate`, 3 points of `loss`
+      not compared: its outputs, which all 6 steps make; `luthier verify adapter` executes them
+    "#);
+    let all = project.run(&["verify", "tiny.yaml", "adapter", "--steps", "99", "--json"]).success().json();
+    assert_eq!((&all["steps"], &all["of"], &all["first"]), (&6.into(), &6.into(), &serde_json::json!([])), "{all}");
+    assert!(all["whole"]["outputs"]["adapter"]["locked"].is_object(), "{all}");
+    let _ = project.run(&["verify"]).success();
+    assert!(project.run(&["run", "tiny.yaml", "--until", "adapter"]).success().stderr.contains("nothing to do"));
+
+    // What a machine that computes otherwise would have stored.
+    let records = project.path().join(".luthier/store/records");
+    for name in luthier_core::fs::walk_files(&records).expect("records") {
+        let path = records.join(name);
+        let text = fs_err::read_to_string(&path).expect("a record");
+        let Ok(mut record) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
+        if record["stage"] == "adapter" {
+            let point = &mut record["outcome"]["sections"][2]["plot"]["series"][0]["points"][1][1];
+            *point = serde_json::json!(f64::from_bits(point.as_f64().expect("a norm").to_bits() + 1));
+            fs_err::remove_file(&path).expect("removed");
+            fs_err::write(&path, record.to_string()).expect("written");
+        }
+    }
+    let number = regex::Regex::new(r"\d+\.\d+").expect("a pattern");
+    let differs = project.run(&["verify", "tiny.yaml", "adapter", "--steps", "4"]).failure(3);
+    insta::assert_snapshot!(number.replace_all(&format!("{}{}", differs.stdout, differs.stderr), "[NUMBER]").trim(), @r#"
+    adapter: DIFFERS at step 2 of 6
+      grad_norm: [NUMBER] stored, [NUMBER] now
+      compared bit for bit with the stored result: 2 points of `grad_norm`, 2 points of `learning_rate`, 2 points of `loss`
+      not compared: its outputs, which all 6 steps make; `luthier verify adapter` executes them
+    executing `adapter` again, apart from the store
+    error: stage `adapter` does not reproduce its result
+
+    hint: if a command or plugin uses the clock, randomness or the network, that is where to look
+    "#);
+    let _ = project.run(&["verify", "tiny.yaml", "adapter", "--steps", "1"]).success();
+
+    let none = project.run(&["verify", "tiny.yaml", "tokens", "--steps", "2"]).failure(2);
+    insta::assert_snapshot!(none.stderr.trim(), @r#"
+    executing `tokens` again, apart from the store
+    error: stage `tokens` has no steps to compare: its stored result has no curve over the steps of a `tokenize`
+
+    hint: `luthier verify tokens` executes the whole stage again and compares its outputs
+    "#);
+    let nothing = project.run(&["verify", "--steps", "2"]).failure(2);
+    insta::assert_snapshot!(nothing.stderr.trim(), @r#"
+    error: `--steps` needs the stage whose first steps are to be executed
+
+    hint: name it: `luthier verify STAGE --steps 10`; `luthier verify` alone re-hashes the store
+    "#);
+}
+
+#[test]
 fn a_killed_training_resumes_to_the_same_bits() {
     let straight = project();
     straight.edit("tiny.yaml", "steps: 6", "steps: 40");

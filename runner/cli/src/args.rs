@@ -344,8 +344,11 @@ pub struct VerifyArgs {
     /// Threads for the execution.
     #[arg(long, short = 't', value_name = "N")]
     pub threads: Option<usize>,
+    /// Execute only the first K steps of a training and compare its curves with the stored ones.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
     /// Remove what is damaged and bring it from the remote.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "steps")]
     pub repair: bool,
     #[command(flatten)]
     pub remote: RemoteArgs,

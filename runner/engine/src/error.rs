@@ -59,6 +59,9 @@ pub enum EngineError {
     NotLocked { stage: StageId, file: Utf8PathBuf },
     #[error("stage `{stage}` cannot be executed again: its input `{input}`, as the lock names it, is not in the store")]
     InputMissing { stage: StageId, input: String },
+    /// A stage of which only the first steps were to be executed again.
+    #[error("stage `{stage}` has no steps to compare: its stored result has no curve over the steps of a `{kind}`")]
+    NoSteps { stage: StageId, kind: String },
     /// A stage that was executed again, apart from a run.
     #[error("stage `{stage}`: {failure}")]
     Failed { stage: StageId, failure: Box<StageFailure> },
@@ -82,7 +85,7 @@ impl EngineError {
             Self::Store(_) => ErrorClass::Store,
             Self::Lock(error) => error.class(),
             Self::LockMismatch { .. } => ErrorClass::Expectation,
-            Self::NotLocked { .. } => ErrorClass::Input,
+            Self::NotLocked { .. } | Self::NoSteps { .. } => ErrorClass::Input,
             Self::InputMissing { .. } => ErrorClass::Store,
             Self::Failed { failure, .. } => failure.class,
             Self::Sources(_) | Self::UnknownStage { .. } | Self::UnknownRun { .. } | Self::NoRecord { .. } => {
@@ -103,6 +106,7 @@ impl EngineError {
             Self::LockMismatch { .. } => "lock::mismatch",
             Self::NotLocked { .. } => "lock::no_stage",
             Self::InputMissing { .. } => "store::input_missing",
+            Self::NoSteps { .. } => "verify::no_steps",
             Self::Failed { .. } => "run::failed",
             Self::Sources(_) => "plan::missing_source",
             Self::Excess(_) => "plan::resources",
@@ -149,6 +153,9 @@ impl EngineError {
                 vec![format!(
                     "`luthier pull {stage}` brings it from the remote, `luthier run --until {stage}` makes it"
                 )]
+            }
+            Self::NoSteps { stage, .. } => {
+                vec![format!("`luthier verify {stage}` executes the whole stage again and compares its outputs")]
             }
             Self::Failed { failure, .. } => failure.hints.clone(),
             Self::System { .. } => Vec::new(),

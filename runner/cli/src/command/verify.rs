@@ -4,7 +4,9 @@ use luthier_core::{CancelToken, ErrorClass, EventSink, StageEvent, StageId};
 use luthier_engine::EngineError;
 use luthier_engine::format;
 use luthier_engine::lock::Lock;
-use luthier_engine::run::{self, FileDifference, Reexecution, Remote, RunEvent, RunOptions, Wanted};
+use luthier_engine::run::{
+    self, CurveDifference, FileDifference, Reexecution, Remote, RunEvent, RunOptions, StepComparison, Wanted,
+};
 use luthier_engine::store::{Store, VerifyReport};
 
 use super::{load, one_stage, open_store, remote, workspace};
@@ -19,6 +21,10 @@ pub fn run(args: &VerifyArgs, global: &Global, printer: Printer) -> Result<u8, F
     let (file, stage) = target::split_names(&args.names);
     match stage {
         Some(stage) => execute_again(args, file, &stage, global, printer),
+        None if args.steps.is_some() => {
+            Err(Failure::input("verify::no_stage", "`--steps` needs the stage whose first steps are to be executed")
+                .hint("name it: `luthier verify STAGE --steps 10`; `luthier verify` alone re-hashes the store"))
+        }
         None => rehash(args, file, global, printer),
     }
 }
@@ -165,7 +171,13 @@ fn execute_again(
     let mut plain = printer;
     plain.json = false;
     let sink = Passing { live: Live::new(plain), stage: id.clone() };
-    let again = match run::reexecute(&pipeline, &store, &lock, &id, &options, &sink, &cancel) {
+    let again = match args.steps {
+        None => run::reexecute(&pipeline, &store, &lock, &id, &options, &sink, &cancel).map(Again::Whole),
+        Some(steps) => {
+            run::reexecute_steps(&pipeline, &store, &lock, &id, steps, &options, &sink, &cancel).map(Again::Steps)
+        }
+    };
+    let again = match again {
         Ok(again) => again,
         Err(EngineError::LockMismatch { file, differences }) => {
             for difference in &differences {
@@ -176,7 +188,7 @@ fn execute_again(
                 .hint("check out the pipeline that belongs to the lock, or `luthier run` first"));
         }
         Err(EngineError::Failed { stage, failure }) => {
-            printer.error_line(&live::render_failure(&stage, &failure));
+            printer.message(&live::render_failure(&stage, &failure));
             return Ok(exit::code(failure.class));
         }
         Err(error) => return Err(error.into()),
@@ -184,13 +196,62 @@ fn execute_again(
     if printer.json {
         printer.json(&again);
     } else {
-        printer.result(&text(&again));
+        printer.result(&again.text());
     }
     if again.equal() {
         return Ok(exit::DONE);
     }
     Err(Failure::new(ErrorClass::Expectation, "verify::differs", format!("stage `{id}` does not reproduce its result"))
         .hint("if a command or plugin uses the clock, randomness or the network, that is where to look"))
+}
+
+/// What was executed again.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum Again {
+    Whole(Reexecution),
+    Steps(StepComparison),
+}
+
+impl Again {
+    fn equal(&self) -> bool {
+        match self {
+            Self::Whole(again) => again.equal(),
+            Self::Steps(again) => again.equal(),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Whole(again) => text(again),
+            Self::Steps(again) => steps_text(again),
+        }
+    }
+}
+
+fn steps_text(again: &StepComparison) -> String {
+    let StepComparison { stage, steps, of, curves, first, whole } = again;
+    let compared: Vec<String> = curves
+        .iter()
+        .map(|(name, points)| format!("{} of `{name}`", format::plural(*points, "point", "points")))
+        .collect();
+    let how = if first.is_empty() { "equal through" } else { "DIFFERS at" };
+    let mut lines = vec![format!("{stage}: {how} step {steps} of {of}")];
+    lines.extend(first.iter().map(|curve| format!("  {}: {}", curve.name, values(curve))));
+    lines.push(format!("  compared bit for bit with the stored result: {}", compared.join(", ")));
+    match whole {
+        Some(whole) => lines.push(text(whole)),
+        None => lines.push(format!(
+            "  not compared: its outputs, which all {of} steps make; `luthier verify {stage}` executes them"
+        )),
+    }
+    lines.join("\n")
+}
+
+/// `0.5 stored, 0.25 now`.
+fn values(curve: &CurveDifference) -> String {
+    let value = |value: Option<f64>| value.map_or_else(|| "nothing".to_owned(), |value| value.to_string());
+    format!("{} stored, {} now", value(curve.stored), value(curve.found))
 }
 
 fn text(again: &Reexecution) -> String {
@@ -220,14 +281,7 @@ fn text(again: &Reexecution) -> String {
     }
     if !again.equal() {
         for curve in again.curves.iter().filter(|curve| !curve.name.contains("/s")) {
-            let value = |value: Option<f64>| value.map_or_else(|| "nothing".to_owned(), |value| value.to_string());
-            lines.push(format!(
-                "  {} first differs at {}: {} stored, {} now",
-                curve.name,
-                curve.x,
-                value(curve.stored),
-                value(curve.found)
-            ));
+            lines.push(format!("  {} first differs at {}: {}", curve.name, curve.x, values(curve)));
         }
     }
     lines.join("\n")

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{Artifact, ArtifactName, CancelToken, EventSink, Section, StageId, digest_path};
+use luthier_core::{Artifact, ArtifactName, CancelToken, EventSink, Section, StageId, StageOutcome, digest_path};
 use serde::Serialize;
 
 use super::execute::{self, Job};
@@ -14,7 +14,7 @@ use super::planner::Planner;
 use super::{RunOptions, machine};
 use crate::error::EngineError;
 use crate::fingerprint::DirtyReason;
-use crate::lock::{Lock, LockDifference};
+use crate::lock::{Lock, LockDifference, LockStage};
 use crate::pipeline::Pipeline;
 use crate::store::{Health, StageRecord, Store};
 
@@ -68,7 +68,7 @@ pub struct CurveDifference {
 
 /// Removed when dropped.
 #[derive(Debug)]
-struct Scratch(Utf8PathBuf);
+pub(super) struct Scratch(Utf8PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -80,6 +80,113 @@ impl Reexecution {
     #[must_use]
     pub fn equal(&self) -> bool {
         self.metrics.is_empty() && self.outputs.values().all(|output| output.locked.digest == output.found.digest)
+    }
+}
+
+/// An execution that is ready to start, apart from the store.
+pub(super) struct Again {
+    pub job: Job,
+    /// What the lock says of it.
+    pub locked: LockStage,
+    pub scratch: Scratch,
+}
+
+impl Again {
+    /// `stage` with the inputs and parameters that the lock names.
+    pub fn prepare(
+        pipeline: &Pipeline,
+        store: &Store,
+        lock: &Lock,
+        stage: &StageId,
+        options: &RunOptions,
+        stop: &CancelToken,
+    ) -> Result<Self, EngineError> {
+        let options = RunOptions { only: vec![stage.clone()], ..options.clone() };
+        let planner = Planner::new(pipeline, store, &options)?;
+        let at = planner.layout.place[stage];
+        let Some(locked) = lock.stages.get(stage).cloned() else {
+            return Err(EngineError::NotLocked { stage: stage.clone(), file: Lock::path_of(pipeline) });
+        };
+        let mut results: BTreeMap<usize, Arc<StageRecord>> = BTreeMap::new();
+        for up in planner.layout.up(&[at]).into_iter().filter(|up| *up != at) {
+            let id = &pipeline.stages[up].id;
+            if let Some(locked) = lock.stages.get(id) {
+                results.insert(up, Arc::new(locked.to_record(id)));
+            }
+        }
+        let fingerprint = planner.print(at, &results);
+        let differences = lock.compare_key(stage, &fingerprint, true);
+        if !differences.is_empty() {
+            return Err(EngineError::LockMismatch { file: Lock::path_of(pipeline), differences });
+        }
+        let inputs = planner.inputs(at, &results);
+        for (name, artifact) in inputs.values().flatten() {
+            if store.examine(artifact)? != Health::Good {
+                return Err(EngineError::InputMissing { stage: stage.clone(), input: name.clone() });
+            }
+        }
+        let shared = store.share()?;
+        let live = Arc::new(store.live(&format!("verify-{}-{}", locked.key.short(), std::process::id()))?);
+        for up in results.values() {
+            live.uses(&up.key).map_err(|source| EngineError::System {
+                what: "the run cannot note what it uses".to_owned(),
+                source,
+            })?;
+        }
+        drop(shared);
+        let planned = &pipeline.stages[at];
+        let scratch = Scratch(store.workspace().scratch_dir().join(format!(
+            "verify-{}-{}",
+            locked.key.short(),
+            std::process::id()
+        )));
+        let job = Job {
+            id: stage.clone(),
+            stage: Arc::clone(&planned.stage),
+            prepared: planned.prepared.clone(),
+            store: store.clone(),
+            live,
+            pipeline_file: pipeline.file.clone(),
+            directory: pipeline.directory.clone(),
+            fingerprint,
+            key: locked.key,
+            // As a forced run: nothing that an earlier one kept may stand in for the work.
+            why: vec![DirtyReason::Forced],
+            inputs,
+            sources: planner.sources(at).clone(),
+            threads: options.threads.max(1),
+            device: options.device.clone(),
+            offline: options.offline,
+            placement: Arc::new(Placement::new(pipeline, &options)),
+            place: Place::Local,
+            gpus: Vec::new(),
+            host: machine::host(),
+            stop: stop.clone(),
+            kill: CancelToken::new(),
+            alone: true,
+            remote: None,
+        };
+        Ok(Self { job, locked, scratch })
+    }
+
+    pub fn execute(&self, sink: &dyn EventSink) -> Result<StageOutcome, EngineError> {
+        execute::apart(&self.job, &self.scratch.0, sink)
+            .map_err(|failure| EngineError::Failed { stage: self.job.id.clone(), failure: Box::new(failure) })
+    }
+
+    /// What `outcome` and the outputs that were written are beside the lock and the stored result.
+    pub fn compare(self, store: &Store, lock: &Lock, outcome: StageOutcome) -> Result<Reexecution, EngineError> {
+        let Self { job, locked, scratch } = self;
+        let mut outputs = BTreeMap::new();
+        for (name, artifact) in &locked.outputs {
+            let made = scratch.0.join("out").join(name.as_str());
+            outputs.insert(name.clone(), compare(store, artifact, &made)?);
+        }
+        let known = store.record(&locked.key)?;
+        let record = StageRecord { outcome, ..locked.to_record(&job.id) };
+        let metrics = lock.compare(&job.id, &record);
+        let curves = known.map(|known| part(&known.outcome.sections, &record.outcome.sections)).unwrap_or_default();
+        Ok(Reexecution { stage: job.id, outputs, metrics, curves, _scratch: scratch })
     }
 }
 
@@ -98,79 +205,9 @@ pub fn reexecute(
     sink: &dyn EventSink,
     cancel: &CancelToken,
 ) -> Result<Reexecution, EngineError> {
-    let options = RunOptions { only: vec![stage.clone()], ..options.clone() };
-    let planner = Planner::new(pipeline, store, &options)?;
-    let at = planner.layout.place[stage];
-    let Some(locked) = lock.stages.get(stage) else {
-        return Err(EngineError::NotLocked { stage: stage.clone(), file: Lock::path_of(pipeline) });
-    };
-    let mut results: BTreeMap<usize, Arc<StageRecord>> = BTreeMap::new();
-    for up in planner.layout.up(&[at]).into_iter().filter(|up| *up != at) {
-        let id = &pipeline.stages[up].id;
-        if let Some(locked) = lock.stages.get(id) {
-            results.insert(up, Arc::new(locked.to_record(id)));
-        }
-    }
-    let fingerprint = planner.print(at, &results);
-    let differences = lock.compare_key(stage, &fingerprint, true);
-    if !differences.is_empty() {
-        return Err(EngineError::LockMismatch { file: Lock::path_of(pipeline), differences });
-    }
-    let inputs = planner.inputs(at, &results);
-    for (name, artifact) in inputs.values().flatten() {
-        if store.examine(artifact)? != Health::Good {
-            return Err(EngineError::InputMissing { stage: stage.clone(), input: name.clone() });
-        }
-    }
-    let shared = store.share()?;
-    let live = Arc::new(store.live(&format!("verify-{}-{}", locked.key.short(), std::process::id()))?);
-    for up in results.values() {
-        live.uses(&up.key)
-            .map_err(|source| EngineError::System { what: "the run cannot note what it uses".to_owned(), source })?;
-    }
-    drop(shared);
-    let planned = &pipeline.stages[at];
-    let scratch =
-        Scratch(store.workspace().scratch_dir().join(format!("verify-{}-{}", locked.key.short(), std::process::id())));
-    let job = Job {
-        id: stage.clone(),
-        stage: Arc::clone(&planned.stage),
-        prepared: planned.prepared.clone(),
-        store: store.clone(),
-        live,
-        pipeline_file: pipeline.file.clone(),
-        directory: pipeline.directory.clone(),
-        fingerprint,
-        key: locked.key,
-        // As a forced run: nothing that an earlier one kept may stand in for the work.
-        why: vec![DirtyReason::Forced],
-        inputs,
-        sources: planner.sources(at).clone(),
-        threads: options.threads.max(1),
-        device: options.device.clone(),
-        offline: options.offline,
-        placement: Arc::new(Placement::new(pipeline, &options)),
-        place: Place::Local,
-        gpus: Vec::new(),
-        host: machine::host(),
-        stop: cancel.clone(),
-        kill: CancelToken::new(),
-        alone: true,
-        remote: None,
-    };
-    let failed = |failure| EngineError::Failed { stage: stage.clone(), failure: Box::new(failure) };
-    let outcome = execute::apart(&job, &scratch.0, sink).map_err(failed)?;
-
-    let mut outputs = BTreeMap::new();
-    for (name, artifact) in &locked.outputs {
-        let made = scratch.0.join("out").join(name.as_str());
-        outputs.insert(name.clone(), compare(store, artifact, &made)?);
-    }
-    let known = store.record(&locked.key)?;
-    let record = StageRecord { outcome, ..locked.to_record(stage) };
-    let metrics = lock.compare(stage, &record);
-    let curves = known.map(|known| part(&known.outcome.sections, &record.outcome.sections)).unwrap_or_default();
-    Ok(Reexecution { stage: stage.clone(), outputs, metrics, curves, _scratch: scratch })
+    let again = Again::prepare(pipeline, store, lock, stage, options, cancel)?;
+    let outcome = again.execute(sink)?;
+    again.compare(store, lock, outcome)
 }
 
 fn compare(store: &Store, locked: &Artifact, made: &Utf8Path) -> Result<Comparison, EngineError> {

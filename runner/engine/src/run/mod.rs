@@ -37,6 +37,7 @@ mod remote;
 pub(crate) mod select;
 mod share;
 mod start;
+mod steps;
 mod summary;
 mod tail;
 #[cfg(test)]
@@ -58,5 +59,6 @@ pub use plan::{Action, RunPlan};
 pub use planner::plan;
 pub use remote::{Remote, RemoteProblem, Shipment, Wanted};
 pub use start::{compare, run};
+pub use steps::{StepComparison, reexecute_steps};
 pub use summary::{LockOutcome, RunStatus, RunSummary, StageResult};
 pub use wire::exec_stage;
