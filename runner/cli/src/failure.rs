@@ -69,7 +69,7 @@ impl Failure {
         }
         match &self.rendered {
             Some(text) => printer.error_line(text),
-            None => printer.error_line(&render(&self.message, &self.causes, &self.hints)),
+            None => printer.message(&render(&self.message, &self.causes, &self.hints)),
         }
     }
 }

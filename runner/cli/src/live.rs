@@ -16,9 +16,13 @@ use crate::command::remote;
 use crate::eta::{self, Eta};
 use crate::failure;
 use crate::printer::{Printer, Verbosity};
+use crate::screen::Screen;
 
 /// Plain output repeats a stage's progress at most this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Drawings of the live display at most.
+const PER_SECOND: u8 = 20;
 
 /// Columns of a stage's name: at least, and at most on the live display.
 const NAME: (usize, usize) = (14, 26);
@@ -43,7 +47,11 @@ struct Running {
 impl Live {
     #[must_use]
     pub fn new(printer: Printer) -> Self {
-        let target = if printer.live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if printer.live {
+            ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), PER_SECOND)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         Self {
             printer,
             bars: MultiProgress::with_draw_target(target),
@@ -228,7 +236,7 @@ impl Live {
         if self.printer.verbosity == Verbosity::Quiet && !text.contains("error") {
             return;
         }
-        self.bars.suspend(|| self.printer.error_line(text));
+        self.bars.suspend(|| self.printer.message(text));
     }
 }
 

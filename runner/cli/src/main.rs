@@ -9,8 +9,10 @@ mod import;
 mod live;
 mod logging;
 mod printer;
+mod screen;
 mod target;
 mod tensor;
+mod wrap;
 
 use std::process::ExitCode;
 

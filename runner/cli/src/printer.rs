@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 use anstream::{AutoStream, ColorChoice};
 
 use crate::args::{ColorWhen, Global};
+use crate::wrap::wrap;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
@@ -24,6 +25,7 @@ pub struct Printer {
     results: ColorChoice,
     /// Standard error is a terminal, so a live display makes sense.
     pub live: bool,
+    terminal: bool,
 }
 
 impl Printer {
@@ -43,8 +45,9 @@ impl Printer {
             ColorWhen::Auto => AutoStream::choice(&std::io::stdout()),
             ColorWhen::Always | ColorWhen::Never => choice,
         };
-        let live = std::io::stderr().is_terminal() && verbosity == Verbosity::Normal && !global.json;
-        Self { verbosity, json: global.json, choice, results, live }
+        let terminal = std::io::stderr().is_terminal();
+        let live = terminal && verbosity == Verbosity::Normal && !global.json;
+        Self { verbosity, json: global.json, choice, results, live, terminal }
     }
 
     /// Whether standard error shows colour.
@@ -87,11 +90,20 @@ impl Printer {
     /// Something worth knowing while working; not in quiet mode.
     pub fn note(&self, text: &str) {
         if self.verbosity > Verbosity::Quiet {
+            self.message(text);
+        }
+    }
+
+    /// Words to a person, always shown: a terminal gets lines of its width, a pipe gets them as they are.
+    pub fn message(&self, text: &str) {
+        if self.terminal {
+            self.error_line(&wrap(text, self.width()));
+        } else {
             self.error_line(text);
         }
     }
 
-    /// Always shown.
+    /// Always shown, as it is.
     pub fn error_line(&self, text: &str) {
         let mut err = AutoStream::new(std::io::stderr(), self.choice);
         // Nothing can be said once standard error is gone.

@@ -269,7 +269,7 @@ fn report(shipment: &Shipment, verb: &str, address: &str, rest: &str, printer: P
 /// All problems; the first decides how the command ends.
 fn ended(shipment: &Shipment, printer: Printer) -> Result<u8, Failure> {
     for problem in &shipment.problems {
-        printer.error_line(&problem_text(problem, "error:"));
+        printer.message(&problem_text(problem, "error:"));
     }
     Ok(shipment.problems.first().map_or(exit::DONE, |problem| exit::code(problem.failure.class)))
 }
