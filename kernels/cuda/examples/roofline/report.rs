@@ -153,7 +153,7 @@ fn launches(out: &mut String) {
     out.push_str("| again, in backward | 26 | 32 |\n");
     out.push_str("| backward | 44 | 53: seven weights, and attention is three kernels |\n\n");
     out.push_str(
-        "With cuBLASLt or split sums a product may be two. The target of fewer than 40 launches per layer without graphs is met\nby each pass, not by their sum; a captured graph makes a step one launch.\n\n",
+        "With split sums a product may be two. The target of fewer than 40 launches per layer is met by the forward and the\nrecomputing pass and missed by the backward pass. Steps are not captured as graphs.\n\n",
     );
 }
 
