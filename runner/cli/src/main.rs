@@ -5,6 +5,7 @@ mod command;
 mod eta;
 mod exit;
 mod failure;
+mod histogram;
 mod import;
 mod live;
 mod logging;

@@ -12,6 +12,7 @@ use super::{load, one_stage, open_store, select, workspace};
 use crate::args::{Global, ShowArgs};
 use crate::exit;
 use crate::failure::Failure;
+use crate::histogram;
 use crate::printer::Printer;
 use crate::target;
 
@@ -173,6 +174,11 @@ pub fn section_text(section: &Section) -> String {
             lines.join("\n")
         }
         Section::Text { title, body } => format!("\n{}\n{body}", title.bold()),
+        Section::Plot { title, y_label, series, .. } if y_label == "share of rows" => {
+            let mut lines = vec![format!("\n{}", title.bold())];
+            lines.extend(series.iter().flat_map(|one| histogram::draw(&one.points)));
+            lines.join("\n")
+        }
         Section::Plot { title, series, .. } => {
             let points: usize = series.iter().map(|line| line.points.len()).sum();
             format!("\n{} ({points} points, drawn by `luthier report`)", title.bold())
