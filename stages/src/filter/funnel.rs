@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use luthier_core::{Section, Series, StageOutcome};
+use serde_json::{Value, json};
 
 use super::sketch::ScoreSketch;
 
+/// Bins of a score's histogram.
+const BINS: usize = 40;
 /// Sampled rows per step and reason.
 const SAMPLES: usize = 3;
 /// Longest text of a sample, in characters.
@@ -82,6 +85,26 @@ impl StepAccount {
         }
     }
 
+    fn artifact(&self) -> Value {
+        let reasons: BTreeMap<&str, Value> = self
+            .reasons
+            .iter()
+            .map(|(reason, account)| {
+                let samples: Vec<&String> = account.samples.values().collect();
+                (reason.as_str(), json!({"rows": account.rows, "samples": samples}))
+            })
+            .collect();
+        let scores: BTreeMap<&str, Value> = self
+            .scores
+            .iter()
+            .map(|(name, sketch)| (name.as_str(), json!({"histogram": sketch.histogram(BINS)})))
+            .collect();
+        json!({
+            "name": self.name, "rows_in": self.rows_in, "rows_out": self.rows_out, "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out, "edited": self.edited, "failed": self.failed, "reasons": reasons, "scores": scores,
+        })
+    }
+
     /// The most frequent reason.
     pub fn main_reason(&self) -> Option<&str> {
         self.reasons
@@ -96,6 +119,15 @@ fn shorten(text: &str) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+/// The format of the output `funnel`.
+const VERSION: u32 = 1;
+
+/// The output `funnel`: histograms as the middles of their bins and shares of the rows that a step judged.
+pub(super) fn artifact(accounts: &[StepAccount], rows_in: u64, rows_kept: u64) -> Value {
+    let steps: Vec<Value> = accounts.iter().map(StepAccount::artifact).collect();
+    json!({"version": VERSION, "rows_in": rows_in, "rows_kept": rows_kept, "steps": steps})
 }
 
 /// Metrics and report sections of a finished run.
@@ -127,7 +159,7 @@ pub(super) fn report(accounts: &[StepAccount], rows_in: u64, rows_kept: u64) -> 
                 title: format!("{}: {score}", account.name),
                 x_label: score.clone(),
                 y_label: "share of rows".to_owned(),
-                series: vec![Series { name: score.clone(), points: sketch.histogram(40) }],
+                series: vec![Series { name: score.clone(), points: sketch.histogram(BINS) }],
             });
         }
     }

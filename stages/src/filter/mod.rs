@@ -4,6 +4,8 @@
 //! on all threads, deduplication in row order, and neither the order of rows nor any verdict depends on the number of
 //! threads or the size of a batch.
 //!
+//! The account of all that is the output `funnel`.
+//!
 //! ```text
 //! dataset ─▶ window of batches ─▶ step 1 ─▶ step 2 ─▶ … ─▶ kept
 //!                                   └─────────┴──────────▶ dropped (+ filter_step, filter_reason)
@@ -45,7 +47,7 @@ impl Stage for FilterStage {
     }
 
     fn recipe_version(&self) -> u32 {
-        1
+        2
     }
 
     fn about(&self) -> &'static str {
@@ -87,8 +89,9 @@ impl Stage for FilterStage {
     }
 
     fn outputs_about(&self) -> &'static str {
-        "`kept` (the default) and `dropped`, which has the columns `filter_step` and `filter_reason` besides, and \
-         `filter_detail` with the matching spans where a step decontaminates"
+        "`kept` (the default); `dropped`, which has the columns `filter_step` and `filter_reason` besides, and \
+         `filter_detail` with the matching spans where a step decontaminates; and `funnel`, JSON with rows, bytes, reasons, \
+         sampled dropped rows and score histograms of each step"
     }
 
     fn prepare(&self, with: &Value, env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
@@ -99,6 +102,7 @@ impl Stage for FilterStage {
             outputs: vec![
                 OutputDecl::new("kept", ArtifactKind::Dataset),
                 OutputDecl::new("dropped", ArtifactKind::Dataset),
+                OutputDecl::new("funnel", ArtifactKind::Report),
             ],
             sources,
             resources: Resources::ALL_THREADS,

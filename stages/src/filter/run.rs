@@ -16,7 +16,7 @@ use super::column::{text_bytes, texts_of};
 use super::config::{FilterConfig, OnEmpty, step_names};
 use super::decontaminate;
 use super::dedup::{DigestSorter, KeySorter, KnownCopies, SortSpace};
-use super::funnel::{StepAccount, report};
+use super::funnel::{StepAccount, artifact, report};
 use super::rows::{RowDrop, RowStep, RowVerdicts};
 use super::step::{ExactStep, Judgement, MinHashStep, PluginStep, Step, open_steps};
 
@@ -149,6 +149,10 @@ pub(super) fn run(context: &StageContext<'_>) -> StageResult<StageOutcome> {
     if summary.rows == 0 && config.on_empty == OnEmpty::Fail {
         return Err(empty(&accounts, rows));
     }
+    let funnel = serde_json::to_vec_pretty(&artifact(&accounts, rows, summary.rows)).map_err(|error| {
+        StageError::new("filter::funnel", "the account of the steps cannot be written as JSON").caused_by(error)
+    })?;
+    luthier_core::fs::write_atomic(&context.output("funnel"), &funnel)?;
     let mut outcome = report(&accounts, rows, summary.rows);
     let judged: Vec<u64> = steps.iter().filter_map(Step::judged).collect();
     if !judged.is_empty() {

@@ -79,6 +79,11 @@ fn exact_dedup_keeps_the_first_row_and_the_order() {
     assert_eq!(column(&done.out.join("dropped"), "filter_reason"), ["duplicate"]);
     assert_eq!(column(&done.out.join("dropped"), "filter_step"), ["dedup-exact"]);
     assert_eq!(done.outcome.metrics["rows_kept"].value, 6.0);
+    let funnel: serde_json::Value = serde_json::from_slice(&fs_err::read(done.out.join("funnel")).unwrap()).unwrap();
+    assert_eq!((&funnel["version"], &funnel["rows_in"], &funnel["rows_kept"]), (&json!(1), &json!(7), &json!(6)));
+    let step = &funnel["steps"][0];
+    assert_eq!((&step["name"], &step["rows_in"], &step["rows_out"]), (&json!("dedup-exact"), &json!(7), &json!(6)));
+    assert_eq!(step["reasons"], json!({"duplicate": {"rows": 1, "samples": ["tomato"]}}));
 }
 
 #[test]
@@ -104,7 +109,7 @@ fn plugin_crates_run_as_wasm_the_same_for_any_number_of_threads() {
     assert_eq!(reasons.len(), 9_996);
     bench.threads = 3;
     let three = bench.run(&FilterStage, &with).unwrap();
-    for output in ["kept", "dropped"] {
+    for output in ["kept", "dropped", "funnel"] {
         let digest = |out: &Utf8Path| luthier_core::digest_path(&out.join(output)).unwrap().0;
         assert_eq!(digest(&one.out), digest(&three.out));
     }
