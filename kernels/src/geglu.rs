@@ -2,8 +2,7 @@
 //! and Gimpel, 2016): `gelu(x) = x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.
 
 use crate::Backend;
-use crate::parallel;
-use crate::scratch::Shared;
+use crate::gated;
 use crate::simd::math::tanh;
 use crate::simd::{LANES, Simd, kernel};
 
@@ -16,10 +15,8 @@ const CUBE: f32 = 0.044_715;
 /// # Panics
 /// If the lengths differ.
 pub fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert_eq!(gate.len(), up.len(), "gate and up must have one length");
-    assert_eq!(gate.len(), out.len(), "out must have gate's length");
     let backend = Backend::current();
-    parallel::pieces(out, [gate, up], |out, [gate, up]| forward_piece(backend, gate, up, out));
+    gated::forward(gate, up, out, |gate, up, out| forward_piece(backend, gate, up, out));
 }
 
 /// Half of `1 + tanh(..)`, and the tanh.
@@ -46,23 +43,9 @@ kernel! {
 /// # Panics
 /// If the lengths differ.
 pub fn backward(gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    assert_eq!(gate.len(), up.len(), "gate and up must have one length");
-    assert_eq!(gate.len(), dout.len(), "dout must have gate's length");
-    assert_eq!(gate.len(), dgate.len(), "dgate must have gate's length");
-    assert_eq!(gate.len(), dup.len(), "dup must have gate's length");
     let backend = Backend::current();
-    let length = gate.len();
-    let (dgate, dup) = (Shared::new(dgate), Shared::new(dup));
-    parallel::rows(length.div_ceil(LANES), LANES, |rows| {
-        let range = rows.start * LANES..length.min(rows.end * LANES);
-        // SAFETY: both buffers have `length` elements, and no other task has this range.
-        let (dgate, dup) = unsafe {
-            (
-                std::slice::from_raw_parts_mut(dgate.get().add(range.start), range.len()),
-                std::slice::from_raw_parts_mut(dup.get().add(range.start), range.len()),
-            )
-        };
-        backward_piece(backend, &gate[range.clone()], &up[range.clone()], &dout[range], dgate, dup);
+    gated::backward([gate, up, dout], [dgate, dup], |gate, up, dout, dgate, dup| {
+        backward_piece(backend, gate, up, dout, dgate, dup);
     });
 }
 

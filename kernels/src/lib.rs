@@ -21,6 +21,7 @@
 //! is an error of the calling code, not of a user's input.
 
 mod backend;
+mod gated;
 mod parallel;
 mod scratch;
 mod simd;

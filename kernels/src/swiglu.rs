@@ -1,8 +1,7 @@
 //! The gated activation of Llama's feed-forward block: `out = silu(gate) · up`.
 
 use crate::Backend;
-use crate::parallel;
-use crate::scratch::Shared;
+use crate::gated;
 use crate::simd::{LANES, kernel, math};
 
 /// `out = silu(gate) · up`.
@@ -10,10 +9,8 @@ use crate::simd::{LANES, kernel, math};
 /// # Panics
 /// If the lengths differ.
 pub fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert_eq!(gate.len(), up.len(), "gate and up must have one length");
-    assert_eq!(gate.len(), out.len(), "out must have gate's length");
     let backend = Backend::current();
-    parallel::pieces(out, [gate, up], |out, [gate, up]| forward_piece(backend, gate, up, out));
+    gated::forward(gate, up, out, |gate, up, out| forward_piece(backend, gate, up, out));
 }
 
 kernel! {
@@ -31,24 +28,9 @@ kernel! {
 /// # Panics
 /// If the lengths differ.
 pub fn backward(gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    assert_eq!(gate.len(), up.len(), "gate and up must have one length");
-    assert_eq!(gate.len(), dout.len(), "dout must have gate's length");
-    assert_eq!(gate.len(), dgate.len(), "dgate must have gate's length");
-    assert_eq!(gate.len(), dup.len(), "dup must have gate's length");
     let backend = Backend::current();
-    let dup = Shared::new(dup);
-    let length = gate.len();
-    let dgate = Shared::new(dgate);
-    parallel::rows(length.div_ceil(LANES), LANES, |rows| {
-        let range = rows.start * LANES..length.min(rows.end * LANES);
-        // SAFETY: both buffers have `length` elements, and no other task has this range.
-        let (dgate, dup) = unsafe {
-            (
-                std::slice::from_raw_parts_mut(dgate.get().add(range.start), range.len()),
-                std::slice::from_raw_parts_mut(dup.get().add(range.start), range.len()),
-            )
-        };
-        backward_piece(backend, &gate[range.clone()], &up[range.clone()], &dout[range], dgate, dup);
+    gated::backward([gate, up, dout], [dgate, dup], |gate, up, dout, dgate, dup| {
+        backward_piece(backend, gate, up, dout, dgate, dup);
     });
 }
 

@@ -6,17 +6,15 @@
 
 mod attention;
 mod cross_entropy;
-mod geglu;
+mod gated;
 mod linear;
 mod rms_norm;
 mod rope;
-mod swiglu;
 mod tensors;
 
 pub use attention::attention;
 pub use cross_entropy::cross_entropy;
-pub use geglu::geglu;
+pub use gated::{geglu, swiglu};
 pub use linear::{FrozenWeight, linear};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
-pub use swiglu::swiglu;

@@ -235,35 +235,35 @@ fn rope_case(rows: usize, heads: usize, d: usize) -> OpCase {
 }
 
 fn swiglu_case(len: usize) -> OpCase {
-    OpCase {
-        name: format!("swiglu len={len}"),
-        inputs: vec![random("gate", len), random("up", len)],
-        outputs: vec![len],
-        nmse: ELEMENTARY,
-        flops: (6 * len) as f64,
-        run: Box::new(|i, o| swiglu::forward(i[0], i[1], o[0])),
-        exact: Box::new(|i| vec![i[0].iter().zip(&i[1]).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect()]),
-        backward: Some(Box::new(move |i, g| {
-            let (mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len]);
-            swiglu::backward(i[0], i[1], &g[0], &mut dgate, &mut dup);
-            vec![dgate, dup]
-        })),
-    }
+    let silu = |x: f64| x / (1.0 + (-x).exp());
+    gated_case("swiglu", len, 6, silu, swiglu::forward, swiglu::backward)
 }
 
 fn geglu_case(len: usize) -> OpCase {
     let gelu = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
+    gated_case("geglu", len, 12, gelu, geglu::forward, geglu::backward)
+}
+
+/// `activation(gate) · up`, with the operations per element.
+fn gated_case(
+    name: &str,
+    len: usize,
+    operations: usize,
+    activation: fn(f64) -> f64,
+    forward: fn(&[f32], &[f32], &mut [f32]),
+    backward: fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]),
+) -> OpCase {
     OpCase {
-        name: format!("geglu len={len}"),
+        name: format!("{name} len={len}"),
         inputs: vec![random("gate", len), random("up", len)],
         outputs: vec![len],
         nmse: ELEMENTARY,
-        flops: (12 * len) as f64,
-        run: Box::new(|i, o| geglu::forward(i[0], i[1], o[0])),
-        exact: Box::new(move |i| vec![i[0].iter().zip(&i[1]).map(|(gate, up)| gelu(*gate) * up).collect()]),
+        flops: (operations * len) as f64,
+        run: Box::new(move |i, o| forward(i[0], i[1], o[0])),
+        exact: Box::new(move |i| vec![i[0].iter().zip(&i[1]).map(|(gate, up)| activation(*gate) * up).collect()]),
         backward: Some(Box::new(move |i, g| {
             let (mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len]);
-            geglu::backward(i[0], i[1], &g[0], &mut dgate, &mut dup);
+            backward(i[0], i[1], &g[0], &mut dgate, &mut dup);
             vec![dgate, dup]
         })),
     }
