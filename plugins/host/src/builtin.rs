@@ -208,6 +208,8 @@ const BUILTIN_FILES: &[EmbeddedFile] = carried![
     "src/vector.rs",
     "src/word_cache.rs",
     "src/words.rs",
+    "src/words/address.rs",
+    "src/words/affixes.rs",
 ];
 
 fn carried_digest() -> Digest {
