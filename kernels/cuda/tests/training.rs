@@ -17,13 +17,13 @@ use luthier_core::{
 };
 use luthier_cuda::Precision;
 use luthier_formats::model_files::ModelFiles;
-use luthier_formats::tokens::{TokenSample, TokenSet, TokensMeta};
+use luthier_formats::tokens::TokenSet;
 use luthier_kernels::device::{Component, Device};
 use luthier_model::adapter::{Initialization, LoraSpec, Targets};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
 use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, TrainSpec, Trainer};
 use luthier_model::{BaseFormat, Decoder, LoadOptions};
-use luthier_test::TinyModel;
+use luthier_test::{TinyModel, token_set};
 use serde_json::{Value, json};
 
 /// Bytes that the driver has given out and not got back.
@@ -38,31 +38,6 @@ fn used() -> usize {
 
 /// The driver's counters are the process's, so one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
-
-fn token_set(samples: usize, vocabulary: usize) -> TokenSet {
-    let samples: Vec<TokenSample> = (0..samples)
-        .map(|sample| {
-            let length = 6 + sample % 5;
-            let ids: Vec<u32> = (0..length).map(|index| ((7 * sample + 3 * index) % vocabulary) as u32).collect();
-            TokenSample { id: format!("row-{sample}"), ids, mask: (0..length).map(|index| index > 2).collect() }
-        })
-        .collect();
-    let meta = TokensMeta {
-        version: TokensMeta::VERSION,
-        max_length: 64,
-        vocab_size: vocabulary,
-        tokenizer: Digest::of(b"tiny"),
-        template: None,
-        eos_ids: vec![2],
-        packed: false,
-        samples: samples.len(),
-        bins: samples.len(),
-        tokens: samples.iter().map(|sample| sample.ids.len() as u64).sum(),
-        trained_tokens: samples.iter().map(|sample| sample.trained() as u64).sum(),
-        longest: samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0),
-    };
-    TokenSet { bins: (0..samples.len() as u32).map(|index| vec![index]).collect(), samples, meta }
-}
 
 /// A tiny model and its tokens.
 struct Bench {
