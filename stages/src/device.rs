@@ -150,6 +150,24 @@ pub(crate) fn prepared(name: &str, compute: ComputeType) -> Result<(DeviceChoice
     Ok((choice.resolve(), class))
 }
 
+/// As [`prepared`], for a stage: `name` becomes that of the choice, and what is wrong joins the issues.
+pub(crate) fn settle(
+    name: &mut String,
+    compute: ComputeType,
+    issues: &mut Vec<ConfigIssue>,
+) -> Option<(DeviceChoice, String)> {
+    match prepared(name, compute) {
+        Ok((choice, class)) => {
+            *name = choice.name();
+            Some((choice, class))
+        }
+        Err(issue) => {
+            issues.push(issue);
+            None
+        }
+    }
+}
+
 /// The device of a configuration that was prepared.
 pub(crate) fn open(name: &str, compute: ComputeType, threads: usize) -> StageResult<Opened> {
     let choice = DeviceChoice::parse(name).ok_or_else(|| {

@@ -93,16 +93,8 @@ impl Stage for EvalStage {
     fn prepare(&self, with: &Value, _env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
         let mut config: EvalConfig = parse_config(with)?;
         let mut issues = config.check();
-        let numeric_class = match device::prepared(&config.device, config.compute_type) {
-            Ok((choice, class)) => {
-                config.device = choice.name();
-                Some(class)
-            }
-            Err(issue) => {
-                issues.push(issue);
-                None
-            }
-        };
+        let settled = device::settle(&mut config.device, config.compute_type, &mut issues);
+        let numeric_class = settled.map(|(_, class)| class);
         if !issues.is_empty() {
             return Err(issues);
         }

@@ -84,17 +84,11 @@ impl Stage for TrainStage {
     fn prepare(&self, with: &Value, _env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
         let mut config: TrainConfig = parse_config(with)?;
         let mut issues = config.check();
-        let numeric_class = match device::prepared(&config.device, config.compute_type) {
-            Ok((choice, class)) => {
-                config.device = choice.name();
-                issues.extend(config.check_on(choice));
-                Some(class)
-            }
-            Err(issue) => {
-                issues.push(issue);
-                None
-            }
-        };
+        let settled = device::settle(&mut config.device, config.compute_type, &mut issues);
+        let numeric_class = settled.map(|(choice, class)| {
+            issues.extend(config.check_on(choice));
+            class
+        });
         if !issues.is_empty() {
             return Err(issues);
         }
