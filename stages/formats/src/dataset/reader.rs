@@ -78,7 +78,8 @@ impl DatasetReader {
 
     /// All rows in order, at most `size` a batch, fewer where rows are long. Stops after the first error.
     pub fn batches(&self, size: usize) -> impl Iterator<Item = StageResult<RecordBatch>> + use<> {
-        Batches { shards: self.shards.clone().into_iter(), size: size.max(1), open: None, failed: false }
+        let mut batches = Batches { shards: self.shards.clone().into_iter(), size: size.max(1), open: None };
+        until_error(move || batches.advance())
     }
 }
 
@@ -87,7 +88,6 @@ struct Batches {
     shards: std::vec::IntoIter<Utf8PathBuf>,
     size: usize,
     open: Option<OpenShard>,
-    failed: bool,
 }
 
 struct OpenShard {
@@ -146,17 +146,16 @@ impl Batches {
     }
 }
 
-impl Iterator for Batches {
-    type Item = StageResult<RecordBatch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let next = self.advance().transpose();
-        self.failed = matches!(next, Some(Err(_)));
+/// What `advance` gives, up to the first error and with it.
+pub(super) fn until_error<T>(
+    mut advance: impl FnMut() -> StageResult<Option<T>>,
+) -> impl Iterator<Item = StageResult<T>> {
+    let mut failed = false;
+    std::iter::from_fn(move || {
+        let next = if failed { None } else { advance().transpose() };
+        failed |= matches!(next, Some(Err(_)));
         next
-    }
+    })
 }
 
 fn find_shards(path: &Utf8Path) -> StageResult<Vec<Utf8PathBuf>> {

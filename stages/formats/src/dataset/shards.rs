@@ -6,6 +6,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::DataType;
 use luthier_core::{Cutter, Digest, PieceBounds, StageError, StageResult, mix_bits};
 
+use super::reader::until_error;
 use super::{DatasetReader, ID_COLUMN, string_column};
 
 /// Rows that are read at once.
@@ -50,14 +51,14 @@ fn digest_of(column: &StringArray) -> Digest {
 impl DatasetReader {
     /// All rows in order, in pieces of at most 8,192 rows and little more than 16 MiB of text. Stops after the first error.
     pub fn shards(&self) -> impl Iterator<Item = StageResult<Shard>> + use<> {
-        Shards {
+        let mut shards = Shards {
             batches: Box::new(self.batches(READ_ROWS)),
             cutter: Cutter::new(BOUNDS),
             rest: None,
             pending: Vec::new(),
             first: 0,
-            failed: false,
-        }
+        };
+        until_error(move || shards.advance())
     }
 }
 
@@ -76,7 +77,6 @@ struct Shards {
     rest: Option<(RecordBatch, usize)>,
     pending: Vec<RecordBatch>,
     first: u64,
-    failed: bool,
 }
 
 impl Shards {
@@ -131,19 +131,6 @@ impl Shards {
         let first = self.first;
         self.first += rows.num_rows() as u64;
         Ok(Shard { first, rows })
-    }
-}
-
-impl Iterator for Shards {
-    type Item = StageResult<Shard>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let next = self.advance().transpose();
-        self.failed = matches!(next, Some(Err(_)));
-        next
     }
 }
 
