@@ -64,7 +64,7 @@ impl KnownVerdicts {
         if missing.is_empty() && !outdated {
             return Ok(verdicts);
         }
-        let mut ledger = known.clone().unwrap_or_else(|| Ledger::new(self.config));
+        let mut ledger = known.unwrap_or_else(|| Ledger::new(self.config));
         if !missing.is_empty() {
             self.judged.fetch_add(missing.len() as u64, Ordering::Relaxed);
             let judged = match missing.len() == rows.len() {

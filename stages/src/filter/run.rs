@@ -1,7 +1,7 @@
 //! One run of a filter: windows of batches through the steps, into two datasets.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
@@ -39,8 +39,8 @@ struct Fate {
 
 /// A shard on its way.
 struct Chunk {
-    /// Of the texts as they came in.
-    digest: Digest,
+    /// Of the texts as they came in; computed when a plugin first asks.
+    digest: OnceLock<Digest>,
     /// Number of its first row in the dataset, from 0.
     first: u64,
     original: RecordBatch,
@@ -59,12 +59,10 @@ fn arrow_error(error: ArrowError) -> StageError {
 }
 
 impl Chunk {
-    fn new(shard: Shard, texts: &[&str]) -> Self {
-        let digest = shard.digest(texts);
-        let Shard { first, rows: batch } = shard;
+    fn new(Shard { first, rows: batch }: Shard) -> Self {
         let rows = batch.num_rows();
         Self {
-            digest,
+            digest: OnceLock::new(),
             first,
             current: batch.clone(),
             original: batch,
@@ -72,6 +70,10 @@ impl Chunk {
             fates: vec![None; rows],
             details: BTreeMap::new(),
         }
+    }
+
+    fn digest(&self, texts: &[&str]) -> &Digest {
+        self.digest.get_or_init(|| Shard { first: self.first, rows: self.original.clone() }.digest(texts))
     }
 
     /// Takes out the rows that have a fate.
@@ -229,10 +231,8 @@ impl Pass<'_> {
             for shard in shards.by_ref().take(context.threads() * WINDOW) {
                 let shard = shard?;
                 first += shard.rows.num_rows() as u64;
-                window.push(shard);
+                window.push(Chunk::new(shard));
             }
-            let mut window: Vec<Chunk> =
-                self.pool.install(|| window.into_par_iter().map(|shard| Chunk::new(shard, self.texts)).collect());
             if window.is_empty() {
                 return Ok(first);
             }
@@ -268,7 +268,7 @@ fn run_plugin(
         let texts = step.texts(&chunk.current)?;
         let id_column = ids(&chunk.current)?;
         let row_of = |row: usize| format!("row {} (id {})", chunk.number_of(row) + 1, id_column.value(row));
-        step.judge(pass.known, &chunk.digest, &chunk.rows, &texts, &row_of)
+        step.judge(pass.known, chunk.digest(pass.texts), &chunk.rows, &texts, &row_of)
     };
     let judgements: Vec<StageResult<Judgement>> = pass.pool.install(|| window.par_iter().map(judge).collect());
     for (chunk, judgement) in window.iter_mut().zip(judgements) {
