@@ -22,7 +22,10 @@ struct Block {
 
 Block block;
 Stack scheduler;
-std::vector<Fiber *> fibers;
+// A plain array, as the fibers read it where nothing orders them: a container's functions are instrumented whoever calls
+// them, and the thread sanitizer would report those reads beside a later launch that adds fibers.
+Fiber *fibers[1024];
+unsigned fiber_count;
 SharedMemory shared_memory;
 Entry entry;
 void **parameters;
@@ -249,10 +252,10 @@ CUEMU_NOSAN void launch(const std::string &name, const Kernel &kernel, dim3 grid
   block.warps = (block.threads + 31) / 32;
   for (unsigned warp = 0; warp < block.warps; warp++)
     block.present[warp] = block.threads >= warp * 32 + 32 ? ~0u : (1u << block.threads % 32) - 1;
-  while (fibers.size() < block.threads) {
-    fibers.push_back(new Fiber);
-    fibers.back()->stack.map();
-    fibers.back()->lin = (unsigned)fibers.size() - 1;
+  for (; fiber_count < block.threads; fiber_count++) {
+    fibers[fiber_count] = new Fiber;
+    fibers[fiber_count]->stack.map();
+    fibers[fiber_count]->lin = fiber_count;
   }
   for (unsigned i = 0; i < block.threads; i++)
     fibers[i]->thread = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
