@@ -111,7 +111,7 @@ fn lora_of(config: &Value) -> LoraSpec {
     LoraSpec {
         rank: config["r"].as_u64().unwrap() as usize,
         alpha: config["lora_alpha"].as_f64().unwrap(),
-        dropout: 0.0,
+        dropout: config["lora_dropout"].as_f64().unwrap(),
         targets: Targets::Names(serde_json::from_value(config["target_modules"].clone()).unwrap()),
         layers: serde_json::from_value(config["layers_to_transform"].clone()).unwrap(),
         rank_pattern: serde_json::from_value(config["rank_pattern"].clone()).unwrap(),
@@ -258,48 +258,60 @@ fn small_models_agree_with_transformers_and_peft() {
 /// DoRA, rsLoRA and patterns, on all seven projections, with and without biases (`tests/golden/methods`).
 #[test]
 fn methods_agree_with_peft() {
+    let golden = |name: &str| read_json(&golden_directory("methods").join(name));
+    for (name, base) in golden("cases.json").as_object().unwrap() {
+        check_method(name, base.as_str().unwrap(), usize::MAX);
+    }
+}
+
+/// PEFT's layers with Luthier's masks in them: LoRA and DoRA under dropout.
+#[test]
+fn dropout_agrees_with_peft() {
+    for (name, base) in read_json(&golden_directory("methods").join("dropout.json")).as_object().unwrap() {
+        check_method(name, base.as_str().unwrap(), 1);
+    }
+}
+
+/// Trains on the first `sequences` and runs all of them.
+fn check_method(name: &str, base: &str, sequences: usize) {
     let root = golden_directory("methods");
     let cases = read_json(&golden_directory("llama").join("cases.json"));
-    for (name, base) in read_json(&root.join("cases.json")).as_object().unwrap() {
-        let base = base.as_str().unwrap();
-        let golden = Golden::open(&root.join(name).join("expected.safetensors"));
-        let data = samples(&cases[base]["sequences"]);
-        let adapter = root.join(name).join("adapter");
-        let lora = lora_of(&read_json(&adapter.join("adapter_config.json")));
-        let decoder = decoder(&golden_directory("llama").join(base), BaseFormat::Stored);
-        let files = AdapterFiles::open(&adapter, decoder.config()).unwrap();
-        let mut trainer = Trainer::new(&decoder, &data, None, spec(lora, 0.01, 0.1, data.samples.len())).unwrap();
-        let slots = trainer.adapters().slots().to_vec();
-        assert_eq!(files.slots.len(), slots.len(), "{name}");
-        let initial = trainer.values();
-        for slot in &slots {
-            for (tensor, _, range) in slot.tensors().into_iter().skip(2) {
-                close(
-                    &format!("{name} initial {tensor}"),
-                    &initial[range],
-                    golden.get(&format!("initial.{tensor}")),
-                    1e-6,
-                );
-            }
+    let golden = Golden::open(&root.join(name).join("expected.safetensors"));
+    let all = samples(&cases[base]["sequences"]);
+    let data = set(all.samples.iter().take(sequences).cloned().collect(), 1);
+    let adapter = root.join(name).join("adapter");
+    let lora = lora_of(&read_json(&adapter.join("adapter_config.json")));
+    let decoder = decoder(&golden_directory("llama").join(base), BaseFormat::Stored);
+    let files = AdapterFiles::open(&adapter, decoder.config()).unwrap();
+    let mut trainer = Trainer::new(&decoder, &data, None, spec(lora, 0.01, 0.1, data.samples.len())).unwrap();
+    let slots = trainer.adapters().slots().to_vec();
+    assert_eq!(files.slots.len(), slots.len(), "{name}");
+    let initial = trainer.values();
+    for slot in &slots {
+        for (tensor, _, range) in slot.tensors().into_iter().skip(2) {
+            let expected = golden.get(&format!("initial.{tensor}"));
+            close(&format!("{name} initial {tensor}"), &initial[range], expected, 1e-6);
         }
-        trainer.check_gradients().unwrap();
-        assert_eq!(trainer.values(), initial, "{name}: the probe leaves no trace");
-        set_values(&mut trainer, |slot, side| value_of(&files, slot, side));
-        let losses = golden.get("lora.step_losses");
-        for (step, expected) in losses[..3].iter().enumerate() {
-            let report = trainer.compute().unwrap();
-            assert!((report.loss - expected).abs() < 1e-4 * expected, "{name} step {step}: {} {expected}", report.loss);
-            if step == 0 {
-                let gradients = trainer.gradients();
-                check_values(&format!("{name} gradient"), &golden, "lora.gradient.", &slots, &gradients, GRADIENT);
-            }
-            trainer.apply().unwrap();
-        }
-        check_values(&format!("{name} after step 3"), &golden, "step3.", &slots, &trainer.values(), 1e-3);
-        drop(trainer);
-        let adapters = files.load(decoder.device(), decoder.config()).unwrap();
-        check_forward(&golden, "lora", &mut LanguageModel::new(decoder, Some(adapters)), &data);
     }
+    trainer.check_gradients().unwrap();
+    assert_eq!(trainer.values(), initial, "{name}: the probe leaves no trace");
+    set_values(&mut trainer, |slot, side| value_of(&files, slot, side));
+    let losses = golden.get("lora.step_losses");
+    for (step, expected) in losses[..3].iter().enumerate() {
+        let report = trainer.compute().unwrap();
+        assert!((report.loss - expected).abs() < 1e-4 * expected, "{name} step {step}: {} {expected}", report.loss);
+        if step == 0 {
+            let gradients = trainer.gradients();
+            check_values(&format!("{name} gradient"), &golden, "lora.gradient.", &slots, &gradients, GRADIENT);
+        }
+        trainer.apply().unwrap();
+    }
+    check_values(&format!("{name} after step 3"), &golden, "step3.", &slots, &trainer.values(), 1e-3);
+    let last = trainer.evaluate(&data).unwrap();
+    assert!((last - losses[3]).abs() < 1e-3 * losses[3], "{name} last loss {last} expected {}", losses[3]);
+    drop(trainer);
+    let adapters = files.load(decoder.device(), decoder.config()).unwrap();
+    check_forward(&golden, "lora", &mut LanguageModel::new(decoder, Some(adapters)), &all);
 }
 
 /// Three steps of bitsandbytes' block-wise 8-bit AdamW: parameters, codes and scales.

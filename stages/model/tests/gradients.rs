@@ -291,10 +291,26 @@ fn gradients_of_magnitudes_equal_autograd() {
 
 #[test]
 fn gradients_equal_finite_differences() {
-    let model = TinyModel::new(Family::LlamaTied);
+    finite_differences(Family::LlamaTied, |_| {});
+}
+
+#[test]
+fn gradients_under_dropout_equal_finite_differences() {
+    for checkpointing in [false, true] {
+        finite_differences(Family::Qwen2, |spec| {
+            spec.lora.dropout = 0.3;
+            spec.checkpointing = checkpointing;
+        });
+    }
+}
+
+fn finite_differences(family: Family, change: impl Fn(&mut TrainSpec)) {
+    let model = TinyModel::new(family);
     let decoder = decoder(&model, BaseFormat::Stored, 2);
     let data = tokens(6, 1, 2);
-    let mut trainer = Trainer::new(&decoder, &data, None, spec(lora(Targets::AllLinear), 1, 6, 1)).unwrap();
+    let mut spec = spec(lora(Targets::AllLinear), 1, 6, 1);
+    change(&mut spec);
+    let mut trainer = Trainer::new(&decoder, &data, None, spec).unwrap();
     let values = randomize(&mut trainer);
     trainer.compute().unwrap();
     let gradients = trainer.gradients();

@@ -57,6 +57,10 @@ fn threads_do_not_change_a_bit() {
         .map(|threads| bits(&run(&open(&model, BaseFormat::Nf4, threads), &data, rich_spec(&model, 4))))
         .to_vec();
     assert!(rich.iter().all(|result| *result == rich[0]));
+    let dropped: Vec<Vec<u32>> = [1, 3]
+        .map(|threads| bits(&run(&open(&model, BaseFormat::Nf4, threads), &data, dropped_spec(&model, 3))))
+        .to_vec();
+    assert_eq!(dropped[0], dropped[1]);
 }
 
 /// DoRA, NEFTune, LoRA+ and 8-bit states in a mapped file; ranks that leave tensors on both sides of the 8-bit limit.
@@ -71,6 +75,13 @@ fn rich_spec(model: &TinyModel, steps: u64) -> TrainSpec {
     spec
 }
 
+/// DoRA under dropout.
+fn dropped_spec(model: &TinyModel, steps: u64) -> TrainSpec {
+    let mut spec = rich_spec(model, steps);
+    spec.lora.dropout = 0.2;
+    spec
+}
+
 #[test]
 fn checkpointing_does_not_change_a_bit() {
     for family in [Family::LlamaTied, Family::Qwen3] {
@@ -82,6 +93,10 @@ fn checkpointing_does_not_change_a_bit() {
         let kept = run(&decoder, &data, rich_spec(&model, 3));
         let recomputed = run(&decoder, &data, TrainSpec { checkpointing: true, ..rich_spec(&model, 3) });
         assert_eq!(bits(&kept), bits(&recomputed), "with magnitudes");
+        let dropped = run(&decoder, &data, dropped_spec(&model, 3));
+        let recomputed = run(&decoder, &data, TrainSpec { checkpointing: true, ..dropped_spec(&model, 3) });
+        assert_eq!(bits(&dropped), bits(&recomputed), "with magnitudes and dropout");
+        assert_ne!(bits(&dropped), bits(&kept));
     }
 }
 
@@ -147,7 +162,9 @@ fn a_resumed_run_ends_in_the_same_bits() {
     let (model, data) = (TinyModel::new(Family::LlamaTied), tokens(7, 1, 5));
     let decoder = open(&model, BaseFormat::Nf4, 2);
     let (directory, digest) = (sub(&model, "checkpoint"), Digest::of(b"run"));
-    for (spec, stop) in (1..7).map(|stop| (full_spec(7), stop)).chain([2, 5].map(|stop| (rich_spec(&model, 7), stop))) {
+    let plain = (1..7).map(|stop| (full_spec(7), stop));
+    let rich = [2, 5].map(|stop| (rich_spec(&model, 7), stop));
+    for (spec, stop) in plain.chain(rich).chain([(dropped_spec(&model, 7), 3)]) {
         let straight = run(&decoder, &data, spec.clone());
         let mut first = Trainer::new(&decoder, &data, None, spec.clone()).unwrap();
         for _ in 0..stop {
@@ -295,7 +312,7 @@ fn the_plan_is_what_the_engine_allocates() {
         let (model, data) = (TinyModel::new(family), tokens(9, per_bin, 12));
         let decoder = open(&model, base, 1);
         let rich = per_bin == 1 && family == Family::Qwen2;
-        let mut spec = TrainSpec { checkpointing, ..if rich { rich_spec(&model, 2) } else { full_spec(2) } };
+        let mut spec = TrainSpec { checkpointing, ..if rich { dropped_spec(&model, 2) } else { full_spec(2) } };
         if checkpointing {
             spec.pages = None;
         }

@@ -137,7 +137,7 @@ pub(crate) struct TrainConfig {
     /// Scale by `alpha / √rank` instead.
     #[serde(default)]
     pub rslora: bool,
-    /// Train the magnitude of each adapted row besides (DoRA); takes no dropout.
+    /// Train the magnitude of each adapted row besides (DoRA); under dropout that takes a second product per weight.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("default" = false))]
     pub dora: bool,
@@ -353,15 +353,6 @@ impl TrainConfig {
         }
         if let Some((name, _)) = self.rank_pattern.iter().find(|(_, rank)| **rank == 0) {
             issues.push(ConfigIssue::new(format!("rank_pattern.{name}"), "0 is out of range: expected at least 1"));
-        }
-        if self.dora && self.dropout > 0.0 {
-            issues.push(
-                ConfigIssue::new(
-                    "dropout",
-                    "DoRA with dropout needs a second product with every weight, which is not offered",
-                )
-                .help("remove `dropout`, or set `dora: false`"),
-            );
         }
         if self.layers_to_transform.as_ref().is_some_and(Vec::is_empty) {
             issues.push(ConfigIssue::new("layers_to_transform", "no layers are named: expected at least one"));

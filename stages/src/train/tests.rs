@@ -338,8 +338,6 @@ fn configuration_errors_name_the_key_and_the_remedy() {
     assert_eq!(
         issues,
         [
-            "dropout | DoRA with dropout needs a second product with every weight, which is not offered | remove \
-             `dropout`, or set `dora: false`",
             "layers_to_transform | no layers are named: expected at least one | -",
             "decay_steps | the learning rate would be 0 for the last 3 of 8 steps | set it to 8 or more",
         ]

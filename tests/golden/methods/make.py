@@ -1,4 +1,4 @@
-"""DoRA and rsLoRA through PEFT, and AdamW with 8-bit moments through bitsandbytes.
+"""DoRA, rsLoRA and dropout through PEFT, and AdamW with 8-bit moments through bitsandbytes.
 
 The models are those of ../llama. NAME/ holds `adapter/` as PEFT saves it and `expected.safetensors`:
 
@@ -7,6 +7,10 @@ The models are those of ../llama. NAME/ holds `adapter/` as PEFT saves it and `e
   lora.step_losses, step3.TENSOR            three AdamW steps as in ../llama
   merged.WEIGHT                             the projections of layer 1 after merge_and_unload
   initial.TENSOR                            DoRA's magnitudes before the first step
+
+The cases of `dropout.json` train on the first sequence alone, with PEFT's dropout layers replaced by ones that draw
+their masks as Luthier does: element `i` of module NAME in step N is dropped if word `i` of Philox4x32-10's stream
+`dropout.NAME` at `N << 36` is below the probability.
 
 `adamw8bit.safetensors`: three steps of bitsandbytes' own PyTorch implementation of block-wise 8-bit AdamW (lr 0.01,
 betas 0.9 and 0.999, eps 1e-8, weight decay 0.1) on 5000 parameters: `params.0`, then per step N `grads.N`, `params.N`,
@@ -21,6 +25,7 @@ from pathlib import Path
 
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
+import numpy
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
@@ -53,6 +58,49 @@ CASES = {
         ),
     ),
 }
+DROPOUT = {
+    "dropout_qwen2": ("qwen2", dict(r=4, lora_alpha=8, target_modules=ALL)),
+    "dora_dropout": ("llama", dict(r=4, lora_alpha=8, target_modules=ALL, use_dora=True)),
+    "dora_dropout_qwen2": ("qwen2", dict(r=4, lora_alpha=8, target_modules=ALL, use_dora=True)),
+}
+PROBABILITY = 0.25
+
+
+def philox(counter, key):
+    """Ten rounds of Philox4x32 on arrays of u64 that hold 32 bits."""
+    low = numpy.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        first, second = counter[0] * numpy.uint64(0xD2511F53), counter[2] * numpy.uint64(0xCD9E8D57)
+        shift = numpy.uint64(32)
+        counter = [
+            (second >> shift) ^ counter[1] ^ key[0],
+            second & low,
+            (first >> shift) ^ counter[3] ^ key[1],
+            first & low,
+        ]
+        key = [(key[0] + numpy.uint64(0x9E3779B9)) & low, (key[1] + numpy.uint64(0xBB67AE85)) & low]
+    return counter
+
+
+class NamedDropout(torch.nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.hash = 0xCBF29CE484222325
+        for byte in name.encode():
+            self.hash = ((self.hash ^ byte) * 0x100000001B3) % 2**64
+        self.step = 0
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        words = (x.numel() + 3) // 4
+        index = numpy.arange(words, dtype=numpy.uint64) + numpy.uint64((self.step << 36) // 4)
+        whole = lambda value: numpy.full(words, value, dtype=numpy.uint64)
+        counter = [index % 2**32, index >> numpy.uint64(32), whole(self.hash % 2**32), whole(self.hash >> 32)]
+        blocks = philox([part.astype(numpy.uint64) for part in counter], [whole(0), whole(0)])
+        uniform = (numpy.stack(blocks, axis=1).reshape(-1)[: x.numel()] >> numpy.uint64(8)) / 2.0**24
+        kept = torch.from_numpy(uniform >= PROBABILITY).reshape(x.shape)
+        return torch.where(kept, x / (1.0 - PROBABILITY), 0.0)
 
 
 def file_names(model):
@@ -65,13 +113,13 @@ def losses_of(model, batch):
     return run(model, batch)
 
 
-def adapter_case(name, base, settings, batch):
+def adapter_case(name, base, settings, batch, dropout=0.0):
     directory = HERE / name
     shutil.rmtree(directory, ignore_errors=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         HERE.parent / "llama" / base, attn_implementation="eager", dtype=torch.float32
     ).eval()
-    peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **settings)).eval()
+    peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", lora_dropout=dropout, **settings)).eval()
     out = {}
     torch.manual_seed(len(name))
     with torch.no_grad():
@@ -95,6 +143,14 @@ def adapter_case(name, base, settings, batch):
     for index, value in enumerate(logits):
         out[f"lora.logits.{index}"] = value.clone().contiguous()
     out["lora.losses"], out["lora.loss"] = losses, loss.reshape(1)
+    masks = [layer for layer in peft.modules() if hasattr(layer, "lora_dropout")] if dropout else []
+    for module, layer in peft.named_modules():
+        if layer in masks:
+            assert isinstance(layer.lora_dropout["default"], torch.nn.Dropout)
+            layer.lora_dropout["default"] = NamedDropout("dropout." + module.removeprefix("base_model.model."))
+    if dropout:
+        peft.train()
+        batch = batch[:1]
     parameters = file_names(peft)
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=0.01, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, foreach=False
@@ -102,6 +158,8 @@ def adapter_case(name, base, settings, batch):
     start = {key: p.detach().clone() for key, p in parameters.items()}
     steps = []
     for number in (1, 2, 3):
+        for layer in masks:
+            layer.lora_dropout["default"].step = number - 1
         optimizer.zero_grad()
         _, _, loss = losses_of(peft, batch)
         loss.backward()
@@ -110,13 +168,14 @@ def adapter_case(name, base, settings, batch):
             out |= {f"lora.gradient.{key}": p.grad.detach().clone() for key, p in parameters.items()}
         optimizer.step()
     out |= {f"step3.{key}": p.detach().clone() for key, p in parameters.items()}
+    peft.eval()
     with torch.no_grad():
         steps.append(losses_of(peft, batch)[2].item())
         for key, p in parameters.items():
             p.copy_(start[key])
     out["lora.step_losses"] = torch.tensor(steps)
-    merged = peft.merge_and_unload()
-    for key, value in merged.state_dict().items():
+    merged = {} if dropout else peft.merge_and_unload().state_dict()
+    for key, value in merged.items():
         if key.startswith("model.layers.1.") and key.endswith("_proj.weight"):
             out[f"merged.{key}"] = value.clone().contiguous()
     save_file(out, directory / "expected.safetensors")
@@ -157,8 +216,11 @@ def main():
     sequences = json.loads((HERE.parent / "llama" / "cases.json").read_text())
     for name, (base, settings) in CASES.items():
         adapter_case(name, base, settings, sequences[base]["sequences"])
+    for name, (base, settings) in DROPOUT.items():
+        adapter_case(name, base, settings, sequences[base]["sequences"], PROBABILITY)
     adamw8bit()
     write_json(HERE / "cases.json", {name: base for name, (base, _) in CASES.items()})
+    write_json(HERE / "dropout.json", {name: base for name, (base, _) in DROPOUT.items()})
     write_versions(HERE, ["torch", "transformers", "peft", "bitsandbytes", "safetensors"])
 
 

@@ -8,7 +8,11 @@
 //! dB = s · dyᵀ · (x̃ Aᵀ)      t = dy · B      dA = s · tᵀ · x̃      dx += s · drop(t · A)
 //! ```
 //! With magnitudes `m` the output is `g ⊙ u` with `g = m / n`, `n` the norms of the rows: `dm = Σ dy ⊙ u / n`, and the rest
-//! goes on with `g ⊙ dy` in place of `dy`.
+//! goes on with `g ⊙ dy` in place of `dy`. With dropout too, the base's part of it goes through the dropout:
+//!
+//! ```text
+//! dx = dy · W + drop(((g - 1) ⊙ dy) · W + s · t · A)
+//! ```
 
 use luthier_kernels::device::{AttentionSaved, Buffer, Slice, SliceMut};
 
@@ -82,18 +86,19 @@ impl Pass<'_> {
         let (tokens, outputs, inputs) = (self.tokens, matrix.rows, matrix.cols);
         let Temporaries { through, masked, scaled } = temporaries;
         let slot = self.slot(site.layer, site.projection);
-        let dy = match slot.and_then(|slot| Some((slot, slot.magnitude?, self.gains(slot)?))) {
-            None => site.dy,
-            Some((slot, start, (gains, inverse))) => {
-                let raw = site.kept.raw.slice(self.raw_range(slot));
-                let grad = gradients.buffer.slice_mut(start..start + outputs);
-                device.column_dots(site.dy, raw, inverse, gradients.accumulate, grad);
-                let mut scaled = scaled.borrow().slice(..outputs * tokens);
-                device.scale_columns(site.dy, gains, false, scaled.borrow());
-                scaled.into_shared()
-            }
-        };
+        let dropout = slot.and_then(|slot| self.dropout(slot));
+        let magnified = slot.and_then(|slot| Some((slot, slot.magnitude?, self.gains(slot)?)));
+        let split = dropout.is_some() && magnified.is_some();
+        let mut scaled = scaled.borrow().slice(..if magnified.is_some() { outputs * tokens } else { 0 });
+        if let Some((slot, start, (gains, inverse))) = magnified {
+            let raw = site.kept.raw.slice(self.raw_range(slot));
+            let grad = gradients.buffer.slice_mut(start..start + outputs);
+            device.column_dots(site.dy, raw, inverse, gradients.accumulate, grad);
+            device.scale_columns(site.dy, gains, false, scaled.borrow());
+        }
+        let dy = if magnified.is_some() { scaled.freeze() } else { site.dy };
         let mut dx = dx.map(|(mut dx, accumulate)| {
+            let dy = if split { site.dy } else { dy };
             device.matmul_nn(dy, matrix.operand(), [tokens, outputs, inputs], 1.0, accumulate, dx.borrow());
             dx
         });
@@ -108,7 +113,7 @@ impl Pass<'_> {
         let through = through.freeze();
         let grad_a = gradients.buffer.slice_mut(slot.a_range());
         let down = [tokens, rank, inputs];
-        match self.dropout(slot) {
+        match dropout {
             None => {
                 device.matmul_tn(through, site.x, down, scale, accumulate, grad_a);
                 if let Some(dx) = &mut dx {
@@ -119,10 +124,16 @@ impl Pass<'_> {
                 let mut masked = masked.borrow().slice(..site.x.len());
                 device.dropout(site.x, dropout, false, masked.borrow());
                 device.matmul_tn(through, masked.freeze(), down, scale, accumulate, grad_a);
-                if let Some(dx) = &mut dx {
-                    device.matmul_nn(through, a, down, scale, false, masked.borrow());
-                    device.dropout(masked.freeze(), dropout, true, dx.borrow());
+                let Some(dx) = &mut dx else { return };
+                device.matmul_nn(through, a, down, scale, false, masked.borrow());
+                if split {
+                    device.scale(-1.0, scaled.borrow());
+                    device.add(site.dy, scaled.borrow());
+                    let less = scaled.freeze();
+                    let shape = [tokens, outputs, inputs];
+                    device.matmul_nn(less, matrix.operand(), shape, -1.0, true, masked.borrow());
                 }
+                device.dropout(masked.freeze(), dropout, true, dx.borrow());
             }
         }
     }

@@ -184,6 +184,9 @@ impl<'a> Pass<'a> {
     }
 
     /// `out (+)= x · Wᵀ + bias + scale · (drop(x) · Aᵀ) · Bᵀ`; with magnitudes all but the bias is scaled by the gains.
+    ///
+    /// With magnitudes and dropout, as in PEFT, the product that is scaled is that of the dropped input too, and what the
+    /// base alone makes of the difference is added: `(x - x̃) · Wᵀ + g ⊙ (x̃ · Wᵀ + scale · x̃ · Aᵀ · Bᵀ)`.
     #[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
     pub fn linear(
         &self,
@@ -204,6 +207,20 @@ impl<'a> Pass<'a> {
             self.unscaled(slot, x, kept, masked);
             let raw = kept.raw.freeze().slice(self.raw_range(slot));
             device.scale_columns(raw, gains, accumulate, out.borrow());
+            if self.dropout(slot).is_some() {
+                let mut rest = masked.borrow().slice(..x.len());
+                device.scale(-1.0, rest.borrow());
+                device.add(x, rest.borrow());
+                let matrix = self.block(layer).matrices[index].operand();
+                device.matmul_nt(
+                    rest.freeze(),
+                    matrix,
+                    [self.tokens, slot.outputs, slot.inputs],
+                    1.0,
+                    true,
+                    out.borrow(),
+                );
+            }
             if let Some(bias) = &self.block(layer).biases[index] {
                 device.add_bias(bias.all(), out);
             }
@@ -222,7 +239,7 @@ impl<'a> Pass<'a> {
         device.matmul_nt(low, b, [self.tokens, outputs, slot.rank], slot.scale, true, out);
     }
 
-    /// `raw = x · Wᵀ + scale · (drop(x) · Aᵀ) · Bᵀ`, and `low` with it.
+    /// `raw = x̃ · Wᵀ + scale · (x̃ · Aᵀ) · Bᵀ`, and `low` with it; leaves `x̃ = drop(x)` in `masked`, with dropout.
     fn unscaled(
         &self,
         slot: &Slot,
@@ -234,8 +251,9 @@ impl<'a> Pass<'a> {
         let matrix = &self.block(slot.layer).matrices[slot.projection as usize];
         let Some((_, b)) = self.factors(slot) else { return };
         let mut raw = kept.raw.borrow().slice(self.raw_range(slot));
-        device.matmul_nt(x, matrix.operand(), [self.tokens, slot.outputs, slot.inputs], 1.0, false, raw.borrow());
         self.reduce(slot, x, &mut kept.low, masked);
+        let x = if self.dropout(slot).is_some() { masked.freeze().slice(..x.len()) } else { x };
+        device.matmul_nt(x, matrix.operand(), [self.tokens, slot.outputs, slot.inputs], 1.0, false, raw.borrow());
         let low = kept.low.freeze().slice(self.low_range(slot));
         device.matmul_nt(low, b, [self.tokens, slot.outputs, slot.rank], slot.scale, true, raw);
     }
@@ -371,7 +389,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// `low = drop(x) · Aᵀ`.
+    /// `low = drop(x) · Aᵀ`; with dropout, leaves `drop(x)` in `masked`.
     fn reduce(&self, slot: &Slot, x: Slice<'_, f32>, low: &mut SliceMut<'_, f32>, masked: &mut SliceMut<'_, f32>) {
         let device = self.decoder.device.as_ref();
         let Some((a, _)) = self.factors(slot) else { return };
