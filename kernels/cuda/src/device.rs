@@ -8,6 +8,7 @@ use cudarc::driver::DriverError;
 use luthier_kernels::device::{
     AdamW, Allocation, AttentionSaved, AttentionShape, Component, Device, DeviceError, DeviceExt, DeviceResult,
     DoraRows, Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Rotary, Segments, Slice, SliceMut, Space,
+    Transfers,
 };
 use luthier_kernels::rope::Table;
 
@@ -131,6 +132,10 @@ impl CudaDevice {
         &self.driver
     }
 
+    pub(crate) fn shared_driver(&self) -> &Arc<Driver> {
+        &self.driver
+    }
+
     pub(crate) fn set_products(&mut self, products: Products) {
         self.products = Some(products);
     }
@@ -217,7 +222,7 @@ impl CudaDevice {
         }
     }
 
-    fn note(&self, result: Result<(), DriverError>) {
+    pub(crate) fn note(&self, result: Result<(), DriverError>) {
         if let Err(error) = result {
             self.fail(explain(error));
         }
@@ -227,7 +232,7 @@ impl CudaDevice {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
     }
 
-    fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
@@ -277,6 +282,10 @@ impl Device for CudaDevice {
             NonNull::new(std::ptr::with_exposed_provenance_mut(memory.address as usize)).ok_or_else(failed)?;
         // SAFETY: the driver gave `bytes` bytes, aligned to 256 and zeroed, that `memory` alone frees.
         Ok(unsafe { Allocation::new(address, bytes, space, component, Arc::clone(&self.ledger), Box::new(memory)) })
+    }
+
+    fn transfers(&self) -> Option<&dyn Transfers> {
+        Some(self)
     }
 
     fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>) {

@@ -1,10 +1,13 @@
 //! The driver: found at run time, called through cudarc's bindings.
 
 use std::ffi::{CStr, CString, c_void};
-use std::sync::Mutex;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
+use luthier_kernels::device::Queue;
 
 /// Names under which the driver's library is found, as cudarc looks for it.
 const LIBRARIES: [&str; 3] = ["libcuda.so", "libcuda.so.1", "nvcuda.dll"];
@@ -22,11 +25,15 @@ pub struct Properties {
     pub memory: usize,
 }
 
-/// A device's primary context and one stream of it, on which everything runs in order.
+/// A device's primary context and two streams of it: one on which all operations run in order, and one for copies beside
+/// them.
 pub struct Driver {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    copies: sys::CUstream,
+    /// Whether anything was queued on `copies` since somebody waited for it.
+    copying: AtomicBool,
     modules: Mutex<Vec<sys::CUmodule>>,
     pub properties: Properties,
 }
@@ -44,6 +51,26 @@ pub struct Function(sys::CUfunction);
 unsafe impl Send for Function {}
 // SAFETY: as of `Driver`.
 unsafe impl Sync for Function {}
+
+/// A point in a stream.
+pub struct Event {
+    driver: Arc<Driver>,
+    event: sys::CUevent,
+}
+
+// SAFETY: as of `Driver`.
+unsafe impl Send for Event {}
+// SAFETY: as of `Driver`.
+unsafe impl Sync for Event {}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.driver.enter().is_ok() {
+            // SAFETY: nobody else has it; the driver keeps what it needs of an event that is waited for.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
+    }
+}
 
 /// A launch's shape.
 #[derive(Debug, Clone, Copy)]
@@ -119,9 +146,11 @@ impl Driver {
         let (device, properties) = find(ordinal)?;
         // SAFETY: the device is the driver's; the context is released when this is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(explain)?;
-        let stream = Self::start(context);
-        match stream {
-            Ok(stream) => Ok(Self { device, context, stream, modules: Mutex::default(), properties }),
+        match Self::start(context) {
+            Ok([stream, copies]) => {
+                let (copying, modules) = (AtomicBool::new(false), Mutex::default());
+                Ok(Self { device, context, stream, copies, copying, modules, properties })
+            }
             Err(error) => {
                 // SAFETY: retained above.
                 let _ = unsafe { result::primary_ctx::release(device) };
@@ -130,10 +159,26 @@ impl Driver {
         }
     }
 
-    fn start(context: sys::CUcontext) -> Result<sys::CUstream, DriverError> {
+    fn start(context: sys::CUcontext) -> Result<[sys::CUstream; 2], DriverError> {
         // SAFETY: the context is retained.
         unsafe { result::ctx::set_current(context) }?;
-        result::stream::create(result::stream::StreamKind::NonBlocking)
+        let create = || result::stream::create(result::stream::StreamKind::NonBlocking);
+        let first = create()?;
+        match create() {
+            Ok(second) => Ok([first, second]),
+            Err(error) => {
+                // SAFETY: created above, and nothing was queued on it.
+                let _ = unsafe { result::stream::destroy(first) };
+                Err(error)
+            }
+        }
+    }
+
+    fn of(&self, queue: Queue) -> sys::CUstream {
+        match queue {
+            Queue::Operations => self.stream,
+            Queue::Copies => self.copies,
+        }
     }
 
     /// Makes the context this thread's.
@@ -155,9 +200,8 @@ impl Driver {
     /// Frees what [`Driver::allocate`] gave, once everything that was queued before has run.
     pub fn free(&self, address: u64) {
         let freed = self.enter().and_then(|()| {
-            // SAFETY: the stream lives as long as `self`, and nobody uses the address any more.
-            unsafe { result::stream::synchronize(self.stream) }?;
-            // SAFETY: allocated by `allocate`.
+            self.finish_streams()?;
+            // SAFETY: allocated by `allocate`, and nobody uses it any more.
             unsafe { result::free_sync(address) }
         });
         // A context that a failed kernel has spoilt frees nothing; the process gives the memory back.
@@ -178,10 +222,85 @@ impl Driver {
         unsafe { result::stream::synchronize(self.stream) }
     }
 
+    /// Waits for both streams.
     pub fn synchronize(&self) -> Result<(), DriverError> {
         self.enter()?;
+        self.finish_streams()
+    }
+
+    fn finish_streams(&self) -> Result<(), DriverError> {
+        // SAFETY: the streams live as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }?;
+        if self.copying.swap(false, Ordering::AcqRel) {
+            // SAFETY: as above.
+            unsafe { result::stream::synchronize(self.copies) }?;
+        }
+        Ok(())
+    }
+
+    /// Page-locked host memory.
+    pub fn pin(&self, bytes: usize) -> Result<NonNull<u8>, DriverError> {
+        self.enter()?;
+        // SAFETY: the context is current.
+        let address = unsafe { result::malloc_host(bytes, 0) }?;
+        NonNull::new(address.cast()).ok_or(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY))
+    }
+
+    /// Frees what [`Driver::pin`] gave, once no copy uses it any more.
+    pub fn unpin(&self, address: NonNull<u8>) {
+        let freed = self.synchronize().and_then(|()| {
+            // SAFETY: allocated by `pin`.
+            unsafe { result::free_host(address.as_ptr().cast()) }
+        });
+        // As of `free`.
+        let _ = freed;
+    }
+
+    /// Queues a copy of page-locked memory beside the operations.
+    ///
+    /// # Safety
+    /// `bytes` bytes at `host` stay as they are, and those at `address` are nobody else's, until the copy has run.
+    pub unsafe fn copy_in(&self, address: u64, host: NonNull<u8>, bytes: usize) -> Result<(), DriverError> {
+        self.enter()?;
+        self.copying.store(true, Ordering::Release);
+        // SAFETY: the caller vouches for both sides.
+        unsafe { sys::cuMemcpyHtoDAsync_v2(address, host.as_ptr().cast(), bytes, self.copies) }.result()
+    }
+
+    /// Queues a copy to page-locked memory beside the operations.
+    ///
+    /// # Safety
+    /// As of [`Driver::copy_in`], with the sides changed.
+    pub unsafe fn copy_out(&self, host: NonNull<u8>, address: u64, bytes: usize) -> Result<(), DriverError> {
+        self.enter()?;
+        self.copying.store(true, Ordering::Release);
+        // SAFETY: the caller vouches for both sides.
+        unsafe { sys::cuMemcpyDtoHAsync_v2(host.as_ptr().cast(), address, bytes, self.copies) }.result()
+    }
+
+    /// The end of what is queued now.
+    pub fn record(self: &Arc<Self>, queue: Queue) -> Result<Event, DriverError> {
+        self.enter()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        let event = Event { driver: Arc::clone(self), event };
+        // SAFETY: event and stream live as long as the driver.
+        unsafe { result::event::record(event.event, self.of(queue)) }?;
+        Ok(event)
+    }
+
+    /// What is queued from now on runs after the event.
+    pub fn wait(&self, queue: Queue, event: &Event) -> Result<(), DriverError> {
+        self.enter()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: as above.
-        unsafe { result::stream::synchronize(self.stream) }
+        unsafe { result::stream::wait_event(self.of(queue), event.event, flags) }
+    }
+
+    /// Waits on the host.
+    pub fn finish(&self, event: &Event) -> Result<(), DriverError> {
+        self.enter()?;
+        // SAFETY: as above.
+        unsafe { result::event::synchronize(event.event) }
     }
 
     /// Loads PTX and finds `names` in it.
@@ -248,12 +367,14 @@ impl Drop for Driver {
         // SAFETY: nobody else has the stream, the modules or this hold on the context.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
+            let _ = result::stream::synchronize(self.copies);
             if let Ok(modules) = self.modules.lock() {
                 for module in modules.iter() {
                     let _ = result::module::unload(*module);
                 }
             }
             let _ = result::stream::destroy(self.stream);
+            let _ = result::stream::destroy(self.copies);
             let _ = result::primary_ctx::release(self.device);
         }
     }

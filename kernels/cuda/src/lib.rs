@@ -11,6 +11,7 @@ mod driver;
 mod memory;
 mod modules;
 pub mod ops;
+mod transfers;
 
 pub use device::{CudaDevice, CudaOptions, Precision};
 pub use driver::{Properties, list};

@@ -241,6 +241,7 @@ fn spec() -> TrainSpec {
         share_prefix: true,
         neftune: 0.0,
         pages: None,
+        offload: false,
     }
 }
 

@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -61,8 +61,8 @@ impl Allocation {
         Self { address, bytes, counted: bytes, space, component, ledger, writable: true, _owner: owner }
     }
 
-    /// Takes over host memory that a file backs, which the ledger does not count: the system may write it out and take it
-    /// back at any time.
+    /// Takes over host memory that no component counts: a file backs it, so that the system may write it out and take it
+    /// back at any time, or it is page-locked and counted as the host's.
     ///
     /// # Safety
     /// As of [`Allocation::new`].
@@ -74,6 +74,29 @@ impl Allocation {
         owner: Box<dyn Any + Send + Sync>,
     ) -> Self {
         Self { address, bytes, counted: 0, space: Space::Host, component, ledger, writable: true, _owner: owner }
+    }
+
+    /// A part of memory that its owner counts and writes to, only to be read.
+    ///
+    /// # Panics
+    /// If the range is out of bounds.
+    #[must_use]
+    pub fn part(whole: &Arc<Self>, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= whole.bytes, "{range:?} is out of {} bytes", whole.bytes);
+        // SAFETY: the start is inside the memory or one past its end.
+        let address = unsafe { whole.address.add(range.start) };
+        let (space, component, ledger) = (whole.space, whole.component, Arc::clone(&whole.ledger));
+        let owner = Box::new(Arc::clone(whole));
+        Self { address, bytes: range.len(), counted: 0, space, component, ledger, writable: false, _owner: owner }
+    }
+
+    /// All of it, to write to while parts of it are read.
+    ///
+    /// # Safety
+    /// The memory is a device's, whose queues order whatever reads and writes it.
+    #[must_use]
+    pub unsafe fn shared_mut(&self) -> SliceMut<'_, u8> {
+        SliceMut { address: self.address, len: self.bytes, space: self.space, marker: PhantomData }
     }
 
     /// Host memory that is only ever read and that is not counted: whoever keeps it says when it is resident, with

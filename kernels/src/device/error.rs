@@ -7,6 +7,8 @@ use super::ledger::Component;
 pub enum DeviceError {
     #[error("the device `{device}` could not allocate {bytes} bytes for {component}")]
     OutOfMemory { device: String, bytes: usize, component: Component },
+    #[error("{bytes} bytes of host memory could not be page-locked for the device `{device}`: {why}")]
+    OutOfHostMemory { device: String, bytes: usize, why: String },
     #[error("the device `{device}` is not available: {why}")]
     Unavailable { device: String, why: String },
     #[error("an operation on the device `{device}` failed: {why}")]

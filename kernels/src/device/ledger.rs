@@ -74,6 +74,9 @@ pub struct Ledger {
     peak: [AtomicUsize; Component::ALL.len()],
     total: AtomicUsize,
     total_peak: AtomicUsize,
+    /// Page-locked host memory, which is in no total.
+    host: AtomicUsize,
+    host_peak: AtomicUsize,
 }
 
 impl Ledger {
@@ -96,6 +99,26 @@ impl Ledger {
     pub fn hold(self: &Arc<Self>, component: Component, bytes: usize) -> Held {
         self.add(component, bytes);
         Held { ledger: Arc::clone(self), component, bytes }
+    }
+
+    /// Counts page-locked host memory until the guard is dropped.
+    #[must_use]
+    pub fn hold_host(self: &Arc<Self>, bytes: usize) -> HeldHost {
+        let now = self.host.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.host_peak.fetch_max(now, Ordering::Relaxed);
+        HeldHost { ledger: Arc::clone(self), bytes }
+    }
+
+    /// Page-locked host memory held now.
+    #[must_use]
+    pub fn host(&self) -> usize {
+        self.host.load(Ordering::Relaxed)
+    }
+
+    /// The most page-locked host memory held at once.
+    #[must_use]
+    pub fn host_peak(&self) -> usize {
+        self.host_peak.load(Ordering::Relaxed)
     }
 
     /// Bytes held now.
@@ -128,5 +151,18 @@ pub struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.ledger.remove(self.component, self.bytes);
+    }
+}
+
+/// Page-locked host memory that counts as in use for as long as this lives.
+#[derive(Debug)]
+pub struct HeldHost {
+    ledger: Arc<Ledger>,
+    bytes: usize,
+}
+
+impl Drop for HeldHost {
+    fn drop(&mut self) {
+        self.ledger.host.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -13,6 +13,7 @@ mod error;
 mod host_bytes;
 mod ledger;
 mod timed;
+mod transfers;
 mod weight;
 
 use std::sync::Arc;
@@ -23,8 +24,9 @@ pub use buffer::{Allocation, Buffer, Slice, SliceMut, Space};
 pub use cpu::CpuDevice;
 pub use error::{DeviceError, DeviceResult};
 pub use host_bytes::HostBytes;
-pub use ledger::{Component, Held, Ledger};
+pub use ledger::{Component, Held, HeldHost, Ledger};
 pub use timed::{OperationTime, TimedDevice};
+pub use transfers::{Mark, Pinned, Queue, Transfers};
 pub use weight::{Matrix, Nf4Parts, Operand, Storage};
 
 pub use crate::attention::AttentionShape;
@@ -133,6 +135,11 @@ pub trait Device: Send + Sync {
 
     /// Host memory as this device's own, to be read in place and not counted; `None` if it computes elsewhere.
     fn adopt(&self, _component: Component, _memory: HostBytes) -> Option<Allocation> {
+        None
+    }
+
+    /// Copies beside the operations; `None` where operations read host memory in place, so that nothing need be moved.
+    fn transfers(&self) -> Option<&dyn Transfers> {
         None
     }
 

@@ -67,6 +67,10 @@ impl Device for TimedDevice {
         self.inner.adopt(component, memory)
     }
 
+    fn transfers(&self) -> Option<&dyn Transfers> {
+        self.inner.transfers()
+    }
+
     fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>) {
         self.timed("write_bytes", 0, || self.inner.write_bytes(source, target))
     }

@@ -103,6 +103,7 @@ fn spec(lora: LoraSpec, learning_rate: f64, weight_decay: f64, batch: usize) -> 
         share_prefix: true,
         neftune: 0.0,
         pages: None,
+        offload: false,
     }
 }
 

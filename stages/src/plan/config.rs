@@ -8,8 +8,9 @@ use luthier_model::train::TrainSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceChoice;
 use crate::one_or_many::OneOrMany;
-use crate::train::{Method, OptimizerName, StreamName, TrainConfig, defaults};
+use crate::train::{Method, OffloadName, OptimizerName, StreamName, TrainConfig, defaults};
 
 /// How the model's tensors are stored, where the files are not there to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -95,10 +96,14 @@ pub(crate) struct PlanConfig {
     #[serde(default, skip_serializing_if = "StreamName::is_none")]
     #[schemars(extend("default" = "none"))]
     pub stream: StreamName,
-    /// For the prediction of a bf16 device: kept block inputs live in host memory.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    #[schemars(extend("default" = false))]
-    pub offload: bool,
+    /// As of `train`, where block inputs wait in host memory; for `device: cuda` and the prediction of a bf16 device.
+    #[serde(default, skip_serializing_if = "OffloadName::is_none")]
+    #[schemars(extend("default" = "none"))]
+    pub offload: OffloadName,
+    /// Whose memory is planned, `cpu` or `cuda`: it need not be there.
+    #[serde(default = "crate::device::cpu", skip_serializing_if = "crate::device::is_cpu")]
+    #[schemars(extend("default" = "cpu"), regex(pattern = r"^(cpu|cuda(:[0-9]{1,3})?)$"))]
+    pub device: String,
     /// Tokens of every sequence, where `data` is not connected; by default 2048 or the model's positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -136,6 +141,10 @@ impl PlanConfig {
         if let Some(text) = self.budget.as_ref().filter(|text| parse_bytes(text).is_none()) {
             issues.push(ConfigIssue::new("budget", format!("`{text}` is not a size")).help("write `24GB` or `16GiB`"));
         }
+        if !matches!(DeviceChoice::parse(&self.device), Some(DeviceChoice::Cpu | DeviceChoice::Cuda(_))) {
+            let issue = ConfigIssue::new("device", format!("there is no device `{}` to plan for", self.device));
+            issues.push(issue.help("write `cpu` or `cuda`"));
+        }
         issues
     }
 
@@ -158,12 +167,19 @@ impl PlanConfig {
             checkpointing: self.checkpointing,
             share_prefix: self.share_prefix,
             stream: self.stream,
+            offload: self.offload,
             ..TrainConfig::default()
         }
     }
 
+    /// Whether the device has memory of its own.
+    pub fn is_apart(&self) -> bool {
+        matches!(DeviceChoice::parse(&self.device), Some(DeviceChoice::Cuda(_)))
+    }
+
     pub fn spec(&self) -> TrainSpec {
         let mut spec = self.training().spec();
+        spec.offload &= self.is_apart();
         if self.optimizer.is_paged() {
             spec.pages = Some(camino::Utf8PathBuf::new());
         }

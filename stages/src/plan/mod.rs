@@ -169,6 +169,13 @@ pub fn sections(prediction: &Prediction) -> Vec<Section> {
             bytes_text(plan.paged),
         ]);
     }
+    if plan.host > 0 {
+        components.push(vec![
+            "page-locked host memory, not in the total".to_owned(),
+            plan.host.to_string(),
+            bytes_text(plan.host),
+        ]);
+    }
     components.push(vec!["total".to_owned(), prediction.total.to_string(), bytes_text(prediction.total)]);
     let shared = plan.phases.largest();
     let phases = [

@@ -136,7 +136,7 @@ pub(crate) fn predict(model: &Utf8Path, data: Option<&Utf8Path>, plan: &PlanConf
     let options = AcceleratorOptions {
         eight_bit: spec.optimizer.states == StateFormat::Blocks8,
         paged: spec.pages.is_some(),
-        offload: plan.offload,
+        offload: !plan.offload.is_none(),
         stream: subject.stream,
         ..AcceleratorOptions::default()
     };

@@ -76,6 +76,32 @@ fn eight_billion_parameters_fit_a_small_card_only_when_frugal() {
     assert_eq!(fits(json!({"batch": 1, "length": 2048, "checkpointing": true, "method": "lora"})), [24, 48, 80]);
 }
 
+#[test]
+fn offloaded_inputs_are_of_a_device_with_memory_of_its_own() {
+    let bench = Bench::new();
+    let path = config_only(&bench, "8b", &llama_8b());
+    let plan = |device: &str, offload: &str| {
+        let with = json!({
+            "batch": 1, "length": 8192, "checkpointing": true, "device": device, "offload": offload,
+        });
+        predict_memory(&path, None, &with).expect("a plan").bytes
+    };
+    let (kept, moved) = (plan("cuda", "none"), plan("cuda", "block-inputs"));
+    // 32 inputs and the final hidden states: two of them at a time on the device.
+    let input = kept.checkpoint / 33;
+    assert_eq!((moved.checkpoint, moved.host), (2 * input, 31 * input));
+    assert_eq!(kept.total() - moved.total(), moved.host);
+    assert_eq!(plan("cpu", "block-inputs"), kept);
+    let issues = bench.issues(&PlanStage, &json!({"device": "gpu", "offload": "block-inputs"}));
+    assert_eq!(
+        issues,
+        [
+            "offload | block inputs are kept with all else that backward needs | set `checkpointing: true`, or remove `offload`",
+            "device | there is no device `gpu` to plan for | write `cpu` or `cuda`",
+        ]
+    );
+}
+
 fn run(with: &Value) -> Result<(StageOutcome, Value), StageError> {
     let mut bench = Bench::new();
     let path = config_only(&bench, "8b", &llama_8b());

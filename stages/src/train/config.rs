@@ -49,6 +49,24 @@ impl StreamName {
     }
 }
 
+/// What of a step waits in host memory while the device does not need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OffloadName {
+    /// Nothing.
+    #[default]
+    None,
+    /// The block inputs that `checkpointing` keeps, but the last (activation offloading): two of them are on the device at
+    /// a time, with the same result. The CPU, which computes in host memory, has nothing to move.
+    BlockInputs,
+}
+
+impl OffloadName {
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
 /// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -225,6 +243,10 @@ pub(crate) struct TrainConfig {
     #[serde(default, skip_serializing_if = "StreamName::is_none")]
     #[schemars(extend("default" = "none"))]
     pub stream: StreamName,
+    /// What waits in host memory: `block-inputs` takes those that `checkpointing: true` keeps off a CUDA device.
+    #[serde(default, skip_serializing_if = "OffloadName::is_none")]
+    #[schemars(extend("default" = "none"))]
+    pub offload: OffloadName,
     /// Where it computes: `cpu`, `cuda` (the first NVIDIA device, or `cuda:1`), or `auto`: the first that is there.
     #[serde(default = "crate::device::cpu", skip_serializing_if = "crate::device::is_cpu")]
     #[schemars(extend("default" = "cpu"), regex(pattern = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"))]
@@ -345,6 +367,12 @@ impl TrainConfig {
                     .help("set `method: qlora`, or remove `stream`"),
             );
         }
+        if !self.offload.is_none() && !self.checkpointing {
+            issues.push(
+                ConfigIssue::new("offload", "block inputs are kept with all else that backward needs")
+                    .help("set `checkpointing: true`, or remove `offload`"),
+            );
+        }
         if self.targets.0.len() > 1 && self.targets.0.iter().any(|name| name == "all-linear") {
             issues.push(
                 ConfigIssue::new("targets", "`all-linear` stands for every module, so it cannot be in a list")
@@ -431,6 +459,7 @@ impl TrainConfig {
             share_prefix: self.share_prefix,
             neftune: self.neftune_noise_alpha,
             pages: None,
+            offload: !self.offload.is_none(),
         }
     }
 }
@@ -469,6 +498,7 @@ impl Default for TrainConfig {
             checkpointing: false,
             share_prefix: true,
             stream: StreamName::default(),
+            offload: OffloadName::default(),
             device: crate::device::cpu(),
             compute_type: ComputeType::default(),
             checkpoint_every: 0,

@@ -36,6 +36,15 @@ pub(super) fn memory_section(plan: &MemoryPlan, ledger: &Ledger, resident: Optio
         bytes_text(measured),
         (measured as i64 - planned as i64).to_string(),
     ]);
+    if plan.host > 0 || ledger.host_peak() > 0 {
+        let (planned, measured) = (plan.host, ledger.host_peak());
+        rows.push(vec![
+            "page-locked host memory, not in the total".to_owned(),
+            bytes_text(planned),
+            bytes_text(measured),
+            (measured as i64 - planned as i64).to_string(),
+        ]);
+    }
     if let Some(resident) = resident {
         rows.push(vec!["process, resident peak".to_owned(), "—".to_owned(), bytes_text(resident), String::new()]);
     }

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::device;
 
-pub(crate) use config::{Method, OptimizerName, StreamName, TrainConfig, defaults};
+pub(crate) use config::{Method, OffloadName, OptimizerName, StreamName, TrainConfig, defaults};
 pub(crate) use memory_table::bytes_text;
 
 /// Trains LoRA or QLoRA adapters.
@@ -28,7 +28,7 @@ pub struct TrainStage;
 const RECIPE: u32 = 1;
 
 /// Keys of `with` that cannot change an output byte, or that the numeric class stands for.
-const UNKEYED: [&str; 5] = ["checkpoint_every", "checkpoint_seconds", "stream", "device", "compute_type"];
+const UNKEYED: [&str; 6] = ["checkpoint_every", "checkpoint_seconds", "stream", "offload", "device", "compute_type"];
 
 impl Stage for TrainStage {
     fn kind(&self) -> &'static str {

@@ -73,6 +73,11 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
     if config.optimizer.is_paged() {
         spec.pages = Some(context.temporary());
     }
+    if spec.offload && device.transfers().is_none() {
+        spec.offload = false;
+        context
+            .log(format!("block inputs stay where they are: the device `{}` computes in host memory", device.name()));
+    }
     let files = ModelFiles::open(&model.path)?;
     check_tokenizer(context, &model.path, &tokens, validation.as_ref())?;
     let longest = tokens.meta.longest.max(validation.as_ref().map_or(0, |set| set.meta.longest));
@@ -400,6 +405,9 @@ fn report(
         .measured("training_seconds", job.meter.seconds(), "s")
         .measured("engine_memory", device.ledger().total_peak() as f64, "bytes")
         .measured("planned_memory", plan.total() as f64, "bytes");
+    if plan.host > 0 {
+        outcome.measured("host_memory", device.ledger().host_peak() as f64, "bytes");
+    }
     let resident = resident_peak();
     if let Some(resident) = resident {
         outcome.measured("resident_memory", resident as f64, "bytes");

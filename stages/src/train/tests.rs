@@ -111,11 +111,36 @@ fn every_key_that_changes_bytes_is_in_the_key() {
         with[name] = value;
         assert_ne!(key(with), base, "{name}");
     }
-    for (name, value) in [("checkpoint_every", json!(3)), ("checkpoint_seconds", json!(9))] {
+    for (name, value) in [("checkpoint_every", json!(3)), ("checkpoint_seconds", json!(9)), ("stream", json!("layers"))]
+    {
         let mut with = with();
         with[name] = value;
         assert_eq!(key(with), base, "{name}");
     }
+    let mut with = with();
+    with["checkpointing"] = json!(true);
+    let base = key(with.clone());
+    with["offload"] = json!("block-inputs");
+    assert_eq!(key(with), base, "offload");
+}
+
+#[test]
+fn block_inputs_are_moved_where_they_alone_are_kept_and_the_cpu_leaves_them() {
+    let mut bench = bench(10);
+    let mut with = with();
+    with["offload"] = json!("block-inputs");
+    assert_eq!(
+        bench.issues(&TrainStage, &with),
+        [
+            "offload | block inputs are kept with all else that backward needs | set `checkpointing: true`, or remove `offload`"
+        ]
+    );
+    with["checkpointing"] = json!(true);
+    let moved = bench.run(&TrainStage, &with).expect("trained").out;
+    with["offload"] = json!("none");
+    let kept = bench.run(&TrainStage, &with).expect("trained").out;
+    let digest = |path: Utf8PathBuf| digest_path(&path.join("adapter")).expect("an adapter").0;
+    assert_eq!(digest(moved), digest(kept));
 }
 
 /// Asks to stop once `after` steps are done.

@@ -133,6 +133,7 @@ fn spec(arguments: &Arguments) -> TrainSpec {
         share_prefix: false,
         neftune: 0.0,
         pages: None,
+        offload: false,
     }
 }
 

@@ -210,9 +210,18 @@ EXPORT void emulator_set_memory(size_t bytes) {
   Guard guard(lock());
   memory::resize(bytes);
 }
+// 0: none; 1: all; 2: the one that was created first.
 EXPORT void emulator_set_late_streams(int late) {
   Guard guard(lock());
-  streams::set_late(late != 0);
+  streams::set_late((streams::Late)late);
+}
+// Leaves out one wait for an event, the host's or a stream's, counted from now on and from 1; 0 for none. How many there
+// were so far.
+EXPORT size_t emulator_skip_wait(size_t number) {
+  Guard guard(lock());
+  const size_t before = counters().event_waits;
+  streams::skip_wait(number);
+  return before;
 }
 
 // Bytes that are allocated, and that were at most.
@@ -249,6 +258,11 @@ EXPORT size_t emulator_graph_launches() {
 EXPORT size_t emulator_waits() {
   Guard guard(lock());
   return counters().waits;
+}
+// Page-locked host memory.
+EXPORT size_t emulator_pinned() {
+  Guard guard(lock());
+  return memory::pinned_bytes();
 }
 EXPORT size_t emulator_bytes_to_device() {
   Guard guard(lock());

@@ -5,7 +5,9 @@
 // kernels are those of the same source that were compiled with this library, and names and sizes of parameters must agree.
 //
 // Set by the environment: EMULATOR_ORDER (emulator.h), EMULATOR_MEMORY (bytes of the device), EMULATOR_STREAMS (`late`: what
-// is queued runs only when somebody waits for it, so that a missing wait shows). EMULATOR_TRACE prints each launch and copy.
+// is queued runs only when somebody waits for it; `first-late`: only what is queued on the stream that was created first, so
+// that all others are as far ahead of it as they may be; a missing wait shows under one or the other). EMULATOR_TRACE prints
+// each launch and copy.
 #pragma once
 #include "../runtime.h"
 
@@ -47,7 +49,7 @@ bool has_context();
 
 // What tests ask for.
 struct Counters {
-  size_t launches = 0, graph_launches = 0, waits = 0, to_device = 0, to_host = 0, leaked = 0;
+  size_t launches = 0, graph_launches = 0, waits = 0, event_waits = 0, to_device = 0, to_host = 0, leaked = 0;
   std::map<std::string, size_t> launches_of;
 };
 Counters &counters();
@@ -70,6 +72,7 @@ void resize(size_t bytes);
 // Frees everything; how many allocations there were.
 size_t clear();
 bool is_pinned(const void *host, size_t length);
+size_t pinned_bytes();
 } // namespace memory
 
 struct Graph;
@@ -94,7 +97,10 @@ int submit(Stream *stream, Operation operation);
 int run_through(Stream *stream, unsigned long number);
 int run_all();
 bool is_any_capturing();
-void set_late(bool late);
+enum class Late { NONE, ALL, FIRST };
+void set_late(Late late);
+// The wait for an event, counted from now on and from 1, that is left out: a defect.
+void skip_wait(size_t number);
 } // namespace streams
 
 // Launches a kernel now.

@@ -159,6 +159,12 @@ bool is_pinned(const void *host, size_t length) {
   return found != pinned.end() && (const char *)host + length <= found->first + found->second;
 }
 
+size_t pinned_bytes() {
+  size_t all = 0;
+  for (const auto &one : pinned) all += one.second;
+  return all;
+}
+
 } // namespace driver::memory
 
 using namespace driver;

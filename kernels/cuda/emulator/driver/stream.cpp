@@ -25,21 +25,28 @@ namespace streams {
 namespace {
 std::list<Stream> all;
 Stream default_stream;
-bool late_now, late_set;
+Late late_now;
+bool late_set;
+size_t skipped;
 
-bool late() {
+bool is_late(const Stream *stream) {
   if (!late_set) {
     const char *named = getenv("EMULATOR_STREAMS");
-    set_late(named && !strcmp(named, "late"));
+    set_late(!named ? Late::NONE : !strcmp(named, "late") ? Late::ALL : !strcmp(named, "first-late") ? Late::FIRST : Late::NONE);
   }
-  return late_now;
+  return late_now == Late::ALL || (late_now == Late::FIRST && !all.empty() && stream == &all.front());
 }
 } // namespace
 
-void set_late(bool late) {
+void set_late(Late late) {
   late_now = late;
   late_set = true;
 }
+
+void skip_wait(size_t number) { skipped = number ? counters().event_waits + number : 0; }
+
+// Counts a wait for an event; whether it is the one to leave out.
+static bool is_skipped() { return ++counters().event_waits == skipped; }
 
 Stream *of(void *handle) {
   // 1 and 2 are the names of default streams.
@@ -81,7 +88,7 @@ int submit(Stream *stream, Operation operation) {
   }
   stream->queue.push_back(std::move(operation));
   stream->issued++;
-  return late() ? (int)SUCCESS : run_through(stream, stream->issued);
+  return is_late(stream) ? (int)SUCCESS : run_through(stream, stream->issued);
 }
 
 bool is_any_capturing() {
@@ -177,6 +184,7 @@ API cuEventQuery(Event *event) {
 API cuEventSynchronize(Event *event) {
   Guard guard(lock());
   if (event->capture) return refuse(CAPTURE_UNSUPPORTED, "somebody waits for an event of a captured graph");
+  if (streams::is_skipped()) return SUCCESS;
   return event->stream ? wait_for(event->stream, event->number) : (int)SUCCESS;
 }
 
@@ -199,6 +207,7 @@ API cuStreamWaitEvent(void *handle, Event *event, unsigned) {
     return SUCCESS;
   }
   if (!event->stream || event->stream == stream) return SUCCESS;
+  if (streams::is_skipped()) return SUCCESS;
   Stream *other = event->stream;
   const unsigned long number = event->number;
   return streams::submit(stream, [=] { return streams::run_through(other, number); });

@@ -30,7 +30,8 @@ impl Workspace {
             let mut losses = carver.take(1, count);
             let mut raw = carver.take(hidden, count);
             let mut normed = carver.take(hidden, count);
-            let final_hidden: Slice<'_, f32> = self.residuals[self.sizes.residuals - 1].slice(..floats);
+            let final_hidden: Slice<'_, f32> =
+                self.residuals[self.sizes.landing(self.sizes.residuals - 1)].slice(..floats);
             device.gather_rows(final_hidden, rows, hidden, raw.borrow());
             let norm = decoder.final_norm.all();
             device.rms_norm(raw.freeze(), norm, decoder.eps(), normed.borrow(), inverse.borrow());
@@ -76,7 +77,7 @@ impl Workspace {
             let mut raw = carver.take(hidden, count);
             let mut normed = carver.take(hidden, count);
             let mut logits = carver.take_exact(count * vocabulary);
-            let final_hidden = self.residuals[self.sizes.residuals - 1].slice(..hidden * tokens);
+            let final_hidden = self.residuals[self.sizes.landing(self.sizes.residuals - 1)].slice(..hidden * tokens);
             device.gather_rows(final_hidden, self.indices.rows.slice(..count), hidden, raw.borrow());
             let norm = decoder.final_norm.all();
             device.rms_norm(raw.freeze(), norm, decoder.eps(), normed.borrow(), inverse.borrow());

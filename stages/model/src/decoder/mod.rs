@@ -16,6 +16,7 @@ mod block;
 mod layer_stream;
 mod load;
 mod loss;
+mod offload;
 mod shards;
 mod sizes;
 mod streamed;
@@ -36,6 +37,7 @@ pub(crate) use backward::Gradients;
 pub(crate) use batch::common_prefix;
 pub(crate) use block::{Dropouts, Pass};
 pub(crate) use layer_stream::RESIDENT;
+pub(crate) use offload::LANDINGS;
 pub(crate) use sizes::{low_offsets, raw_offsets, stride};
 
 use crate::projection::Projection;

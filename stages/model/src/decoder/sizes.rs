@@ -3,6 +3,7 @@
 
 use luthier_formats::model_files::ModelConfig;
 
+use super::LANDINGS;
 use crate::adapter::Slot;
 use crate::projection::Projection;
 
@@ -128,6 +129,8 @@ pub struct Sizes {
     /// Block inputs, from `lowest` on, and the final hidden states: this many buffers of `hidden · tokens`.
     pub residuals: usize,
     pub residual: usize,
+    /// Block inputs but the last wait for backward in host memory.
+    pub offload: bool,
     /// The gradient that travels down; 0 for inference.
     pub gradient: usize,
     pub arena: usize,
@@ -216,6 +219,7 @@ impl Sizes {
             saved,
             residuals: kept + 1,
             residual: hidden * tokens,
+            offload: false,
             gradient: if train { hidden * tokens } else { 0 },
             arena: peaks.max(),
             peaks,
@@ -226,6 +230,33 @@ impl Sizes {
                 + 2 * capacity.trained
                 + if capacity.whole > 0 { 3 * capacity.whole + 2 * capacity.tokens + 1 } else { 0 },
         }
+    }
+}
+
+impl Sizes {
+    /// The same pass with its block inputs in host memory, where only they are kept.
+    #[must_use]
+    pub fn offloaded(mut self) -> Self {
+        self.offload = self.checkpointing && self.residuals > LANDINGS;
+        self
+    }
+
+    /// Buffers of the device that block inputs and final hidden states are in.
+    #[must_use]
+    pub fn landings(&self) -> usize {
+        if self.offload { LANDINGS } else { self.residuals }
+    }
+
+    /// Which of them holds an input, or the final hidden states as the last.
+    #[must_use]
+    pub fn landing(&self, index: usize) -> usize {
+        if self.offload { index % LANDINGS } else { index }
+    }
+
+    /// Block inputs in host memory.
+    #[must_use]
+    pub fn pooled(&self) -> usize {
+        self.residuals - self.landings()
     }
 }
 

@@ -5,6 +5,7 @@ use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Segments, Sl
 
 use super::backward::{Depth, Gradients};
 use super::block::{Dropouts, Pass, Pieces, Shared};
+use super::offload::{self, Offload};
 use super::sizes::Sizes;
 use super::{Batch, Decoder};
 use crate::adapter::AdapterSet;
@@ -36,8 +37,11 @@ pub(crate) struct SharingIndices {
 pub struct Workspace {
     pub(crate) sizes: Sizes,
     pub(crate) indices: Indices,
-    /// Inputs of the blocks from `lowest` on, then the final hidden states.
+    /// Inputs of the blocks from `lowest` on, then the final hidden states, by [`Sizes::landing`].
     pub(crate) residuals: Vec<Buffer<f32>>,
+    offload: Option<Offload>,
+    /// No backward follows, so inputs need not be kept.
+    pub(crate) forward_only: bool,
     pub(crate) saved: Vec<Buffer<f32>>,
     pub(crate) gradient: Buffer<f32>,
     pub(crate) arena: Buffer<f32>,
@@ -58,8 +62,11 @@ impl Workspace {
     /// Allocates by `sizes`.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Out of memory; a device that computes in host memory, if inputs are to wait there.
     pub fn new(device: &dyn Device, sizes: Sizes) -> StageResult<Self> {
+        if sizes.offload && device.transfers().is_none() {
+            return Err(offload::nothing_to_move(device));
+        }
         let floats = |component, len| device.buffer::<f32>(component, len).map_err(device_error);
         let indices = |len| device.buffer::<u32>(Component::Scratch, len).map_err(device_error);
         let kept = if sizes.checkpointing { Component::Checkpoint } else { Component::Activations };
@@ -81,11 +88,16 @@ impl Workspace {
                     }),
                 },
             },
-            residuals: (0..sizes.residuals).map(|_| floats(kept, sizes.residual)).collect::<StageResult<_>>()?,
+            residuals: (0..sizes.landings()).map(|_| floats(kept, sizes.residual)).collect::<StageResult<_>>()?,
             saved: sizes.saved.iter().map(|len| floats(Component::Activations, *len)).collect::<StageResult<_>>()?,
             gradient: floats(Component::Workspace, sizes.gradient)?,
             arena: floats(Component::Workspace, sizes.arena)?,
             losses: vec![0.0; sizes.capacity.trained],
+            offload: match device.transfers() {
+                Some(transfers) if sizes.offload => Some(Offload::new(transfers, &sizes)?),
+                _ => None,
+            },
+            forward_only: false,
             sizes,
         })
     }
@@ -127,7 +139,8 @@ impl Workspace {
         uploaded: Uploaded,
         after: &mut dyn FnMut(usize, &Pieces<SliceMut<'_, f32>>),
     ) {
-        let Self { sizes, indices, residuals, saved, arena, .. } = self;
+        let Self { sizes, indices, residuals, saved, arena, offload, forward_only, .. } = self;
+        let device = decoder.device.as_ref();
         let pass = pass(decoder, adapters, dropouts, uploaded, indices);
         let floats = decoder.config.hidden_size * pass.tokens;
         let ids = indices.ids.slice(..pass.tokens);
@@ -146,14 +159,20 @@ impl Workspace {
             let kept = layer.saturating_sub(sizes.lowest);
             let set = if sizes.checkpointing { 0 } else { kept };
             let mut pieces = Pieces::exclusive(&mut saved[set], &widths, pass.tokens);
-            let input = residuals[kept].slice(..floats);
+            let input = residuals[sizes.landing(kept)].slice(..floats);
+            if let (Some(offload), false) = (offload.as_mut(), *forward_only || layer < sizes.lowest) {
+                offload.store(device, kept, input);
+            }
             pass.project(layer, input, &mut pieces, arena.all_mut());
             pass.attend(&mut pieces, arena.all_mut());
             pass.widen(layer, input, &mut pieces, arena.all_mut());
             after(layer, &pieces);
             // Below the lowest adapted block nothing is kept, so the output replaces the input.
             let output = if layer < sizes.lowest { 0 } else { kept + 1 };
-            pass.narrow(layer, &mut pieces, arena.all_mut(), residuals[output].slice_mut(..floats));
+            if let Some(offload) = offload {
+                offload.settle(device, output);
+            }
+            pass.narrow(layer, &mut pieces, arena.all_mut(), residuals[sizes.landing(output)].slice_mut(..floats));
         }
     }
 
@@ -197,7 +216,8 @@ impl Workspace {
         uploaded: Uploaded,
         mut gradients: Gradients<'_>,
     ) {
-        let Self { sizes, indices, residuals, saved, arena, gradient, .. } = self;
+        let Self { sizes, indices, residuals, saved, arena, gradient, offload, .. } = self;
+        let device = decoder.device.as_ref();
         let pass = pass(decoder, Some(adapters), dropouts, uploaded, indices);
         let floats = decoder.config.hidden_size * pass.tokens;
         let mut gradient = gradient.slice_mut(..floats);
@@ -207,7 +227,13 @@ impl Workspace {
             let widths = pass.widths(layer);
             let kept = layer - sizes.lowest;
             let set = if sizes.checkpointing { 0 } else { kept };
-            let input = residuals[kept].slice(..floats);
+            if let Some(offload) = offload {
+                offload.settle(device, kept);
+                if let Some(next) = kept.checked_sub(1) {
+                    offload.fetch(device, next, floats, &mut residuals[sizes.landing(next)]);
+                }
+            }
+            let input = residuals[sizes.landing(kept)].slice(..floats);
             // The last block's values are still there from the forward pass.
             if sizes.checkpointing && layer + 1 < layers {
                 let mut pieces = Pieces::exclusive(&mut saved[0], &widths, pass.tokens);

@@ -81,6 +81,9 @@ pub struct MemoryPlan {
     /// Optimiser states in a mapped file, which need not be in memory and are not part of the total.
     #[serde(skip_serializing_if = "is_zero")]
     pub paged: usize,
+    /// Page-locked host memory of a device that has memory of its own; not part of the total.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub host: usize,
     pub activations: usize,
     pub checkpoint: usize,
     pub workspace: usize,
@@ -109,6 +112,7 @@ impl MemoryPlan {
         let states = OptimizerBytes::new(&slots, spec.optimizer.states, spec.pages.is_some());
         let dropout = spec.lora.dropout > 0.0;
         let sizes = Sizes::new(config, &slots, shape.capacity, true, dropout, spec.checkpointing);
+        let sizes = if spec.offload { sizes.offloaded() } else { sizes };
         let per_layer: usize = Projection::ALL
             .into_iter()
             .map(|projection| {
@@ -128,7 +132,7 @@ impl MemoryPlan {
         let vectors = config.layers * (2 * config.hidden_size + biases + head_norms) + config.hidden_size;
         let table = config.vocab_size * config.hidden_size;
         let tables = if config.tie_embeddings { 1 } else { 2 };
-        let residuals = 4 * sizes.residuals * sizes.residual;
+        let residuals = 4 * sizes.landings() * sizes.residual;
         let saved = 4 * sizes.saved.iter().sum::<usize>();
         Ok(Self {
             weights: types.found.map_or(config.layers * per_layer, |[projections, _]| projections) + 4 * vectors,
@@ -137,6 +141,7 @@ impl MemoryPlan {
             gradients: 4 * trainable,
             optimizer: states.resident,
             paged: states.paged,
+            host: 4 * sizes.pooled() * sizes.residual,
             activations: if spec.checkpointing { saved } else { saved + residuals },
             checkpoint: if spec.checkpointing { residuals } else { 0 },
             workspace: 4 * (sizes.arena + sizes.gradient),

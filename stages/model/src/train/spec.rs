@@ -64,6 +64,8 @@ pub struct TrainSpec {
     pub neftune: f64,
     /// The directory of a file that the optimiser's states are paged from, instead of memory.
     pub pages: Option<Utf8PathBuf>,
+    /// Block inputs that are kept for recomputation wait in page-locked host memory; for devices with memory of their own.
+    pub offload: bool,
 }
 
 impl TrainSpec {

@@ -176,6 +176,7 @@ impl<'a> Trainer<'a> {
         })?;
         let dropout = spec.lora.dropout > 0.0;
         let sizes = Sizes::new(&decoder.config, adapters.slots(), capacity, true, dropout, spec.checkpointing);
+        let sizes = if spec.offload { sizes.offloaded() } else { sizes };
         let floats = |component| device.as_ref().buffer::<f32>(component, adapters.len()).map_err(device_error);
         Ok(Self {
             order: DataOrder::new(spec.seed, units.len()),
@@ -439,6 +440,7 @@ impl<'a> Trainer<'a> {
     fn evaluate_inside(&mut self, data: &TokenSet) -> (f64, usize) {
         let capacity = self.workspace.sizes().capacity;
         let (mut loss, mut count, mut next) = (0f64, 0, 0);
+        self.workspace.forward_only = true;
         while next < data.samples.len() {
             self.batch.clear();
             while next < data.samples.len()
@@ -454,6 +456,7 @@ impl<'a> Trainer<'a> {
             loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
             count += losses.len();
         }
+        self.workspace.forward_only = false;
         (loss, count)
     }
 

@@ -193,6 +193,7 @@ pub fn spec(lora: LoraSpec, steps: u64, batch: usize, accumulate: usize) -> Trai
         share_prefix: true,
         neftune: 0.0,
         pages: None,
+        offload: false,
     }
 }
 
