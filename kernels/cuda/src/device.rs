@@ -1,6 +1,7 @@
 //! The device itself: memory, launches, and the operations of the engine's interface.
 
 use std::collections::BTreeMap;
+use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -65,8 +66,24 @@ impl CudaDevice {
     /// # Errors
     /// [`DeviceError::Unavailable`]: no driver, one that is too old, no such device.
     pub fn open(options: CudaOptions) -> DeviceResult<Self> {
+        Self::on(options, Driver::open(options.ordinal))
+    }
+
+    /// Takes a device on which somebody else already works, and queues operations on their stream.
+    ///
+    /// # Safety
+    /// `stream` is a stream of the device's primary context, and lives as long as what is returned.
+    ///
+    /// # Errors
+    /// Those of [`CudaDevice::open`].
+    pub unsafe fn join(options: CudaOptions, stream: *mut c_void) -> DeviceResult<Self> {
+        // SAFETY: the caller vouches for the stream.
+        Self::on(options, unsafe { Driver::join(options.ordinal, stream) })
+    }
+
+    fn on(options: CudaOptions, driver: Result<Driver, String>) -> DeviceResult<Self> {
         let unavailable = |why| DeviceError::Unavailable { device: format!("cuda:{}", options.ordinal), why };
-        let driver = Driver::open(options.ordinal).map_err(unavailable)?;
+        let driver = driver.map_err(unavailable)?;
         let modules = modules::of(driver.properties.capability).map_err(unavailable)?;
         Ok(Self {
             products: None,
@@ -80,6 +97,17 @@ impl CudaDevice {
             row_scratch: Region::default(),
             failure: Mutex::default(),
         })
+    }
+
+    /// The first failure since the last call that is known without waiting for the device.
+    ///
+    /// # Errors
+    /// That failure.
+    pub fn check(&self) -> DeviceResult<()> {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            None => Ok(()),
+            Some(why) => Err(self.failed(why)),
+        }
     }
 
     /// The [`Device::numeric_class`] that a device would have, without opening it.
@@ -306,10 +334,7 @@ impl Device for CudaDevice {
         if !self.has_failed() {
             self.note(self.driver.synchronize());
         }
-        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            None => Ok(()),
-            Some(why) => Err(self.failed(why)),
-        }
+        self.check()
     }
 
     fn run(&self, work: &mut (dyn FnMut() + Send)) {
@@ -545,5 +570,20 @@ impl Device for CudaDevice {
 
     fn norm(&self, x: Slice<'_, f32>) -> f64 {
         ops::optimizer::norm(self, x)
+    }
+
+    fn geglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        ops::geglu::forward(self, gate, up, out);
+    }
+
+    fn geglu_backward(
+        &self,
+        gate: Slice<'_, f32>,
+        up: Slice<'_, f32>,
+        dout: Slice<'_, f32>,
+        dgate: SliceMut<'_, f32>,
+        dup: SliceMut<'_, f32>,
+    ) {
+        ops::geglu::backward(self, [gate, up, dout], dgate, dup);
     }
 }

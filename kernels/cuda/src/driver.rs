@@ -31,6 +31,8 @@ pub struct Driver {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    /// Whether the stream ends with this.
+    owns_stream: bool,
     copies: sys::CUstream,
     /// Whether anything was queued on `copies` since somebody waited for it.
     copying: AtomicBool,
@@ -143,13 +145,29 @@ impl Driver {
     /// # Errors
     /// Those of [`find`], or no context: what to do about it.
     pub fn open(ordinal: u8) -> Result<Self, String> {
+        Self::take(ordinal, None)
+    }
+
+    /// On a stream of somebody else.
+    ///
+    /// # Safety
+    /// The stream is one of the device's primary context, and outlives this.
+    ///
+    /// # Errors
+    /// Those of [`Driver::open`].
+    pub unsafe fn join(ordinal: u8, stream: *mut c_void) -> Result<Self, String> {
+        Self::take(ordinal, Some(stream.cast()))
+    }
+
+    fn take(ordinal: u8, foreign: Option<sys::CUstream>) -> Result<Self, String> {
         let (device, properties) = find(ordinal)?;
         // SAFETY: the device is the driver's; the context is released when this is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(explain)?;
-        match Self::start(context) {
+        match Self::start(context, foreign) {
             Ok([stream, copies]) => {
                 let (copying, modules) = (AtomicBool::new(false), Mutex::default());
-                Ok(Self { device, context, stream, copies, copying, modules, properties })
+                let owns_stream = foreign.is_none();
+                Ok(Self { device, context, stream, owns_stream, copies, copying, modules, properties })
             }
             Err(error) => {
                 // SAFETY: retained above.
@@ -159,13 +177,14 @@ impl Driver {
         }
     }
 
-    fn start(context: sys::CUcontext) -> Result<[sys::CUstream; 2], DriverError> {
+    fn start(context: sys::CUcontext, foreign: Option<sys::CUstream>) -> Result<[sys::CUstream; 2], DriverError> {
         // SAFETY: the context is retained.
         unsafe { result::ctx::set_current(context) }?;
         let create = || result::stream::create(result::stream::StreamKind::NonBlocking);
-        let first = create()?;
+        let first = foreign.map_or_else(create, Ok)?;
         match create() {
             Ok(second) => Ok([first, second]),
+            Err(error) if foreign.is_some() => Err(error),
             Err(error) => {
                 // SAFETY: created above, and nothing was queued on it.
                 let _ = unsafe { result::stream::destroy(first) };
@@ -364,7 +383,7 @@ impl Drop for Driver {
         if self.enter().is_err() {
             return;
         }
-        // SAFETY: nobody else has the stream, the modules or this hold on the context.
+        // SAFETY: nobody else has the modules, this hold on the context, or a stream of its own.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
             let _ = result::stream::synchronize(self.copies);
@@ -373,7 +392,9 @@ impl Drop for Driver {
                     let _ = result::module::unload(*module);
                 }
             }
-            let _ = result::stream::destroy(self.stream);
+            if self.owns_stream {
+                let _ = result::stream::destroy(self.stream);
+            }
             let _ = result::stream::destroy(self.copies);
             let _ = result::primary_ctx::release(self.device);
         }

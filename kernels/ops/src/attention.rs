@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use luthier_kernels::attention::{self as kernel, AttentionShape};
+use candle_core::{Result, Shape, Tensor, bail};
+use luthier_kernels::device::{AttentionSaved, AttentionShape, Device, Segments, Slice, SliceMut};
 
-use crate::tensors::{result, slice, tensor, values};
+use crate::operation::{Custom, Differentiable, Operation, apply};
 
+const NAME: &str = "luthier-attention";
+
+#[derive(Clone)]
 struct Attention {
     segments: Arc<[u32]>,
     shape: AttentionShape,
@@ -26,48 +29,79 @@ impl Attention {
         }
         let (wide, narrow) = ([tokens, shape.query_width()], [tokens, shape.key_width()]);
         if q.dims() != wide || k.dims() != narrow || v.dims() != narrow {
-            bail!("{} needs {wide:?}, {narrow:?}, {narrow:?}, found {q:?}, {k:?}, {v:?}", self.name());
+            bail!("{NAME} needs {wide:?}, {narrow:?}, {narrow:?}, found {q:?}, {k:?}, {v:?}");
         }
         Ok(tokens)
     }
+
+    fn segments<'a>(&self, starts: Slice<'a, u32>) -> Segments<'a> {
+        let longest = self.segments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        Segments { starts, longest: longest as usize }
+    }
 }
 
-impl CustomOp3 for Attention {
+impl Operation<3, 2> for Attention {
     fn name(&self) -> &'static str {
-        "luthier-attention"
+        NAME
     }
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let tokens = self.check(l1.shape(), l2.shape(), l3.shape())?;
-        let (q, k, v) = (slice(self.name(), s1, l1)?, slice(self.name(), s2, l2)?, slice(self.name(), s3, l3)?);
-        let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; tokens * self.shape.heads]);
-        kernel::forward(q, k, v, &self.segments, &self.shape, &mut out, &mut lse);
-        Ok(result(out, l1.shape()))
+    fn outputs(&self, [q, k, v]: [&Shape; 3]) -> Result<[Shape; 2]> {
+        let tokens = self.check(q, k, v)?;
+        Ok([q.clone(), (tokens * self.shape.heads).into()])
     }
 
-    fn bwd(
+    fn indices(&self) -> Vec<&[u32]> {
+        vec![&self.segments]
+    }
+
+    fn run(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _out: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let tokens = self.check(q.shape(), k.shape(), v.shape())?;
-        let (qs, ks, vs, dout) = (values(q)?, values(k)?, values(v)?, values(gradient)?);
-        let (mut out, mut lse) = (vec![0.0; qs.len()], vec![0.0; tokens * self.shape.heads]);
-        kernel::forward(&qs, &ks, &vs, &self.segments, &self.shape, &mut out, &mut lse);
-        let (mut dq, mut dk, mut dv) = (vec![0.0; qs.len()], vec![0.0; ks.len()], vec![0.0; vs.len()]);
-        kernel::backward(&qs, &ks, &vs, &out, &lse, &dout, &self.segments, &self.shape, &mut dq, &mut dk, &mut dv);
-        Ok((Some(tensor(dq, q)?), Some(tensor(dk, k)?), Some(tensor(dv, v)?)))
+        device: &dyn Device,
+        [q, k, v]: [Slice<'_, f32>; 3],
+        indices: &[Slice<'_, u32>],
+        [out, lse]: [SliceMut<'_, f32>; 2],
+    ) -> Result<()> {
+        device.attention(q, k, v, self.segments(indices[0]), self.shape, out, lse);
+        Ok(())
+    }
+}
+
+/// Of `q`, `k`, `v` and the result's gradient, those of the three.
+struct Gradients(Attention);
+
+impl Operation<4, 5> for Gradients {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn outputs(&self, [q, k, v, _]: [&Shape; 4]) -> Result<[Shape; 5]> {
+        let [out, lse] = self.0.outputs([q, k, v])?;
+        Ok([q.clone(), k.clone(), v.clone(), out, lse])
+    }
+
+    fn indices(&self) -> Vec<&[u32]> {
+        self.0.indices()
+    }
+
+    fn run(
+        &self,
+        device: &dyn Device,
+        [q, k, v, dout]: [Slice<'_, f32>; 4],
+        indices: &[Slice<'_, u32>],
+        [dq, dk, dv, mut out, mut lse]: [SliceMut<'_, f32>; 5],
+    ) -> Result<()> {
+        let (segments, shape) = (self.0.segments(indices[0]), self.0.shape);
+        device.attention(q, k, v, segments, shape, out.borrow(), lse.borrow());
+        let saved = AttentionSaved { q, k, v, out: out.freeze(), lse: lse.freeze() };
+        device.attention_backward(saved, dout, segments, shape, dq, dk, dv);
+        Ok(())
+    }
+}
+
+impl Differentiable<3, 2> for Attention {
+    fn gradients(&self, [q, k, v]: [&Tensor; 3], gradient: &Tensor) -> Result<[Tensor; 3]> {
+        let [dq, dk, dv, ..] = apply(&Gradients(self.clone()), [q, k, v, gradient])?;
+        Ok([dq, dk, dv])
     }
 }
 
@@ -77,5 +111,5 @@ impl CustomOp3 for Attention {
 /// # Errors
 /// The tensors are not contiguous `f32` of those shapes.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Arc<[u32]>, shape: AttentionShape) -> Result<Tensor> {
-    q.apply_op3(k, v, Attention { segments: Arc::clone(segments), shape })
+    q.apply_op3(k, v, Custom(Attention { segments: Arc::clone(segments), shape }))
 }

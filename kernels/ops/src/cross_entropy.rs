@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use luthier_kernels::cross_entropy::forward_backward;
+use luthier_kernels::device::{Device, Head, Slice, SliceMut};
 
-use crate::linear::FrozenWeight;
-use crate::tensors::{result, rows, slice, tensor, values};
+use crate::linear::{FrozenWeight, Held};
+use crate::operation::{Custom, Differentiable, Operation, apply, rows};
 
+const NAME: &str = "luthier-cross-entropy";
+
+#[derive(Clone)]
 struct CrossEntropy {
     head: Arc<FrozenWeight>,
     targets: Arc<[u32]>,
@@ -15,59 +19,115 @@ struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// Mean loss, and its gradient times `scale` in `dhidden`.
-    fn compute(&self, hidden: &[f32], width: usize, scale: f32, dhidden: Option<&mut [f32]>) -> f32 {
-        let (vocabulary, _) = self.head.sides();
-        let count = self.targets.len();
-        let mut scratch = vec![0.0; self.chunk_rows.min(count) * vocabulary];
-        let factor = scale / count as f32;
-        let losses = forward_backward(
-            hidden,
-            &self.targets,
-            width,
-            &self.head.view(),
-            self.chunk_rows,
-            factor,
-            dhidden,
-            &mut scratch,
-        );
-        (losses.iter().map(|loss| f64::from(*loss)).sum::<f64>() / count as f64) as f32
-    }
-}
-
-impl CustomOp1 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "luthier-cross-entropy"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let hidden = slice(self.name(), storage, layout)?;
-        let (count, width) = rows(self.name(), layout.shape())?;
+    /// The shapes of the losses and of the logits that exist at once.
+    fn shapes(&self, hidden: &Shape) -> Result<[Shape; 2]> {
+        let (count, width) = rows(NAME, hidden)?;
         let (vocabulary, inputs) = self.head.sides();
         if width != inputs || count != self.targets.len() {
-            bail!("{} needs [{}, {inputs}], found {:?}", self.name(), self.targets.len(), layout.shape());
+            bail!("{NAME} needs [{}, {inputs}], found {hidden:?}", self.targets.len());
         }
         if let Some(target) = self.targets.iter().find(|target| **target as usize >= vocabulary) {
             bail!("target {target} is outside the vocabulary of {vocabulary}");
         }
-        Ok(result(vec![self.compute(hidden, width, 1.0, None)], ()))
+        Ok([count.into(), (self.chunk_rows.min(count), vocabulary).into()])
     }
 
-    fn bwd(&self, hidden: &Tensor, _loss: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let (_, width) = rows(self.name(), hidden.shape())?;
-        let data = values(hidden)?;
-        let mut dhidden = vec![0.0; data.len()];
-        self.compute(&data, width, gradient.to_scalar()?, Some(&mut dhidden));
-        tensor(dhidden, hidden).map(Some)
+    fn compute(
+        &self,
+        device: &dyn Device,
+        hidden: Slice<'_, f32>,
+        targets: Slice<'_, u32>,
+        dhidden: Option<SliceMut<'_, f32>>,
+        scratch: SliceMut<'_, f32>,
+        losses: SliceMut<'_, f32>,
+    ) -> Result<()> {
+        let (vocabulary, width) = self.head.sides();
+        let chunk_rows = self.chunk_rows.min(self.targets.len());
+        let held = self.head.beside(device, hidden.space())?;
+        let weight = match &held {
+            Held::Host(operand) => *operand,
+            Held::Device(matrix) => matrix.operand(),
+            Held::Plain(weight) => {
+                let (dhidden, scratch) = (dhidden.map(SliceMut::host), scratch.host());
+                let (hidden, targets) = (hidden.host(), targets.host());
+                let found = forward_backward(hidden, targets, width, weight, chunk_rows, 1.0, dhidden, scratch);
+                losses.host().copy_from_slice(&found);
+                return Ok(());
+            }
+        };
+        let head = Head { weight, vocabulary, hidden: width, chunk_rows };
+        device.cross_entropy(hidden, targets, head, 1.0, dhidden, scratch, losses);
+        Ok(())
     }
 }
 
-/// Mean cross-entropy of `hidden[rows, d]` against `targets` through `head[vocabulary, d]`. Logits exist for
+impl Operation<1, 2> for CrossEntropy {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn outputs(&self, [hidden]: [&Shape; 1]) -> Result<[Shape; 2]> {
+        self.shapes(hidden)
+    }
+
+    fn indices(&self) -> Vec<&[u32]> {
+        vec![&self.targets]
+    }
+
+    fn run(
+        &self,
+        device: &dyn Device,
+        [hidden]: [Slice<'_, f32>; 1],
+        indices: &[Slice<'_, u32>],
+        [losses, scratch]: [SliceMut<'_, f32>; 2],
+    ) -> Result<()> {
+        self.compute(device, hidden, indices[0], None, scratch, losses)
+    }
+}
+
+/// What each row of the hidden state adds to its own loss.
+struct Slopes(CrossEntropy);
+
+impl Operation<1, 3> for Slopes {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn outputs(&self, [hidden]: [&Shape; 1]) -> Result<[Shape; 3]> {
+        let [losses, scratch] = self.0.shapes(hidden)?;
+        Ok([hidden.clone(), losses, scratch])
+    }
+
+    fn indices(&self) -> Vec<&[u32]> {
+        self.0.indices()
+    }
+
+    fn run(
+        &self,
+        device: &dyn Device,
+        [hidden]: [Slice<'_, f32>; 1],
+        indices: &[Slice<'_, u32>],
+        [dhidden, losses, scratch]: [SliceMut<'_, f32>; 3],
+    ) -> Result<()> {
+        self.0.compute(device, hidden, indices[0], Some(dhidden), scratch, losses)
+    }
+}
+
+impl Differentiable<1, 2> for CrossEntropy {
+    fn gradients(&self, [hidden]: [&Tensor; 1], gradient: &Tensor) -> Result<[Tensor; 1]> {
+        let [slopes, ..] = apply(&Slopes(self.clone()), [hidden])?;
+        let (count, width) = rows(NAME, hidden.shape())?;
+        let scaled = slopes.reshape((count, width))?.broadcast_mul(&gradient.reshape((count, 1))?)?;
+        Ok([scaled.reshape(hidden.shape())?])
+    }
+}
+
+/// Cross-entropy of each row of `hidden[rows, d]` against its target through `head[vocabulary, d]`. Logits exist for
 /// `chunk_rows` rows at a time.
 ///
 /// # Errors
 /// `hidden` is not contiguous `f32` of that shape, or a target is outside the vocabulary.
-pub fn cross_entropy(
+pub fn cross_entropy_rows(
     hidden: &Tensor,
     head: &Arc<FrozenWeight>,
     targets: &Arc<[u32]>,
@@ -76,5 +136,18 @@ pub fn cross_entropy(
     if targets.is_empty() || chunk_rows == 0 {
         bail!("cross-entropy needs at least one row and chunks of at least one");
     }
-    hidden.apply_op1(CrossEntropy { head: Arc::clone(head), targets: Arc::clone(targets), chunk_rows })
+    hidden.apply_op1(Custom(CrossEntropy { head: Arc::clone(head), targets: Arc::clone(targets), chunk_rows }))
+}
+
+/// The mean of [`cross_entropy_rows`].
+///
+/// # Errors
+/// Those of [`cross_entropy_rows`].
+pub fn cross_entropy(
+    hidden: &Tensor,
+    head: &Arc<FrozenWeight>,
+    targets: &Arc<[u32]>,
+    chunk_rows: usize,
+) -> Result<Tensor> {
+    cross_entropy_rows(hidden, head, targets, chunk_rows)?.mean_all()
 }

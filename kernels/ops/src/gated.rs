@@ -1,42 +1,85 @@
 //! The gated activations.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use luthier_kernels::{geglu as gelu, swiglu as silu};
+use candle_core::{Result, Shape, Tensor, bail};
+use luthier_kernels::device::{Device, Slice, SliceMut};
 
-use crate::tensors::{result, slice, tensor, values};
+use crate::operation::{Custom, Differentiable, Operation, apply};
 
-/// `activation(gate) · up`, by its kernels.
-struct Gated {
-    name: &'static str,
-    forward: fn(&[f32], &[f32], &mut [f32]),
-    backward: fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]),
+#[derive(Clone, Copy)]
+enum Gate {
+    Silu,
+    Gelu,
 }
 
-impl CustomOp2 for Gated {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        if l1.shape() != l2.shape() {
-            bail!("{} needs equal shapes, found {:?} and {:?}", self.name(), l1.shape(), l2.shape());
+impl Gate {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Silu => "luthier-swiglu",
+            Self::Gelu => "luthier-geglu",
         }
-        let (gate, up) = (slice(self.name(), s1, l1)?, slice(self.name(), s2, l2)?);
-        let mut out = vec![0.0; gate.len()];
-        (self.forward)(gate, up, &mut out);
-        Ok(result(out, l1.shape()))
+    }
+}
+
+/// `activation(gate) · up`.
+struct Gated(Gate);
+
+impl Operation<2, 1> for Gated {
+    fn name(&self) -> &'static str {
+        self.0.name()
     }
 
-    fn bwd(
+    fn outputs(&self, [gate, up]: [&Shape; 2]) -> Result<[Shape; 1]> {
+        if gate != up {
+            bail!("{} needs equal shapes, found {gate:?} and {up:?}", self.name());
+        }
+        Ok([gate.clone()])
+    }
+
+    fn run(
         &self,
-        gate: &Tensor,
-        up: &Tensor,
-        _out: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (mut dgate, mut dup) = (vec![0.0; gate.elem_count()], vec![0.0; up.elem_count()]);
-        (self.backward)(&values(gate)?, &values(up)?, &values(gradient)?, &mut dgate, &mut dup);
-        Ok((Some(tensor(dgate, gate)?), Some(tensor(dup, up)?)))
+        device: &dyn Device,
+        [gate, up]: [Slice<'_, f32>; 2],
+        _: &[Slice<'_, u32>],
+        [out]: [SliceMut<'_, f32>; 1],
+    ) -> Result<()> {
+        match self.0 {
+            Gate::Silu => device.swiglu(gate, up, out),
+            Gate::Gelu => device.geglu(gate, up, out),
+        }
+        Ok(())
+    }
+}
+
+/// Of `gate`, `up` and the result's gradient, those of `gate` and `up`.
+struct Gradients(Gate);
+
+impl Operation<3, 2> for Gradients {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn outputs(&self, [gate, up, _]: [&Shape; 3]) -> Result<[Shape; 2]> {
+        Ok([gate.clone(), up.clone()])
+    }
+
+    fn run(
+        &self,
+        device: &dyn Device,
+        [gate, up, dout]: [Slice<'_, f32>; 3],
+        _: &[Slice<'_, u32>],
+        [dgate, dup]: [SliceMut<'_, f32>; 2],
+    ) -> Result<()> {
+        match self.0 {
+            Gate::Silu => device.swiglu_backward(gate, up, dout, dgate, dup),
+            Gate::Gelu => device.geglu_backward(gate, up, dout, dgate, dup),
+        }
+        Ok(())
+    }
+}
+
+impl Differentiable<2, 1> for Gated {
+    fn gradients(&self, [gate, up]: [&Tensor; 2], gradient: &Tensor) -> Result<[Tensor; 2]> {
+        apply(&Gradients(self.0), [gate, up, gradient])
     }
 }
 
@@ -45,7 +88,7 @@ impl CustomOp2 for Gated {
 /// # Errors
 /// The tensors are not contiguous `f32` of one shape.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.apply_op2(up, Gated { name: "luthier-swiglu", forward: silu::forward, backward: silu::backward })
+    gate.apply_op2(up, Custom(Gated(Gate::Silu)))
 }
 
 /// `gelu(gate) · up`, with the tanh form of GELU.
@@ -53,5 +96,5 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// The tensors are not contiguous `f32` of one shape.
 pub fn geglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.apply_op2(up, Gated { name: "luthier-geglu", forward: gelu::forward, backward: gelu::backward })
+    gate.apply_op2(up, Custom(Gated(Gate::Gelu)))
 }

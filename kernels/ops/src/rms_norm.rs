@@ -1,45 +1,74 @@
 //! Root-mean-square normalisation with gradients to the input and to the weight.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use luthier_kernels::rms_norm as kernel;
+use candle_core::{Result, Shape, Tensor, bail};
+use luthier_kernels::device::{Device, Slice, SliceMut};
 
-use crate::tensors::{result, rows, slice, tensor, values};
+use crate::operation::{Custom, Differentiable, Operation, apply, rows};
+
+const NAME: &str = "luthier-rms-norm";
 
 struct RmsNorm {
     eps: f32,
 }
 
-impl CustomOp2 for RmsNorm {
+impl Operation<2, 2> for RmsNorm {
     fn name(&self) -> &'static str {
-        "luthier-rms-norm"
+        NAME
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (slice(self.name(), s1, l1)?, slice(self.name(), s2, l2)?);
-        let (count, width) = rows(self.name(), l1.shape())?;
-        if w.len() != width {
-            bail!("{} needs a weight of {width}, found {}", self.name(), w.len());
+    fn outputs(&self, [x, w]: [&Shape; 2]) -> Result<[Shape; 2]> {
+        let (count, width) = rows(NAME, x)?;
+        if w.elem_count() != width {
+            bail!("{NAME} needs a weight of {width}, found {}", w.elem_count());
         }
-        let (mut out, mut inverse) = (vec![0.0; x.len()], vec![0.0; count]);
-        kernel::forward(x, w, self.eps, width, &mut out, &mut inverse);
-        Ok(result(out, l1.shape()))
+        Ok([x.clone(), count.into()])
     }
 
-    fn bwd(
+    fn run(
         &self,
-        x: &Tensor,
-        w: &Tensor,
-        _out: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (count, width) = rows(self.name(), x.shape())?;
-        let (data, weight, dy) = (values(x)?, values(w)?, values(gradient)?);
-        let (mut scratch, mut inverse) = (vec![0.0; data.len()], vec![0.0; count]);
-        kernel::forward(&data, &weight, self.eps, width, &mut scratch, &mut inverse);
-        let (mut dx, mut dw) = (scratch, vec![0.0; width]);
-        kernel::backward(&data, &weight, &inverse, &dy, width, &mut dx, false);
-        kernel::backward_weight(&data, &inverse, &dy, width, &mut dw);
-        Ok((Some(tensor(dx, x)?), Some(tensor(dw, w)?)))
+        device: &dyn Device,
+        [x, w]: [Slice<'_, f32>; 2],
+        _: &[Slice<'_, u32>],
+        [out, inverse]: [SliceMut<'_, f32>; 2],
+    ) -> Result<()> {
+        device.rms_norm(x, w, self.eps, out, inverse);
+        Ok(())
+    }
+}
+
+/// Of the input, the weight, the result's gradient and a row of ones, the gradients of the input and of the weight.
+struct Gradients {
+    eps: f32,
+}
+
+impl Operation<4, 4> for Gradients {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn outputs(&self, [x, w, ..]: [&Shape; 4]) -> Result<[Shape; 4]> {
+        let (count, _) = rows(NAME, x)?;
+        Ok([x.clone(), w.clone(), x.clone(), count.into()])
+    }
+
+    fn run(
+        &self,
+        device: &dyn Device,
+        [x, w, dy, ones]: [Slice<'_, f32>; 4],
+        _: &[Slice<'_, u32>],
+        [dx, dw, mut normed, mut inverse]: [SliceMut<'_, f32>; 4],
+    ) -> Result<()> {
+        device.rms_norm(x, ones, self.eps, normed.borrow(), inverse.borrow());
+        device.rms_norm_backward(x, w, inverse.freeze(), dy, false, dx);
+        device.column_dots(dy, normed.freeze(), ones, false, dw);
+        Ok(())
+    }
+}
+
+impl Differentiable<2, 2> for RmsNorm {
+    fn gradients(&self, [x, w]: [&Tensor; 2], gradient: &Tensor) -> Result<[Tensor; 2]> {
+        let [dx, dw, ..] = apply(&Gradients { eps: self.eps }, [x, w, gradient, &w.ones_like()?])?;
+        Ok([dx, dw])
     }
 }
 
@@ -48,5 +77,5 @@ impl CustomOp2 for RmsNorm {
 /// # Errors
 /// The tensors are not contiguous `f32`, or `w` is not a row of `x`.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
-    x.apply_op2(w, RmsNorm { eps })
+    x.apply_op2(w, Custom(RmsNorm { eps }))
 }

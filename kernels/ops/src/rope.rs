@@ -2,47 +2,74 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use luthier_kernels::rope::{self as kernel, Table};
+use candle_core::{Result, Shape, Tensor, bail};
+use luthier_kernels::device::{Device, Rotary, Slice, SliceMut};
+use luthier_kernels::rope::Table;
 
-use crate::tensors::{result, rows, slice, tensor, values};
+use crate::operation::{Custom, Differentiable, Operation, apply, rows};
+use crate::placed::Placed;
 
+const NAME: &str = "luthier-rope";
+
+/// Cosines and sines of all positions, on every device that asked for them.
+pub struct RotaryTable {
+    table: Table,
+    placed: Placed<Rotary>,
+}
+
+impl RotaryTable {
+    #[must_use]
+    pub fn new(table: Table) -> Self {
+        Self { table, placed: Placed::default() }
+    }
+}
+
+#[derive(Clone)]
 struct Rope {
     positions: Arc<[u32]>,
     heads: usize,
-    table: Arc<Table>,
+    table: Arc<RotaryTable>,
+    inverse: bool,
 }
 
-impl CustomOp1 for Rope {
+impl Operation<1, 1> for Rope {
     fn name(&self) -> &'static str {
-        "luthier-rope"
+        NAME
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(self.name(), storage, layout)?;
-        let (count, width) = rows(self.name(), layout.shape())?;
-        if width != self.heads * self.table.head_dim() || count != self.positions.len() {
-            bail!(
-                "{} needs [{}, {} * {}], found {:?}",
-                self.name(),
-                self.positions.len(),
-                self.heads,
-                self.table.head_dim(),
-                layout.shape()
-            );
+    fn outputs(&self, [x]: [&Shape; 1]) -> Result<[Shape; 1]> {
+        let (count, width) = rows(NAME, x)?;
+        let (positions, table) = (&self.positions, &self.table.table);
+        if width != self.heads * table.head_dim() || count != positions.len() {
+            bail!("{NAME} needs [{}, {} * {}], found {x:?}", positions.len(), self.heads, table.head_dim());
         }
-        if let Some(position) = self.positions.iter().find(|position| **position as usize >= self.table.max_pos()) {
-            bail!("position {position} is beyond the table of {}", self.table.max_pos());
+        if let Some(position) = positions.iter().find(|position| **position as usize >= table.max_pos()) {
+            bail!("position {position} is beyond the table of {}", table.max_pos());
         }
-        let mut out = x.to_vec();
-        kernel::forward(&mut out, &self.positions, self.heads, &self.table);
-        Ok(result(out, layout.shape()))
+        Ok([x.clone()])
     }
 
-    fn bwd(&self, x: &Tensor, _out: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let mut dx = values(gradient)?;
-        kernel::backward(&mut dx, &self.positions, self.heads, &self.table);
-        tensor(dx, x).map(Some)
+    fn indices(&self) -> Vec<&[u32]> {
+        vec![&self.positions]
+    }
+
+    fn run(
+        &self,
+        device: &dyn Device,
+        [x]: [Slice<'_, f32>; 1],
+        indices: &[Slice<'_, u32>],
+        [mut out]: [SliceMut<'_, f32>; 1],
+    ) -> Result<()> {
+        let rotary = self.table.placed.on(device, |device| device.rotary(self.table.table.clone()))?;
+        device.copy(x, out.borrow());
+        device.rope(indices[0], self.heads, &rotary, self.inverse, out);
+        Ok(())
+    }
+}
+
+impl Differentiable<1, 1> for Rope {
+    fn gradients(&self, _: [&Tensor; 1], gradient: &Tensor) -> Result<[Tensor; 1]> {
+        apply(&Self { inverse: !self.inverse, ..self.clone() }, [gradient])
     }
 }
 
@@ -50,6 +77,7 @@ impl CustomOp1 for Rope {
 ///
 /// # Errors
 /// `x` is not contiguous `f32` of that shape, or a position is beyond the table.
-pub fn rope(x: &Tensor, positions: &Arc<[u32]>, heads: usize, table: &Arc<Table>) -> Result<Tensor> {
-    x.apply_op1(Rope { positions: Arc::clone(positions), heads, table: Arc::clone(table) })
+pub fn rope(x: &Tensor, positions: &Arc<[u32]>, heads: usize, table: &Arc<RotaryTable>) -> Result<Tensor> {
+    let (positions, table) = (Arc::clone(positions), Arc::clone(table));
+    x.apply_op1(Custom(Rope { positions, heads, table, inverse: false }))
 }

@@ -6,7 +6,9 @@ use candle_core::{D, Device, Result, Tensor, Var};
 use luthier_kernels::attention::AttentionShape;
 use luthier_kernels::random::Stream;
 use luthier_kernels::rope::{Scaling, Table};
-use luthier_ops::{FrozenWeight, attention, cross_entropy, geglu, linear, rms_norm, rope, swiglu};
+use luthier_ops::{
+    FrozenWeight, RotaryTable, attention, cross_entropy, cross_entropy_rows, geglu, linear, rms_norm, rope, swiglu,
+};
 
 fn variable(name: &str, shape: &[usize]) -> Result<Var> {
     let mut values = vec![0.0f32; shape.iter().product()];
@@ -48,8 +50,8 @@ fn frozen_linear() -> Result<()> {
 fn quantised_linear() -> Result<()> {
     for double in [false, true] {
         let (x, w) = (variable("x", &[7, 64])?, variable("w", &[48, 64])?);
+        let tensor = luthier_kernels::nf4::quantize(&w.flatten_all()?.to_vec1::<f32>()?, 48, 64, double);
         let frozen = Arc::new(FrozenWeight::nf4(&w, double)?);
-        let FrozenWeight::Nf4(tensor) = frozen.as_ref() else { panic!("NF4 was asked for") };
         let mut dense = vec![0.0; 48 * 64];
         luthier_kernels::nf4::dequantize(&tensor.view(), 0..48, &mut dense);
         let dense = Tensor::from_vec(dense, (48, 64), &Device::Cpu)?;
@@ -71,7 +73,7 @@ fn rotation() -> Result<()> {
     let (heads, d, t) = (3, 8, 6);
     let x = variable("x", &[t, heads * d])?;
     let positions: Arc<[u32]> = [0, 1, 2, 0, 1, 40].into();
-    let table = Arc::new(Table::new(d, 10_000.0, Scaling::None, 64));
+    let table = Arc::new(RotaryTable::new(Table::new(d, 10_000.0, Scaling::None, 64)));
     let angle = |p: u32, i: usize| p as f32 * 10_000f32.powf(-2.0 * (i % (d / 2)) as f32 / d as f32);
     let grid = |f: fn(f32) -> f32| -> Result<Tensor> {
         let values: Vec<f32> = positions.iter().flat_map(|p| (0..d).map(move |i| f(angle(*p, i)))).collect();
@@ -132,7 +134,18 @@ fn chunked_cross_entropy() -> Result<()> {
     for chunk in [1, 4, 100] {
         compare(&[&hidden], &cross_entropy(&hidden, &head, &targets, chunk)?, &theirs)?;
     }
-    Ok(())
+    // Each row by itself, so that its gradient has a factor of its own.
+    let logits = hidden.matmul(&w.as_detached_tensor().t()?)?;
+    let theirs = candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&index.unsqueeze(1)?, 1)?.neg()?.squeeze(1)?;
+    compare(&[&hidden], &cross_entropy_rows(&hidden, &head, &targets, 4)?, &theirs)?;
+    // Through a head whose scales are not quantised.
+    let (hidden, w) = (variable("hidden", &[11, 64])?, variable("w", &[301, 64])?);
+    let tensor = luthier_kernels::nf4::quantize(&w.flatten_all()?.to_vec1::<f32>()?, 301, 64, false);
+    let mut dense = vec![0.0; 301 * 64];
+    luthier_kernels::nf4::dequantize(&tensor.view(), 0..301, &mut dense);
+    let dense = Tensor::from_vec(dense, (301, 64), &Device::Cpu)?;
+    let theirs = candle_nn::loss::cross_entropy(&hidden.matmul(&dense.t()?)?, &index)?;
+    compare(&[&hidden], &cross_entropy(&hidden, &Arc::new(FrozenWeight::of_nf4(tensor)), &targets, 4)?, &theirs)
 }
 
 #[test]
@@ -147,7 +160,7 @@ fn wrong_arguments_are_errors() -> Result<()> {
     assert!(swiglu(&x, variable("z", &[4, 5])?.as_tensor()).is_err());
     let head = Arc::new(FrozenWeight::f32(variable("h", &[9, 6])?.as_tensor())?);
     assert!(cross_entropy(&x, &head, &[1, 2, 3, 9].into(), 2).unwrap_err().to_string().contains("target 9"));
-    let table = Arc::new(Table::new(6, 10_000.0, Scaling::None, 3));
+    let table = Arc::new(RotaryTable::new(Table::new(6, 10_000.0, Scaling::None, 3)));
     assert!(rope(&x, &[0, 1, 2, 3].into(), 1, &table).unwrap_err().to_string().contains("position 3"));
     let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim: 3, scale: 1.0, window: None, soft_cap: None };
     assert!(attention(&x, &x, &x, &[0, 5].into(), shape).is_err());

@@ -277,6 +277,15 @@ impl<'a, T> Slice<'a, T> {
         Slice { address: self.address.cast(), len: self.len * size_of::<T>(), space: self.space, marker: PhantomData }
     }
 
+    /// Memory that something else than a [`Buffer`] owns.
+    ///
+    /// # Safety
+    /// `len` initialised elements of `space` are at `address`, and nobody writes to them for as long as the view lives.
+    #[must_use]
+    pub unsafe fn of_memory(address: NonNull<T>, len: usize, space: Space) -> Self {
+        Self { address, len, space, marker: PhantomData }
+    }
+
     /// The elements, when they are in host memory.
     ///
     /// # Panics
@@ -388,6 +397,15 @@ impl<'a, T> SliceMut<'a, T> {
             space: self.space,
             marker: PhantomData,
         }
+    }
+
+    /// Memory that something else than a [`Buffer`] owns.
+    ///
+    /// # Safety
+    /// There is room for `len` elements of `space` at `address`, and nobody else uses it for as long as the view lives.
+    #[must_use]
+    pub unsafe fn of_memory(address: NonNull<T>, len: usize, space: Space) -> Self {
+        Self { address, len, space, marker: PhantomData }
     }
 
     /// The elements, when they are in host memory.

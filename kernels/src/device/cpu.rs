@@ -18,7 +18,7 @@ use crate::blocks::BlockView;
 use crate::nf4::{AbsMax, Nf4View};
 use crate::optimizer::AdamW;
 use crate::optimizer_8bit::{Moment8, adamw_8bit};
-use crate::{NUMERIC_CLASS, Weight, attention, cross_entropy, dora, elementwise, embedding, matmul, optimizer};
+use crate::{NUMERIC_CLASS, Weight, attention, cross_entropy, dora, elementwise, embedding, geglu, matmul, optimizer};
 use crate::{rms_norm, rope, swiglu};
 
 const ALIGNMENT: usize = 64;
@@ -454,5 +454,20 @@ impl Device for CpuDevice {
 
     fn norm(&self, x: Slice<'_, f32>) -> f64 {
         optimizer::global_norm(x.host())
+    }
+
+    fn geglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        geglu::forward(gate.host(), up.host(), out.host());
+    }
+
+    fn geglu_backward(
+        &self,
+        gate: Slice<'_, f32>,
+        up: Slice<'_, f32>,
+        dout: Slice<'_, f32>,
+        dgate: SliceMut<'_, f32>,
+        dup: SliceMut<'_, f32>,
+    ) {
+        geglu::backward(gate.host(), up.host(), dout.host(), dgate.host(), dup.host());
     }
 }

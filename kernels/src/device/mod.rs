@@ -352,6 +352,18 @@ pub trait Device: Send + Sync {
 
     /// `√Σ x²`, accumulated in `f64`.
     fn norm(&self, x: Slice<'_, f32>) -> f64;
+
+    /// `out = gelu(gate) · up`, with the tanh form of GELU.
+    fn geglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>);
+
+    fn geglu_backward(
+        &self,
+        gate: Slice<'_, f32>,
+        up: Slice<'_, f32>,
+        dout: Slice<'_, f32>,
+        dgate: SliceMut<'_, f32>,
+        dup: SliceMut<'_, f32>,
+    );
 }
 
 /// What attention's forward leaves for its backward.

@@ -322,4 +322,19 @@ impl Device for TimedDevice {
     fn norm(&self, x: Slice<'_, f32>) -> f64 {
         self.timed("norm", 0, || self.inner.norm(x))
     }
+
+    fn geglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+        self.timed("geglu", 0, || self.inner.geglu(gate, up, out));
+    }
+
+    fn geglu_backward(
+        &self,
+        gate: Slice<'_, f32>,
+        up: Slice<'_, f32>,
+        dout: Slice<'_, f32>,
+        dgate: SliceMut<'_, f32>,
+        dup: SliceMut<'_, f32>,
+    ) {
+        self.timed("geglu_backward", 0, || self.inner.geglu_backward(gate, up, dout, dgate, dup));
+    }
 }

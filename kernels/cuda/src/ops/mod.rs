@@ -5,6 +5,7 @@ pub mod cross_entropy;
 pub mod dora;
 pub mod elementwise;
 pub mod embedding;
+pub mod geglu;
 pub mod matmul;
 pub mod matrix;
 pub mod nf4;

@@ -204,3 +204,26 @@ fn dora_s_rows_and_columns() {
         }
     }
 }
+
+#[test]
+fn operations_join_a_stream_of_somebody_else_s() {
+    use cudarc::driver::sys;
+    let Some(theirs) = emulated(Precision::F32) else { return };
+    let options = luthier_cuda::CudaOptions { ordinal: 0, precision: Precision::F32 };
+    let mut stream = std::ptr::null_mut();
+    // A write makes the device's context this thread's.
+    let x = upload(&theirs, &random("x", 300));
+    theirs.synchronize().unwrap();
+    // SAFETY: the context is current and the stream is written to.
+    unsafe { sys::cuStreamCreate(&raw mut stream, 1) }.result().unwrap();
+    // SAFETY: it is a stream of the context, and destroyed below.
+    let ours = unsafe { luthier_cuda::CudaDevice::join(options, stream.cast()) }.unwrap();
+    let mut out = Output::new(&ours, 300, 0.5);
+    ours.add(x.all(), out.view());
+    ours.check().unwrap();
+    let expected: Vec<f32> = random("x", 300).iter().map(|x| x + 0.5).collect();
+    assert_eq!(bits(&out.read(&ours)), bits(&expected));
+    drop((out, ours));
+    // SAFETY: nobody uses the stream any more.
+    unsafe { sys::cuStreamDestroy_v2(stream) }.result().unwrap();
+}

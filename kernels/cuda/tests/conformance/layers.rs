@@ -112,6 +112,27 @@ fn gates_are_the_cpu_s() {
 }
 
 #[test]
+fn gates_with_gelu_are_the_cpu_s() {
+    let Some(cuda) = emulated(Precision::F32) else { return };
+    let cpu = CpuDevice::new(2).unwrap();
+    for len in [0, 1, 255, 256, 257, 1024, 1028] {
+        let run = |device: &dyn Device| {
+            let wide: Vec<f32> = random("gate", len).iter().map(|x| x * 4.0).collect();
+            let (gate, up, dout) =
+                (upload(device, &wide), upload(device, &random("up", len)), upload(device, &random("dout", len)));
+            let [mut out, mut dgate, mut dup] = [(); 3].map(|()| Output::new(device, len, f32::NAN));
+            device.geglu(gate.all(), up.all(), out.view());
+            device.geglu_backward(gate.all(), up.all(), dout.all(), dgate.view(), dup.view());
+            [out.read(device), dgate.read(device), dup.read(device)]
+        };
+        for (name, (found, expected)) in ["out", "dgate", "dup"].iter().zip(run(&cuda).iter().zip(&run(&cpu))) {
+            let error = nmse(found, expected);
+            assert!(error < GATE, "{name} of geglu len={len}: {error}");
+        }
+    }
+}
+
+#[test]
 fn the_ledger_is_empty_at_the_end() {
     let Some(cuda) = emulated(Precision::F32) else { return };
     let before = cuda.ledger().current(Component::Scratch);
