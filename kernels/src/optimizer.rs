@@ -6,6 +6,9 @@ use crate::Backend;
 use crate::parallel::PIECE;
 use crate::simd::{LANES, kernel};
 
+/// Added to the norm that clipping divides by.
+const CLIP_GUARD: f64 = 1e-6;
+
 /// Parameters of one AdamW step (Loshchilov and Hutter, 2019; as torch.optim.AdamW).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -43,23 +46,22 @@ impl AdamW {
 /// Updates `params` and both moments in place.
 ///
 /// # Panics
-/// If the lengths differ or `step` is 0.
-pub fn adamw(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], config: &AdamW) {
+/// If the lengths differ.
+pub fn adamw(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], factors: &Factors) {
     assert_eq!(params.len(), grads.len(), "grads must have the length of params");
     assert_eq!(params.len(), m.len(), "m must have the length of params");
     assert_eq!(params.len(), v.len(), "v must have the length of params");
     let backend = Backend::current();
-    let factors = config.factors();
     params
         .par_chunks_mut(PIECE)
         .zip(grads.par_chunks(PIECE))
         .zip(m.par_chunks_mut(PIECE))
         .zip(v.par_chunks_mut(PIECE))
-        .for_each(|(((p, g), m), v)| adamw_piece(backend, p, g, m, v, &factors));
+        .for_each(|(((p, g), m), v)| adamw_piece(backend, p, g, m, v, factors));
 }
 
 /// What a step multiplies by, worked out once in `f64`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Factors {
     pub decay: f32,
     pub beta1: f32,
@@ -71,6 +73,25 @@ pub struct Factors {
     pub inverse_root: f32,
     pub eps: f32,
     pub step_size: f32,
+}
+
+impl Factors {
+    /// How many there are.
+    pub const COUNT: usize = 9;
+
+    /// In the order of the fields, as devices take them.
+    #[must_use]
+    pub fn to_array(&self) -> [f32; Self::COUNT] {
+        let Self { decay, beta1, rest1, beta2, rest2, root, inverse_root, eps, step_size } = *self;
+        [decay, beta1, rest1, beta2, rest2, root, inverse_root, eps, step_size]
+    }
+
+    /// From [`Factors::to_array`].
+    #[must_use]
+    pub fn from_array(values: [f32; Self::COUNT]) -> Self {
+        let [decay, beta1, rest1, beta2, rest2, root, inverse_root, eps, step_size] = values;
+        Self { decay, beta1, rest1, beta2, rest2, root, inverse_root, eps, step_size }
+    }
 }
 
 kernel! {
@@ -130,6 +151,13 @@ fn squares(piece: &[f32]) -> f64 {
         }
     }
     lanes[0]
+}
+
+/// Brings `x`, whose norm is `norm`, down to a norm of about `limit` if it is above, as torch's `clip_grad_norm_` does.
+pub fn clip(x: &mut [f32], norm: f64, limit: f64) {
+    if norm > limit {
+        scale(x, (limit / (norm + CLIP_GUARD)) as f32);
+    }
 }
 
 /// `x *= factor`.

@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use crate::nf4::{dynamic_map, unsigned_dynamic_map};
-use crate::optimizer::{AdamW, Factors};
+use crate::optimizer::Factors;
 
 /// Elements that share one scale.
 pub const STATE_BLOCK: usize = 256;
@@ -19,22 +19,21 @@ pub struct Moment8<'a> {
 /// Updates one tensor and both of its moments in place; the first moment is signed, the second is not.
 ///
 /// # Panics
-/// If the lengths do not fit or `step` is 0.
-pub fn adamw_8bit(params: &mut [f32], grads: &[f32], first: Moment8<'_>, second: Moment8<'_>, config: &AdamW) {
+/// If the lengths do not fit.
+pub fn adamw_8bit(params: &mut [f32], grads: &[f32], first: Moment8<'_>, second: Moment8<'_>, factors: &Factors) {
     let (count, blocks) = (params.len(), params.len().div_ceil(STATE_BLOCK));
     assert_eq!(grads.len(), count, "grads must have the length of params");
     for moment in [&first, &second] {
         assert_eq!(moment.codes.len(), count, "a code for each parameter");
         assert_eq!(moment.scales.len(), blocks, "a scale for each block");
     }
-    let factors = config.factors();
     params
         .par_chunks_mut(STATE_BLOCK)
         .zip(grads.par_chunks(STATE_BLOCK))
         .zip(first.codes.par_chunks_mut(STATE_BLOCK).zip(first.scales))
         .zip(second.codes.par_chunks_mut(STATE_BLOCK).zip(second.scales))
         .with_min_len(16)
-        .for_each(|(((params, grads), first), second)| block(params, grads, first, second, &factors));
+        .for_each(|(((params, grads), first), second)| block(params, grads, first, second, factors));
 }
 
 fn block(
@@ -72,7 +71,7 @@ fn encode(map: &[f32; 256], values: &[f32], codes: &mut [u8]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::optimizer::adamw;
+    use crate::optimizer::{AdamW, adamw};
     use crate::random::Stream;
 
     #[test]
@@ -104,7 +103,7 @@ mod tests {
         for step in 1..=20 {
             let mut grads = vec![0f32; count];
             stream.fill_normal(1000 * step, 0.1, 1.0, &mut grads);
-            let config = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step };
+            let config = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step }.factors();
             adamw(&mut exact, &grads, &mut m, &mut v, &config);
             let ([c1, c2], [s1, s2]) = (&mut codes, &mut scales);
             let first = Moment8 { codes: c1, scales: s1 };

@@ -36,9 +36,9 @@ struct Running {
 };
 
 // One block a row. `losses[row] = ln Σ e^logit - logit[target]`; with `gradient`, the logits become
-// `scale · (softmax - onehot)`. A target outside the vocabulary makes the loss and the gradient NaN.
+// `scales[0] · (softmax - onehot)`. A target outside the vocabulary makes the loss and the gradient NaN.
 extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)
-    softmax_loss(float *logits, const u32 *targets, int vocabulary, float scale, int gradient, float *losses) {
+    softmax_loss(float *logits, const u32 *targets, int vocabulary, const float *scales, int gradient, float *losses) {
   __shared__ float tops[SOFTMAX_THREADS];
   __shared__ double sums[SOFTMAX_THREADS];
   float *row = logits + (u64)blockIdx.x * vocabulary;
@@ -80,6 +80,7 @@ extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)
     return;
   // The target's logit is read above before it is overwritten below.
   __syncthreads();
+  const float scale = scales[0];
   const float factor = inside ? (float)((double)scale / sum) : nan;
   if (quads) {
     for (int i = threadIdx.x * 4; i < vocabulary; i += SOFTMAX_THREADS * 4) {

@@ -1,15 +1,20 @@
 // AdamW over flat buffers (Loshchilov and Hutter, 2019), with moments in f32 or in 8 bits (Dettmers et al., "8-bit
-// optimizers via block-wise quantization", 2022), and norms. The bits of the updates are the CPU's.
+// optimizers via block-wise quantization", 2022), norms, clipping and sums. The bits of the updates are the CPU's.
 #include "operands.cuh"
 
 #define STATE_BLOCK 256
 
+// What a step multiplies by, in the order of the engine.
+enum Factor { DECAY, BETA1, REST1, BETA2, REST2, ROOT, INVERSE_ROOT, EPS, STEP_SIZE };
+
 extern "C" __global__ void __launch_bounds__(256)
-    adamw(const float *grads, u64 count, float decay, float beta1, float rest1, float beta2, float rest2,
-          float inverse_root, float eps, float step_size, float *params, float *m, float *v) {
+    adamw(const float *grads, u64 count, const float *factors, float *params, float *m, float *v) {
   u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
   if (at >= count)
     return;
+  const float decay = factors[DECAY], beta1 = factors[BETA1], rest1 = factors[REST1], beta2 = factors[BETA2];
+  const float rest2 = factors[REST2], inverse_root = factors[INVERSE_ROOT], eps = factors[EPS];
+  const float step_size = factors[STEP_SIZE];
   float gradient = grads[at];
   float first = fmaf(beta1, m[at], __fmul_rn(rest1, gradient));
   float second = fmaf(beta2, v[at], __fmul_rn(rest2, __fmul_rn(gradient, gradient)));
@@ -70,8 +75,10 @@ __device__ __forceinline__ float block_top(float size, float *shared) {
 
 // Grid: blocks of 256 elements, each with a scale per moment.
 extern "C" __global__ void __launch_bounds__(STATE_BLOCK)
-    adamw_8bit(const float *grads, u64 count, float decay, float beta1, float rest1, float beta2, float rest2, float root,
-               float eps, float step_size, float *params, u8 *codes1, u8 *codes2, float *scales1, float *scales2) {
+    adamw_8bit(const float *grads, u64 count, const float *factors, float *params, u8 *codes1, u8 *codes2, float *scales1,
+               float *scales2) {
+  const float decay = factors[DECAY], beta1 = factors[BETA1], rest1 = factors[REST1], beta2 = factors[BETA2];
+  const float rest2 = factors[REST2], root = factors[ROOT], eps = factors[EPS], step_size = factors[STEP_SIZE];
   __shared__ float unsigned_map[256];
   __shared__ float signed_map[256];
   __shared__ float tops[8];
@@ -137,3 +144,22 @@ extern "C" __global__ void __launch_bounds__(256) norm_join(const double *sums, 
     *out = sqrt(sum);
 }
 KERNEL_REGISTER(norm_join)
+
+// x *= limit / (norm + 1e-6) where the norm is above the limit.
+extern "C" __global__ void __launch_bounds__(256) clip(const double *norm, double limit, u64 count, float *x) {
+  u64 at = (u64)blockIdx.x * 256 + threadIdx.x;
+  if (at < count && *norm > limit)
+    x[at] = __fmul_rn(x[at], (float)(limit / (*norm + 1e-6)));
+}
+KERNEL_REGISTER(clip)
+
+// *out = the sum of all (+ *out). Grid: one.
+extern "C" __global__ void __launch_bounds__(256) sum(const float *x, u64 count, int accumulate, double *out) {
+  __shared__ double shared[256];
+  double sum = 0;
+  for (u64 at = threadIdx.x; at < count; at += 256) sum += (double)x[at];
+  sum = tree(sum, shared);
+  if (threadIdx.x == 0)
+    *out = accumulate ? *out + sum : sum;
+}
+KERNEL_REGISTER(sum)

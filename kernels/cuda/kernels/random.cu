@@ -31,13 +31,13 @@ __device__ __forceinline__ float uniform(u32 word) { return __fmul_rn((float)(wo
 // Zeroes elements with `probability` and multiplies the others by `keep`. A thread has four; the first position is a
 // multiple of four. Grid: elements / 1024.
 extern "C" __global__ void __launch_bounds__(RANDOM_THREADS)
-    dropout(const float *x, u64 count, u32 key0, u32 key1, u32 name0, u32 name1, u64 offset, float probability, float keep,
-            int accumulate, float *out) {
+    dropout(const float *x, u64 count, u32 key0, u32 key1, u32 name0, u32 name1, const u64 *offset, float probability,
+            float keep, int accumulate, float *out) {
   u64 first = ((u64)blockIdx.x * RANDOM_THREADS + threadIdx.x) * 4;
   if (first >= count)
     return;
   Stream stream = {{key0, key1}, {name0, name1}};
-  Words words = stream.block((offset + first) / 4);
+  Words words = stream.block((*offset + first) / 4);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     u64 at = first + i;
@@ -49,20 +49,25 @@ extern "C" __global__ void __launch_bounds__(RANDOM_THREADS)
 }
 KERNEL_REGISTER(dropout)
 
-// out += magnitude · (2 u - 1). Grid: elements / 256.
+// out[·, width] += magnitude · (2 u - 1), a sequence's magnitude being strength / √elements. Grid: elements of the longest
+// sequence / 256, sequences.
 extern "C" __global__ void __launch_bounds__(RANDOM_THREADS)
-    add_noise(u64 count, u32 key0, u32 key1, u32 name0, u32 name1, u64 offset, float magnitude, float *out) {
+    add_noise(const u32 *starts, int width, u32 key0, u32 key1, u32 name0, u32 name1, const u64 *offset, double strength,
+              float *out) {
+  u64 first = (u64)starts[blockIdx.y] * width, count = (u64)starts[blockIdx.y + 1] * width - first;
   u64 at = (u64)blockIdx.x * RANDOM_THREADS + threadIdx.x;
   if (at >= count)
     return;
+  float magnitude = (float)(strength / sqrt((double)count));
   Stream stream = {{key0, key1}, {name0, name1}};
-  u64 position = offset + at;
+  u64 position = *offset + first + at;
   Words words = stream.block(position / 4);
   u32 word = words.word[0];
 #pragma unroll
   for (int i = 1; i < 4; i++)
     if (position % 4 == i)
       word = words.word[i];
-  out[at] = __fadd_rn(out[at], __fmul_rn(magnitude, __fadd_rn(__fmul_rn(2, uniform(word)), -1)));
+  float value = __fmul_rn(magnitude, __fadd_rn(__fmul_rn(2, uniform(word)), -1));
+  out[first + at] = __fadd_rn(out[first + at], value);
 }
 KERNEL_REGISTER(add_noise)

@@ -57,6 +57,11 @@ impl Arguments {
         self
     }
 
+    pub fn double(&mut self, value: f64) -> &mut Self {
+        self.words.push(value.to_bits());
+        self
+    }
+
     pub fn flag(&mut self, value: bool) -> &mut Self {
         self.words.push(u64::from(value));
         self

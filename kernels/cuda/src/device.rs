@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::DriverError;
 use luthier_kernels::device::{
-    AdamW, Allocation, AttentionSaved, AttentionShape, Component, Device, DeviceError, DeviceExt, DeviceResult,
-    DoraRows, Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Rotary, Segments, Slice, SliceMut, Space,
-    Transfers,
+    Allocation, AttentionSaved, AttentionShape, Component, Device, DeviceError, DeviceExt, DeviceResult, DoraRows,
+    Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Rotary, Segments, Slice, SliceMut, Space, Transfers,
 };
 use luthier_kernels::rope::Table;
 
 use crate::cublas::{Call, Products};
 use crate::driver::{self, Driver, Extent, Function, explain};
-use crate::memory::{DeviceMemory, Region};
+use crate::memory::{DeviceMemory, Region, Staging};
 use crate::modules::Module;
 use crate::{Arguments, modules, ops};
 
@@ -57,6 +57,9 @@ pub struct CudaDevice {
     functions: Vec<OnceLock<Result<Functions, String>>>,
     scratch: Region,
     row_scratch: Region,
+    staging: Mutex<Staging>,
+    /// Whether anything was queued since somebody waited.
+    queued: AtomicBool,
     failure: Mutex<Option<String>>,
 }
 
@@ -85,9 +88,13 @@ impl CudaDevice {
         let unavailable = |why| DeviceError::Unavailable { device: format!("cuda:{}", options.ordinal), why };
         let driver = driver.map_err(unavailable)?;
         let modules = modules::of(driver.properties.capability).map_err(unavailable)?;
+        let driver = Arc::new(driver);
+        let staging = Staging::new(&driver).map_err(|error| unavailable(explain(error)))?;
         Ok(Self {
             products: None,
-            driver: Arc::new(driver),
+            driver,
+            staging: Mutex::new(staging),
+            queued: AtomicBool::new(false),
             options,
             ledger: Arc::default(),
             places: modules::kernels(&modules),
@@ -175,10 +182,11 @@ impl CudaDevice {
 
     /// Queues a product of cuBLAS's.
     pub(crate) fn multiply(&self, call: &Call) {
-        if let (Some(products), false) = (&self.products, self.has_failed())
-            && let Err(why) = products.multiply(self, call)
-        {
-            self.fail(why);
+        if let (Some(products), false) = (&self.products, self.has_failed()) {
+            if let Err(why) = products.multiply(self, call) {
+                self.fail(why);
+            }
+            self.mark_queued();
         }
     }
 
@@ -225,6 +233,7 @@ impl CudaDevice {
             // emulated driver, and views are as long as they assert.
             unsafe { self.driver.launch(function, Extent { grid, threads, shared }, &mut pointers) }.map_err(explain)
         });
+        self.mark_queued();
         if let Err(why) = launched {
             self.fail(format!("kernel `{name}`: {why}"));
         }
@@ -243,11 +252,12 @@ impl CudaDevice {
         functions.get(name).copied().ok_or_else(|| "the module does not have it".to_owned())
     }
 
-    /// Copies from an address, after all that was queued before.
-    pub(crate) fn read_address(&self, address: u64, target: &mut [u8]) {
-        if !self.has_failed() {
-            self.note(self.driver.read(address, target));
-        }
+    fn staging(&self) -> MutexGuard<'_, Staging> {
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark_queued(&self) {
+        self.queued.store(true, Ordering::Release);
     }
 
     pub(crate) fn note(&self, result: Result<(), DriverError>) {
@@ -319,20 +329,23 @@ impl Device for CudaDevice {
     fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>) {
         assert_eq!(source.len(), target.len(), "a write of another length");
         if !source.is_empty() && !self.has_failed() {
-            self.note(self.driver.write(word(target.address()), source));
+            self.note(self.staging().write(word(target.address()), source));
+            self.mark_queued();
         }
     }
 
     fn read_bytes(&self, source: Slice<'_, u8>, target: &mut [u8]) {
         assert_eq!(source.len(), target.len(), "a read of another length");
-        if !target.is_empty() {
-            self.read_address(word(source.address()), target);
+        if !target.is_empty() && !self.has_failed() {
+            self.queued.store(false, Ordering::Release);
+            self.note(self.staging().read(word(source.address()), target));
         }
     }
 
     fn synchronize(&self) -> DeviceResult<()> {
-        if !self.has_failed() {
-            self.note(self.driver.synchronize());
+        let queued = self.queued.swap(false, Ordering::AcqRel) || self.driver.is_copying();
+        if queued && !self.has_failed() {
+            self.note(self.staging().wait());
         }
         self.check()
     }
@@ -508,7 +521,7 @@ impl Device for CudaDevice {
         hidden: Slice<'_, f32>,
         targets: Slice<'_, u32>,
         head: Head<'_>,
-        scale: f32,
+        scale: Slice<'_, f32>,
         dhidden: Option<SliceMut<'_, f32>>,
         scratch: SliceMut<'_, f32>,
         losses: SliceMut<'_, f32>,
@@ -516,27 +529,33 @@ impl Device for CudaDevice {
         ops::cross_entropy::forward_backward(self, hidden, targets, head, scale, dhidden, scratch, losses);
     }
 
-    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout, accumulate: bool, out: SliceMut<'_, f32>) {
+    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>) {
         ops::random::dropout(self, x, dropout, accumulate, out);
     }
 
     fn adamw(
         &self,
         grads: Slice<'_, f32>,
-        step: AdamW,
+        factors: Slice<'_, f32>,
         params: SliceMut<'_, f32>,
         m: SliceMut<'_, f32>,
         v: SliceMut<'_, f32>,
     ) {
-        ops::optimizer::adamw(self, grads, step, params, m, v);
+        ops::optimizer::adamw(self, grads, factors, params, m, v);
     }
 
-    fn adamw_8bit(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, moments: Moments8<'_>) {
-        ops::optimizer::adamw_8bit(self, grads, step, params, moments);
+    fn adamw_8bit(
+        &self,
+        grads: Slice<'_, f32>,
+        factors: Slice<'_, f32>,
+        params: SliceMut<'_, f32>,
+        moments: Moments8<'_>,
+    ) {
+        ops::optimizer::adamw_8bit(self, grads, factors, params, moments);
     }
 
-    fn add_noise(&self, noise: Noise, out: SliceMut<'_, f32>) {
-        ops::random::add_noise(self, noise, out);
+    fn add_noise(&self, noise: Noise<'_>, segments: Segments<'_>, width: usize, out: SliceMut<'_, f32>) {
+        ops::random::add_noise(self, noise, segments, width, out);
     }
 
     fn row_squares(&self, w: Operand<'_>, shape: [usize; 2], out: SliceMut<'_, f32>) {
@@ -568,8 +587,16 @@ impl Device for CudaDevice {
         ops::dora::column_dots(self, dy, x, factors, accumulate, out);
     }
 
-    fn norm(&self, x: Slice<'_, f32>) -> f64 {
-        ops::optimizer::norm(self, x)
+    fn sum(&self, x: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f64>) {
+        ops::optimizer::sum(self, x, accumulate, out);
+    }
+
+    fn norm(&self, x: Slice<'_, f32>, out: SliceMut<'_, f64>) {
+        ops::optimizer::norm(self, x, out);
+    }
+
+    fn clip(&self, norm: Slice<'_, f64>, limit: f64, out: SliceMut<'_, f32>) {
+        ops::optimizer::clip(self, norm, limit, out);
     }
 
     fn geglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {

@@ -229,7 +229,8 @@ impl Driver {
 
     pub fn write(&self, address: u64, source: &[u8]) -> Result<(), DriverError> {
         self.enter()?;
-        // SAFETY: the caller owns `source.len()` bytes at `address`; pageable memory is staged before this returns.
+        // SAFETY: the caller owns `source.len()` bytes at `address`; the driver stages it before this
+        // returns, unless it is pinned: then the caller leaves it alone until it has waited.
         unsafe { result::memcpy_htod_async(address, source, self.stream) }
     }
 
@@ -245,6 +246,11 @@ impl Driver {
     pub fn synchronize(&self) -> Result<(), DriverError> {
         self.enter()?;
         self.finish_streams()
+    }
+
+    /// Whether copies were queued beside the operations since somebody waited for them.
+    pub fn is_copying(&self) -> bool {
+        self.copying.load(Ordering::Acquire)
     }
 
     fn finish_streams(&self) -> Result<(), DriverError> {

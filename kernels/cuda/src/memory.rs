@@ -1,7 +1,9 @@
-//! Memory of the device that its owner frees.
+//! Memory of the device that its owner frees, and host memory on the way there.
 
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
+use cudarc::driver::DriverError;
 use luthier_kernels::device::{Component, Held, Ledger};
 
 use crate::driver::Driver;
@@ -14,7 +16,7 @@ pub struct DeviceMemory {
 
 impl DeviceMemory {
     /// `bytes` zeroed bytes, or what the driver says.
-    pub fn new(driver: &Arc<Driver>, bytes: usize) -> Result<Self, cudarc::driver::DriverError> {
+    pub fn new(driver: &Arc<Driver>, bytes: usize) -> Result<Self, DriverError> {
         Ok(Self { driver: Arc::clone(driver), address: driver.allocate(bytes)? })
     }
 }
@@ -33,12 +35,7 @@ pub struct Region {
 
 impl Region {
     /// At least `bytes` bytes, until the next call.
-    pub fn take(
-        &self,
-        driver: &Arc<Driver>,
-        ledger: &Arc<Ledger>,
-        bytes: usize,
-    ) -> Result<u64, cudarc::driver::DriverError> {
+    pub fn take(&self, driver: &Arc<Driver>, ledger: &Arc<Ledger>, bytes: usize) -> Result<u64, DriverError> {
         let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((memory, _, size)) = &*held
             && *size >= bytes
@@ -51,5 +48,70 @@ impl Region {
         let address = memory.address;
         *held = Some((memory, ledger.hold(Component::Scratch, bytes), bytes));
         Ok(address)
+    }
+}
+
+/// Bytes on the way to the device, and the most that come back at once.
+const STAGED: usize = 4 << 20;
+const FETCHED: usize = 4 << 10;
+
+/// Pinned host memory that small copies go through, so that they do not wait for the device: a write takes the next part
+/// of it, and all parts are free again once somebody has waited.
+pub struct Staging {
+    driver: Arc<Driver>,
+    address: NonNull<u8>,
+    used: usize,
+}
+
+// SAFETY: it owns its memory.
+unsafe impl Send for Staging {}
+
+impl Staging {
+    pub fn new(driver: &Arc<Driver>) -> Result<Self, DriverError> {
+        Ok(Self { driver: Arc::clone(driver), address: driver.pin(STAGED + FETCHED)?, used: 0 })
+    }
+
+    /// Copies to the device; `source` may be used again at once.
+    pub fn write(&mut self, address: u64, source: &[u8]) -> Result<(), DriverError> {
+        if source.len() > STAGED / 2 {
+            return self.driver.write(address, source);
+        }
+        if source.len() > STAGED - self.used {
+            self.wait()?;
+        }
+        // SAFETY: the range is inside the memory, and no copy that is queued reads it.
+        let part = unsafe { std::slice::from_raw_parts_mut(self.address.add(self.used).as_ptr(), source.len()) };
+        part.copy_from_slice(source);
+        self.used += source.len().next_multiple_of(64);
+        self.driver.write(address, part)
+    }
+
+    /// Copies from the device, after all that was queued before.
+    pub fn read(&mut self, address: u64, target: &mut [u8]) -> Result<(), DriverError> {
+        if target.len() > FETCHED {
+            self.driver.read(address, target)?;
+        } else {
+            // SAFETY: the range lies behind what is written, and nobody else has it while `self` is borrowed.
+            let part = unsafe { std::slice::from_raw_parts_mut(self.address.add(STAGED).as_ptr(), target.len()) };
+            self.driver.read(address, part)?;
+            target.copy_from_slice(part);
+        }
+        self.used = 0;
+        Ok(())
+    }
+
+    /// Waits for all that is queued.
+    pub fn wait(&mut self) -> Result<(), DriverError> {
+        self.driver.synchronize()?;
+        self.used = 0;
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Copies that are queued still read it.
+        let _ = self.driver.synchronize();
+        self.driver.unpin(self.address);
     }
 }

@@ -26,14 +26,19 @@ use luthier_model::{BaseFormat, Decoder, LoadOptions};
 use luthier_test::{TinyModel, token_set};
 use serde_json::{Value, json};
 
-/// Bytes that the driver has given out and not got back.
-fn used() -> usize {
+/// A counter of the emulated driver.
+fn counter(name: &str) -> usize {
     // SAFETY: the emulated driver is loaded, and the function takes nothing.
     unsafe {
         let driver = Library::new("libcuda.so").unwrap();
-        let used: Symbol<'_, unsafe extern "C" fn() -> usize> = driver.get(b"emulator_used").unwrap();
-        used()
+        let get: Symbol<'_, unsafe extern "C" fn() -> usize> = driver.get(name.as_bytes()).unwrap();
+        get()
     }
+}
+
+/// Bytes that the driver has given out and not got back.
+fn used() -> usize {
+    counter("emulator_used")
 }
 
 /// The driver's counters are the process's, so one test at a time.
@@ -273,4 +278,33 @@ fn memory_is_that_of_the_plan_and_of_the_driver() {
     drop(trainer);
     drop((decoder, device));
     assert_eq!(used(), 0, "bytes that nobody freed");
+}
+
+#[test]
+fn a_step_waits_for_the_device_once_and_copies_pinned_memory_only() {
+    let _alone = ALONE.lock();
+    let Some(device) = support::emulated(Precision::Bf16) else { return };
+    if support::is_real() {
+        return;
+    }
+    let bench = Bench::new();
+    let device: Arc<dyn Device> = Arc::new(device);
+    let data = TokenSet::open(&bench.path("data")).unwrap();
+    let files = ModelFiles::open(&bench.path("model")).unwrap();
+    let options = LoadOptions { base: BaseFormat::Nf4, positions: data.meta.longest };
+    let decoder = Decoder::load(&device, &files, options).unwrap();
+    for (accumulate, neftune) in [(1, 0.0), (3, 5.0)] {
+        let spec = TrainSpec { batch: 2, accumulate, neftune, duration: Duration::Steps(5), ..spec() };
+        let mut trainer = Trainer::new(&decoder, &data, None, spec).unwrap();
+        for step in 0..5 {
+            let before = ["emulator_waits", "emulator_pageable_copies"].map(counter);
+            trainer.compute().unwrap();
+            trainer.apply().unwrap();
+            let after = ["emulator_waits", "emulator_pageable_copies"].map(counter);
+            // The first step also borrows its scratch, which waits for what is let go.
+            let waits = if step == 0 { after[0] - before[0] } else { 1 };
+            assert_eq!([after[0] - before[0], after[1] - before[1]], [waits, 0], "step {step}");
+        }
+        trainer.settle().unwrap();
+    }
 }

@@ -10,6 +10,8 @@ use crate::linear::{FrozenWeight, Held};
 use crate::operation::{Custom, Differentiable, Operation, apply, rows};
 
 const NAME: &str = "luthier-cross-entropy";
+/// The bits of the scale of the losses, which the device reads.
+const SCALE: [u32; 1] = [1f32.to_bits()];
 
 #[derive(Clone)]
 struct CrossEntropy {
@@ -36,11 +38,12 @@ impl CrossEntropy {
         &self,
         device: &dyn Device,
         hidden: Slice<'_, f32>,
-        targets: Slice<'_, u32>,
+        numbers: &[Slice<'_, u32>],
         dhidden: Option<SliceMut<'_, f32>>,
         scratch: SliceMut<'_, f32>,
         losses: SliceMut<'_, f32>,
     ) -> Result<()> {
+        let (targets, scale) = (numbers[0], numbers[1].cast());
         let (vocabulary, width) = self.head.sides();
         let chunk_rows = self.chunk_rows.min(self.targets.len());
         let held = self.head.beside(device, hidden.space())?;
@@ -56,7 +59,7 @@ impl CrossEntropy {
             }
         };
         let head = Head { weight, vocabulary, hidden: width, chunk_rows };
-        device.cross_entropy(hidden, targets, head, 1.0, dhidden, scratch, losses);
+        device.cross_entropy(hidden, targets, head, scale, dhidden, scratch, losses);
         Ok(())
     }
 }
@@ -71,7 +74,7 @@ impl Operation<1, 2> for CrossEntropy {
     }
 
     fn indices(&self) -> Vec<&[u32]> {
-        vec![&self.targets]
+        vec![&self.targets, &SCALE]
     }
 
     fn run(
@@ -81,7 +84,7 @@ impl Operation<1, 2> for CrossEntropy {
         indices: &[Slice<'_, u32>],
         [losses, scratch]: [SliceMut<'_, f32>; 2],
     ) -> Result<()> {
-        self.compute(device, hidden, indices[0], None, scratch, losses)
+        self.compute(device, hidden, indices, None, scratch, losses)
     }
 }
 
@@ -109,7 +112,7 @@ impl Operation<1, 3> for Slopes {
         indices: &[Slice<'_, u32>],
         [dhidden, losses, scratch]: [SliceMut<'_, f32>; 3],
     ) -> Result<()> {
-        self.0.compute(device, hidden, indices[0], Some(dhidden), scratch, losses)
+        self.0.compute(device, hidden, indices, Some(dhidden), scratch, losses)
     }
 }
 

@@ -268,6 +268,21 @@ impl<'a, T> Slice<'a, T> {
         Self { address, len: end - start, ..self }
     }
 
+    /// The same memory as elements of another type.
+    ///
+    /// # Panics
+    /// If it holds no whole number of them, or does not start where one may be.
+    #[must_use]
+    pub fn cast<U: Pod>(self) -> Slice<'a, U>
+    where
+        T: Pod,
+    {
+        let bytes = self.len * size_of::<T>();
+        assert!(bytes.is_multiple_of(size_of::<U>()), "{bytes} bytes are no whole number of elements");
+        assert!(self.address.as_ptr().addr().is_multiple_of(align_of::<U>()), "the view is not aligned");
+        Slice { address: self.address.cast(), len: bytes / size_of::<U>(), space: self.space, marker: PhantomData }
+    }
+
     /// The same memory as bytes.
     #[must_use]
     pub fn as_bytes(self) -> Slice<'a, u8>

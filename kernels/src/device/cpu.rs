@@ -12,11 +12,12 @@ use super::error::{DeviceError, DeviceResult};
 use super::host_bytes::HostBytes;
 use super::ledger::{Component, Ledger};
 use super::weight::Operand;
-use super::{AttentionSaved, Device, DoraRows, Dropout, Head, KeyValues, Moments8, NO_ROW, Noise, Rotary, Segments};
+use super::{
+    AttentionSaved, Device, DoraRows, Dropout, Factors, Head, KeyValues, Moments8, NO_ROW, Noise, Rotary, Segments,
+};
 use crate::attention::{AttentionShape, CacheView};
 use crate::blocks::BlockView;
 use crate::nf4::{AbsMax, Nf4View};
-use crate::optimizer::AdamW;
 use crate::optimizer_8bit::{Moment8, adamw_8bit};
 use crate::{NUMERIC_CLASS, Weight, attention, cross_entropy, dora, elementwise, embedding, geglu, matmul, optimizer};
 use crate::{rms_norm, rope, swiglu};
@@ -82,6 +83,11 @@ fn weight(operand: Operand<'_>) -> Weight<'_> {
             cols,
         }),
     }
+}
+
+fn factors(values: Slice<'_, f32>) -> Factors {
+    let Ok(values) = values.host().try_into() else { panic!("a step has {} factors", Factors::COUNT) };
+    Factors::from_array(values)
 }
 
 impl Device for CpuDevice {
@@ -354,7 +360,7 @@ impl Device for CpuDevice {
         hidden: Slice<'_, f32>,
         targets: Slice<'_, u32>,
         head: Head<'_>,
-        scale: f32,
+        scale: Slice<'_, f32>,
         dhidden: Option<SliceMut<'_, f32>>,
         scratch: SliceMut<'_, f32>,
         losses: SliceMut<'_, f32>,
@@ -365,19 +371,19 @@ impl Device for CpuDevice {
             head.hidden,
             &weight(head.weight),
             head.chunk_rows,
-            scale,
+            scale.host()[0],
             dhidden.map(SliceMut::host),
             scratch.host(),
         );
         losses.host().copy_from_slice(&values);
     }
 
-    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout, accumulate: bool, out: SliceMut<'_, f32>) {
+    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>) {
         let (x, out) = (x.host(), out.host());
         assert_eq!(x.len(), out.len(), "dropout of another length");
-        let keep = 1.0 / (1.0 - dropout.probability);
+        let (offset, keep) = (dropout.offset.host()[0], 1.0 / (1.0 - dropout.probability));
         out.par_chunks_mut(GRAIN).zip(x.par_chunks(GRAIN)).enumerate().for_each(|(chunk, (out, x))| {
-            let start = dropout.offset + (chunk * GRAIN) as u64;
+            let start = offset + (chunk * GRAIN) as u64;
             for (block, (out, x)) in out.chunks_mut(4).zip(x.chunks(4)).enumerate() {
                 let words = dropout.stream.block(start / 4 + block as u64);
                 for ((out, x), word) in out.iter_mut().zip(x).zip(words) {
@@ -392,28 +398,40 @@ impl Device for CpuDevice {
     fn adamw(
         &self,
         grads: Slice<'_, f32>,
-        step: AdamW,
+        values: Slice<'_, f32>,
         params: SliceMut<'_, f32>,
         m: SliceMut<'_, f32>,
         v: SliceMut<'_, f32>,
     ) {
-        optimizer::adamw(params.host(), grads.host(), m.host(), v.host(), &step);
+        optimizer::adamw(params.host(), grads.host(), m.host(), v.host(), &factors(values));
     }
 
-    fn adamw_8bit(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, moments: Moments8<'_>) {
+    fn adamw_8bit(
+        &self,
+        grads: Slice<'_, f32>,
+        values: Slice<'_, f32>,
+        params: SliceMut<'_, f32>,
+        moments: Moments8<'_>,
+    ) {
         let ([first, second], [first_scales, second_scales]) = (moments.codes, moments.scales);
         let first = Moment8 { codes: first.host(), scales: first_scales.host() };
         let second = Moment8 { codes: second.host(), scales: second_scales.host() };
-        adamw_8bit(params.host(), grads.host(), first, second, &step);
+        adamw_8bit(params.host(), grads.host(), first, second, &factors(values));
     }
 
-    fn add_noise(&self, noise: Noise, out: SliceMut<'_, f32>) {
-        out.host().par_chunks_mut(GRAIN).enumerate().for_each(|(chunk, out)| {
-            let start = noise.offset + (chunk * GRAIN) as u64;
-            for (index, out) in out.iter_mut().enumerate() {
-                *out += noise.magnitude * (2.0 * noise.stream.uniform(start + index as u64) - 1.0);
-            }
-        });
+    fn add_noise(&self, noise: Noise<'_>, segments: Segments<'_>, width: usize, out: SliceMut<'_, f32>) {
+        let (offset, out) = (noise.offset.host()[0], out.host());
+        for bounds in segments.starts.host().windows(2) {
+            let range = bounds[0] as usize * width..bounds[1] as usize * width;
+            let magnitude = (noise.strength / (range.len() as f64).sqrt()) as f32;
+            let first = offset + range.start as u64;
+            out[range].par_chunks_mut(GRAIN).enumerate().for_each(|(chunk, out)| {
+                let start = first + (chunk * GRAIN) as u64;
+                for (index, out) in out.iter_mut().enumerate() {
+                    *out += magnitude * (2.0 * noise.stream.uniform(start + index as u64) - 1.0);
+                }
+            });
+        }
     }
 
     fn row_squares(&self, w: Operand<'_>, [rows, cols]: [usize; 2], out: SliceMut<'_, f32>) {
@@ -452,8 +470,18 @@ impl Device for CpuDevice {
         dora::column_dots(dy.host(), x.host(), factors.host(), accumulate, out.host());
     }
 
-    fn norm(&self, x: Slice<'_, f32>) -> f64 {
-        optimizer::global_norm(x.host())
+    fn sum(&self, x: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f64>) {
+        let out = &mut out.host()[0];
+        let sum: f64 = x.host().iter().map(|x| f64::from(*x)).sum();
+        *out = if accumulate { *out } else { 0.0 } + sum;
+    }
+
+    fn norm(&self, x: Slice<'_, f32>, out: SliceMut<'_, f64>) {
+        out.host()[0] = optimizer::global_norm(x.host());
+    }
+
+    fn clip(&self, norm: Slice<'_, f64>, limit: f64, out: SliceMut<'_, f32>) {
+        optimizer::clip(out.host(), norm.host()[0], limit);
     }
 
     fn geglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {

@@ -3,6 +3,9 @@
 //! The training engine is written against [`Device`] alone and holds no tensor of its own. Shapes are arguments, all
 //! floats are `f32`, all matrices row-major. [`CpuDevice`] runs the kernels of this crate on host memory.
 //!
+//! What changes from step to step (learning rates, positions of random numbers, the scale of the loss, norms) is read from
+//! the device's memory when an operation runs, so that a step can be queued without waiting for another.
+//!
 //! Operations are queued in order and cannot fail one by one: a device that can fail remembers its first failure and
 //! answers it from [`Device::synchronize`], which the engine calls once per step. Lengths that do not fit are defects of
 //! the caller and panic.
@@ -30,7 +33,7 @@ pub use transfers::{Mark, Pinned, Queue, Transfers};
 pub use weight::{Matrix, Nf4Parts, Operand, Storage};
 
 pub use crate::attention::AttentionShape;
-pub use crate::optimizer::AdamW;
+pub use crate::optimizer::{AdamW, Factors};
 use crate::random::Stream;
 use crate::rope;
 
@@ -78,23 +81,23 @@ pub struct Head<'a> {
 
 /// Which elements a dropout keeps: drawn from a stream at the element's own position, so that forward and backward agree
 /// without a stored mask.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Dropout {
+#[derive(Clone, Copy)]
+pub struct Dropout<'a> {
     pub probability: f32,
     /// Named after the site.
     pub stream: Stream,
-    /// Position of the first element, a multiple of 4; advances with the steps.
-    pub offset: u64,
+    /// Position of the first element, a multiple of 4, where the operation reads it; advances with the steps.
+    pub offset: Slice<'a, u64>,
 }
 
-/// Uniform noise, drawn from a stream at each element's position.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Noise {
-    /// Each value is in `±magnitude`.
-    pub magnitude: f32,
+/// Uniform noise of NEFTune (Jain et al. 2023), drawn from a stream at each element's position.
+#[derive(Clone, Copy)]
+pub struct Noise<'a> {
+    /// Each value of a sequence is in `±strength / √elements`.
+    pub strength: f64,
     pub stream: Stream,
-    /// Position of the first element.
-    pub offset: u64,
+    /// Position of the first element, where the operation reads it.
+    pub offset: Slice<'a, u64>,
 }
 
 /// Both moments of one tensor in 8 bits; see [`crate::optimizer_8bit`].
@@ -293,13 +296,13 @@ pub trait Device: Send + Sync {
     fn scatter_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);
 
     /// Negative log likelihood of `targets` per row of `hidden`; with `dhidden`, also the gradient of
-    /// `scale · Σ losses`. `scratch` holds `chunk_rows · vocabulary` floats.
+    /// `scale[0] · Σ losses`. `scratch` holds `chunk_rows · vocabulary` floats.
     fn cross_entropy(
         &self,
         hidden: Slice<'_, f32>,
         targets: Slice<'_, u32>,
         head: Head<'_>,
-        scale: f32,
+        scale: Slice<'_, f32>,
         dhidden: Option<SliceMut<'_, f32>>,
         scratch: SliceMut<'_, f32>,
         losses: SliceMut<'_, f32>,
@@ -307,23 +310,29 @@ pub trait Device: Send + Sync {
 
     /// Zeroes each element of `x` with the dropout's probability and scales the others by `1 / (1 - p)`, into `out`
     /// (added if `accumulate`).
-    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout, accumulate: bool, out: SliceMut<'_, f32>);
+    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>);
 
-    /// One step of AdamW with decoupled weight decay.
+    /// One step of AdamW with decoupled weight decay; `factors` are a [`Factors::to_array`].
     fn adamw(
         &self,
         grads: Slice<'_, f32>,
-        step: AdamW,
+        factors: Slice<'_, f32>,
         params: SliceMut<'_, f32>,
         m: SliceMut<'_, f32>,
         v: SliceMut<'_, f32>,
     );
 
     /// [`Device::adamw`] on one tensor whose moments are kept in 8 bits.
-    fn adamw_8bit(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, moments: Moments8<'_>);
+    fn adamw_8bit(
+        &self,
+        grads: Slice<'_, f32>,
+        factors: Slice<'_, f32>,
+        params: SliceMut<'_, f32>,
+        moments: Moments8<'_>,
+    );
 
-    /// `out += noise`.
-    fn add_noise(&self, noise: Noise, out: SliceMut<'_, f32>);
+    /// `out[tokens, width] += noise`, each sequence with its own magnitude.
+    fn add_noise(&self, noise: Noise<'_>, segments: Segments<'_>, width: usize, out: SliceMut<'_, f32>);
 
     /// `out[i] = Σ w[i, ·]²`; `shape` is `[rows, cols]`.
     fn row_squares(&self, w: Operand<'_>, shape: [usize; 2], out: SliceMut<'_, f32>);
@@ -350,8 +359,14 @@ pub trait Device: Send + Sync {
         out: SliceMut<'_, f32>,
     );
 
-    /// `√Σ x²`, accumulated in `f64`.
-    fn norm(&self, x: Slice<'_, f32>) -> f64;
+    /// `out[0] = Σ x (+ out[0])`, accumulated in `f64`.
+    fn sum(&self, x: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f64>);
+
+    /// `out[0] = √Σ x²`, accumulated in `f64`.
+    fn norm(&self, x: Slice<'_, f32>, out: SliceMut<'_, f64>);
+
+    /// `out *= limit / (norm[0] + 1e-6)` if `norm[0]` is above `limit`.
+    fn clip(&self, norm: Slice<'_, f64>, limit: f64, out: SliceMut<'_, f32>);
 
     /// `out = gelu(gate) · up`, with the tanh form of GELU.
     fn geglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>);

@@ -255,7 +255,7 @@ impl Device for TimedDevice {
         hidden: Slice<'_, f32>,
         targets: Slice<'_, u32>,
         head: Head<'_>,
-        scale: f32,
+        scale: Slice<'_, f32>,
         dhidden: Option<SliceMut<'_, f32>>,
         scratch: SliceMut<'_, f32>,
         losses: SliceMut<'_, f32>,
@@ -267,27 +267,33 @@ impl Device for TimedDevice {
         )
     }
 
-    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout, accumulate: bool, out: SliceMut<'_, f32>) {
+    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>) {
         self.timed("dropout", 0, || self.inner.dropout(x, dropout, accumulate, out))
     }
 
     fn adamw(
         &self,
         grads: Slice<'_, f32>,
-        step: AdamW,
+        factors: Slice<'_, f32>,
         params: SliceMut<'_, f32>,
         m: SliceMut<'_, f32>,
         v: SliceMut<'_, f32>,
     ) {
-        self.timed("adamw", 0, || self.inner.adamw(grads, step, params, m, v))
+        self.timed("adamw", 0, || self.inner.adamw(grads, factors, params, m, v))
     }
 
-    fn adamw_8bit(&self, grads: Slice<'_, f32>, step: AdamW, params: SliceMut<'_, f32>, moments: Moments8<'_>) {
-        self.timed("adamw_8bit", 0, || self.inner.adamw_8bit(grads, step, params, moments))
+    fn adamw_8bit(
+        &self,
+        grads: Slice<'_, f32>,
+        factors: Slice<'_, f32>,
+        params: SliceMut<'_, f32>,
+        moments: Moments8<'_>,
+    ) {
+        self.timed("adamw_8bit", 0, || self.inner.adamw_8bit(grads, factors, params, moments))
     }
 
-    fn add_noise(&self, noise: Noise, out: SliceMut<'_, f32>) {
-        self.timed("add_noise", 0, || self.inner.add_noise(noise, out))
+    fn add_noise(&self, noise: Noise<'_>, segments: Segments<'_>, width: usize, out: SliceMut<'_, f32>) {
+        self.timed("add_noise", 0, || self.inner.add_noise(noise, segments, width, out))
     }
 
     fn row_squares(&self, w: Operand<'_>, shape: [usize; 2], out: SliceMut<'_, f32>) {
@@ -319,8 +325,16 @@ impl Device for TimedDevice {
         self.timed("column_dots", 0, || self.inner.column_dots(dy, x, factors, accumulate, out))
     }
 
-    fn norm(&self, x: Slice<'_, f32>) -> f64 {
-        self.timed("norm", 0, || self.inner.norm(x))
+    fn sum(&self, x: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f64>) {
+        self.timed("sum", 0, || self.inner.sum(x, accumulate, out))
+    }
+
+    fn norm(&self, x: Slice<'_, f32>, out: SliceMut<'_, f64>) {
+        self.timed("norm", 0, || self.inner.norm(x, out))
+    }
+
+    fn clip(&self, norm: Slice<'_, f64>, limit: f64, out: SliceMut<'_, f32>) {
+        self.timed("clip", 0, || self.inner.clip(norm, limit, out))
     }
 
     fn geglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {

@@ -413,7 +413,7 @@ fn adamw_case(len: usize) -> OpCase {
         flops: (12 * len) as f64,
         run: Box::new(move |i, o| {
             let [p, m, v] = o else { panic!("three outputs") };
-            adamw(p, i[0], m, v, &config);
+            adamw(p, i[0], m, v, &config.factors());
         }),
         exact: Box::new(move |i| {
             let start = f64::from(INITIAL);

@@ -332,7 +332,13 @@ fn eight_bit_adamw_agrees_with_bitsandbytes() {
         let config = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step };
         let ([c1, c2], [s1, s2]) = (&mut codes, &mut scales);
         let first = Moment8 { codes: c1, scales: s1 };
-        adamw_8bit(&mut params, &floats(&format!("grads.{step}")), first, Moment8 { codes: c2, scales: s2 }, &config);
+        adamw_8bit(
+            &mut params,
+            &floats(&format!("grads.{step}")),
+            first,
+            Moment8 { codes: c2, scales: s2 },
+            &config.factors(),
+        );
         close(&format!("step {step} params"), &params, golden.get(&format!("params.{step}")), 1e-6);
         for moment in 0..2 {
             let expected = golden.get(&format!("codes{}.{step}", moment + 1));

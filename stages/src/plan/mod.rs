@@ -33,7 +33,7 @@ impl Stage for PlanStage {
     }
 
     fn recipe_version(&self) -> u32 {
-        2
+        3
     }
 
     fn about(&self) -> &'static str {

@@ -118,6 +118,7 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
     let resumed = job.resume(&mut trainer)?;
     job.steps(&mut trainer)?;
     job.finish(&mut trainer)?;
+    trainer.settle()?;
     job.keep_final(&trainer);
 
     let values = if job.best.is_empty() { trainer.values() } else { std::mem::take(&mut job.best) };
@@ -297,6 +298,7 @@ impl Job<'_, '_> {
     }
 
     fn save(&mut self, trainer: &Trainer<'_>) -> StageResult<()> {
+        trainer.settle()?;
         let checkpoint = Checkpoint { extra: self.best.clone(), ..trainer.checkpoint() };
         let note = serde_json::to_value(&self.validation).unwrap_or_default();
         checkpoint.save(&self.context.checkpoint(), self.run, &note)?;

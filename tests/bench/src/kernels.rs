@@ -175,7 +175,7 @@ fn rows(seconds: f64, out: &mut (dyn Write + Send)) -> io::Result<()> {
     let n = 4_884_480;
     let (gradient, mut p, mut m, mut v) = (vec![0.01; n], vec![0.1; n], vec![0.0; n], vec![0.0; n]);
     let config = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 3 };
-    let time = best(seconds, || adamw(&mut p, &gradient, &mut m, &mut v, &config));
+    let time = best(seconds, || adamw(&mut p, &gradient, &mut m, &mut v, &config.factors()));
     line("adamw 4.9 M", time, format!("{:.1} GB/s", 28.0 * n as f64 / time / 1e9))?;
     let time = best(seconds, || {
         std::hint::black_box(global_norm(&gradient));

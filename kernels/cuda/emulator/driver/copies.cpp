@@ -32,6 +32,7 @@ int copy_in(Way way, void *to, const void *from, size_t length, void *handle) {
   if (!pinned && stream->capture)
     return refuse(CAPTURE_UNSUPPORTED, "a copy of host memory that is not pinned, in a captured graph");
   if (pinned) return streams::submit(stream, [=] { return copy_now(way, to, from, length); });
+  counters().pageable++;
   if (way == Way::TO_DEVICE) {
     std::vector<char> staged((const char *)from, (const char *)from + length);
     return streams::submit(stream, [=] { return copy_now(way, to, staged.data(), length); });

@@ -264,6 +264,11 @@ EXPORT size_t emulator_pinned() {
   Guard guard(lock());
   return memory::pinned_bytes();
 }
+// Copies of host memory that was not pinned, for which the real one may wait.
+EXPORT size_t emulator_pageable_copies() {
+  Guard guard(lock());
+  return counters().pageable;
+}
 EXPORT size_t emulator_bytes_to_device() {
   Guard guard(lock());
   return counters().to_device;

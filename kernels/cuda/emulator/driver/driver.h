@@ -49,7 +49,7 @@ bool has_context();
 
 // What tests ask for.
 struct Counters {
-  size_t launches = 0, graph_launches = 0, waits = 0, event_waits = 0, to_device = 0, to_host = 0, leaked = 0;
+  size_t launches = 0, graph_launches = 0, waits = 0, event_waits = 0, pageable = 0, to_device = 0, to_host = 0, leaked = 0;
   std::map<std::string, size_t> launches_of;
 };
 Counters &counters();

@@ -8,7 +8,7 @@ use crate::{Arguments, CudaDevice};
 
 const THREADS: usize = 512;
 
-/// The loss of each row and, over `dhidden`, the gradient of `scale · Σ losses`. A target outside the vocabulary makes
+/// The loss of each row and, over `dhidden`, the gradient of `scale[0] · Σ losses`. A target outside the vocabulary makes
 /// both NaN.
 ///
 /// # Panics
@@ -19,7 +19,7 @@ pub fn forward_backward(
     hidden: Slice<'_, f32>,
     targets: Slice<'_, u32>,
     head: Head<'_>,
-    scale: f32,
+    scale: Slice<'_, f32>,
     mut dhidden: Option<SliceMut<'_, f32>>,
     mut scratch: SliceMut<'_, f32>,
     losses: SliceMut<'_, f32>,
@@ -27,6 +27,7 @@ pub fn forward_backward(
     let (rows, width, vocabulary) = (targets.len(), head.hidden, head.vocabulary);
     assert!(width > 0 && vocabulary > 0 && head.chunk_rows > 0, "rows and chunks must not be empty");
     assert_eq!(hidden.len(), rows * width, "hidden must be [{rows}, {width}]");
+    assert!(!scale.is_empty(), "a loss has a scale");
     assert_eq!(losses.len(), rows, "losses must be [{rows}]");
     assert!(
         scratch.len() >= head.chunk_rows.min(rows) * vocabulary,
@@ -42,7 +43,11 @@ pub fn forward_backward(
         matmul::nt(device, chunk, head.weight, [count, vocabulary, width], 1.0, false, logits.borrow());
         let mut arguments = Arguments::new();
         arguments.address(start_mut(&logits)).address(start(targets.slice(first..)));
-        arguments.int(vocabulary).float(scale).flag(dhidden.is_some()).address(start(losses.freeze().slice(first..)));
+        arguments
+            .int(vocabulary)
+            .address(start(scale))
+            .flag(dhidden.is_some())
+            .address(start(losses.freeze().slice(first..)));
         device.launch("softmax_loss", [count, 1, 1], THREADS, arguments);
         if let Some(dhidden) = &mut dhidden {
             let dhidden = dhidden.borrow().slice(first * width..(first + count) * width);

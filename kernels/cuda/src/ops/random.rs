@@ -1,6 +1,6 @@
 //! Dropout and noise from named streams.
 
-use luthier_kernels::device::{Dropout, Noise, Slice, SliceMut};
+use luthier_kernels::device::{Dropout, Noise, Segments, Slice, SliceMut};
 use luthier_kernels::random::Stream;
 
 use crate::{Arguments, CudaDevice};
@@ -9,7 +9,7 @@ const THREADS: usize = 256;
 
 /// # Panics
 /// If the lengths differ.
-pub fn dropout(device: &CudaDevice, x: Slice<'_, f32>, dropout: Dropout, accumulate: bool, out: SliceMut<'_, f32>) {
+pub fn dropout(device: &CudaDevice, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>) {
     let len = out.len();
     assert_eq!(x.len(), len, "dropout of another length");
     let mut arguments = Arguments::new();
@@ -20,18 +20,21 @@ pub fn dropout(device: &CudaDevice, x: Slice<'_, f32>, dropout: Dropout, accumul
     device.launch("dropout", [len.div_ceil(4 * THREADS), 1, 1], THREADS, arguments);
 }
 
-pub fn add_noise(device: &CudaDevice, noise: Noise, out: SliceMut<'_, f32>) {
-    let len = out.len();
+/// # Panics
+/// If there are no offsets.
+pub fn add_noise(device: &CudaDevice, noise: Noise<'_>, segments: Segments<'_>, width: usize, out: SliceMut<'_, f32>) {
     let mut arguments = Arguments::new();
-    arguments.long(len);
+    arguments.address(segments.starts.address()).int(width);
     stream(&mut arguments, noise.stream, noise.offset);
-    arguments.float(noise.magnitude).address(out.address());
-    device.launch("add_noise", [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
+    arguments.double(noise.strength).address(out.address());
+    let grid = [(segments.longest * width).div_ceil(THREADS), segments.starts.len() - 1, 1];
+    device.launch("add_noise", grid, THREADS, arguments);
 }
 
-fn stream(arguments: &mut Arguments, stream: Stream, offset: u64) {
+fn stream(arguments: &mut Arguments, stream: Stream, offset: Slice<'_, u64>) {
+    assert!(!offset.is_empty(), "a stream is drawn from a position on");
     for word in stream.state() {
         arguments.int(word as usize);
     }
-    arguments.long(offset as usize);
+    arguments.address(offset.address());
 }

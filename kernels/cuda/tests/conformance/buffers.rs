@@ -3,7 +3,8 @@
 use half::bf16;
 use luthier_cuda::Precision;
 use luthier_kernels::device::{
-    AdamW, Component, CpuDevice, Device, DeviceExt, DoraRows, Dropout, Matrix, Moments8, NO_ROW, Noise, Storage,
+    AdamW, Buffer, Component, CpuDevice, Device, DeviceExt, DoraRows, Dropout, Matrix, Moments8, NO_ROW, Noise,
+    Segments, Storage,
 };
 use luthier_kernels::random::Stream;
 
@@ -75,10 +76,17 @@ fn dropout_and_noise_draw_the_same_numbers() {
         let Some((found, expected)) = both(|device| {
             let x = upload(device, &random("x", len));
             let stream = Stream::new(11, "site");
+            let offsets = upload(device, &[offset, offset + 3]);
             let [mut dropped, mut added, mut noisy] = [(); 3].map(|()| Output::new(device, len, 0.25));
-            device.dropout(x.all(), Dropout { probability: 0.3, stream, offset }, false, dropped.view());
-            device.dropout(x.all(), Dropout { probability: 0.3, stream, offset }, true, added.view());
-            device.add_noise(Noise { magnitude: 0.1, stream, offset: offset + 3 }, noisy.view());
+            let dropout = Dropout { probability: 0.3, stream, offset: offsets.slice(..1) };
+            device.dropout(x.all(), dropout, false, dropped.view());
+            device.dropout(x.all(), dropout, true, added.view());
+            // Sequences of different lengths, one of them empty, in rows of one.
+            let middle = (len / 3) as u32;
+            let starts = upload(device, &[0, middle, middle, len as u32]);
+            let segments = Segments { starts: starts.all(), longest: len - len / 3 };
+            let noise = Noise { strength: 5.0, stream, offset: offsets.slice(1..) };
+            device.add_noise(noise, segments, 1, noisy.view());
             [dropped, added, noisy].map(|output| bits(&output.read(device)))
         }) else {
             return;
@@ -87,8 +95,9 @@ fn dropout_and_noise_draw_the_same_numbers() {
     }
 }
 
-fn step(step: u64) -> AdamW {
-    AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step }
+fn factors(device: &dyn Device, step: u64) -> Buffer<f32> {
+    let step = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step };
+    upload(device, &step.factors().to_array())
 }
 
 #[test]
@@ -99,7 +108,7 @@ fn adamw_has_the_cpu_s_bits() {
                 [random("params", len), vec![0.0; len], vec![0.0; len]].map(|values| upload(device, &values));
             for at in 1..=3 {
                 let grads = upload(device, &random(&format!("grads {at}"), len));
-                device.adamw(grads.all(), step(at), params.all_mut(), m.all_mut(), v.all_mut());
+                device.adamw(grads.all(), factors(device, at).all(), params.all_mut(), m.all_mut(), v.all_mut());
             }
             [params, m, v].map(|buffer| {
                 let mut values = vec![0.0; len];
@@ -130,7 +139,7 @@ fn adamw_in_eight_bits_has_the_cpu_s_bits() {
                     codes: [first.all_mut(), second.all_mut()],
                     scales: [first_scales.all_mut(), second_scales.all_mut()],
                 };
-                device.adamw_8bit(grads.all(), step(at), params.all_mut(), moments);
+                device.adamw_8bit(grads.all(), factors(device, at).all(), params.all_mut(), moments);
             }
             let mut values = vec![0.0; len];
             device.read(params.all(), &mut values);
@@ -153,13 +162,54 @@ fn adamw_in_eight_bits_has_the_cpu_s_bits() {
 }
 
 #[test]
-fn norms_are_exact() {
+fn norms_and_sums_are_exact() {
     for len in [0, 1, 255, 8192, 8193, 40_000] {
-        let Some((found, expected)) = both(|device| device.norm(upload(device, &random("x", len)).all())) else {
+        let Some((found, expected)) = both(|device| {
+            let x = upload(device, &random("x", len));
+            let mut out = upload(device, &[f64::NAN, f64::NAN, 0.5]);
+            device.norm(x.all(), out.slice_mut(..1));
+            device.sum(x.all(), false, out.slice_mut(1..2));
+            device.sum(x.all(), true, out.slice_mut(2..));
+            let mut values = [0.0; 3];
+            device.read(out.all(), &mut values);
+            values
+        }) else {
             return;
         };
-        assert!((found - expected).abs() <= 1e-14 * expected, "len={len}: {found} {expected}");
+        for (found, expected) in found.iter().zip(&expected) {
+            // Sums of values of both signs: rounding is relative to their sizes, of which there are `len`.
+            assert!((found - expected).abs() <= 1e-14 * expected.max(len as f64), "len={len}: {found} {expected}");
+        }
     }
+}
+
+#[test]
+fn clipping_has_the_cpu_s_bits() {
+    for limit in [0.3, 2.0, 1e9] {
+        let Some((found, expected)) = both(|device| {
+            let norm = upload(device, &[2.0_f64]);
+            let mut x = Output::new(device, 1000, 0.7);
+            device.clip(norm.all(), limit, x.view());
+            bits(&x.read(device))
+        }) else {
+            return;
+        };
+        assert_eq!(found, expected, "limit {limit}");
+        assert_eq!(found[0] == 0.7_f32.to_bits(), limit >= 2.0, "limit {limit}");
+    }
+}
+
+#[test]
+fn a_norm_that_is_no_number_scales_nothing() {
+    let Some((found, _)) = both(|device| {
+        let norm = upload(device, &[f64::NAN]);
+        let mut x = Output::new(device, 3, 0.7);
+        device.clip(norm.all(), 1.0, x.view());
+        x.read(device)
+    }) else {
+        return;
+    };
+    assert_eq!(found, [0.7; 3]);
 }
 
 #[test]

@@ -326,9 +326,18 @@ fn the_loss_and_its_gradient_are_the_definition_s() {
                 let (mut dhidden, mut out) = (upload(device, &hidden), upload(device, &vec![f32::NAN; rows]));
                 let mut scratch = upload(device, &vec![f32::NAN; chunk.min(rows) * vocabulary]);
                 let head = Head { weight: matrix.operand(), vocabulary, hidden: width, chunk_rows: chunk };
+                let scale = upload(device, &[0.125_f32]);
                 let gradient_out = Some(dhidden.all_mut());
                 let (scratch_out, losses_out) = (scratch.all_mut(), out.all_mut());
-                device.cross_entropy(input.all(), tokens.all(), head, 0.125, gradient_out, scratch_out, losses_out);
+                device.cross_entropy(
+                    input.all(),
+                    tokens.all(),
+                    head,
+                    scale.all(),
+                    gradient_out,
+                    scratch_out,
+                    losses_out,
+                );
                 let found = download(device, &out);
                 let shown = format!("{name} {precision:?} rows={rows} vocabulary={vocabulary}");
                 let error = nmse(&found, &losses);
@@ -337,7 +346,7 @@ fn the_loss_and_its_gradient_are_the_definition_s() {
                 assert!(error <= bound, "{shown}: gradient has error {error:e}");
 
                 let (scratch_out, losses_out) = (scratch.all_mut(), out.all_mut());
-                device.cross_entropy(input.all(), tokens.all(), head, 0.125, None, scratch_out, losses_out);
+                device.cross_entropy(input.all(), tokens.all(), head, scale.all(), None, scratch_out, losses_out);
                 assert_eq!(bits(&download(device, &out)), bits(&found), "{shown}: loss without gradient");
             }
         }
@@ -352,7 +361,7 @@ fn orders_of_threads_change_no_bit() {
         let device: &dyn Device = &device;
         let (rows, width, vocabulary) = (3, 64, 301);
         let hidden = random("hidden", rows * width);
-        let targets = upload(device, &[0_u32, 37, 300]);
+        let (targets, scale) = (upload(device, &[0_u32, 37, 300]), upload(device, &[0.125_f32]));
         let kinds = stored(device, vocabulary, width);
         let all = || {
             let mut results = Vec::new();
@@ -366,7 +375,7 @@ fn orders_of_threads_change_no_bit() {
                     input.all(),
                     targets.all(),
                     head,
-                    0.125,
+                    scale.all(),
                     gradient,
                     scratch.all_mut(),
                     losses.all_mut(),

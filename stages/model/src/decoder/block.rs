@@ -8,14 +8,13 @@ use super::{Block, Decoder, low_offsets, raw_offsets, stride};
 use crate::adapter::{AdapterSet, Slot};
 use crate::projection::Projection;
 
-/// Where dropout and noise draw from, for one micro-batch.
+/// What dropout and noise draw from.
 pub(crate) struct Dropouts<'a> {
     pub probability: f32,
     /// By slot.
     pub streams: &'a [Stream],
-    pub offset: u64,
-    /// Added to ranges of rows of the embedding.
-    pub noise: &'a [(std::ops::Range<usize>, Noise)],
+    /// The strength of the noise on the embedding, and its stream.
+    pub noise: Option<(f64, Stream)>,
 }
 
 /// What is the same for every block of one pass.
@@ -25,6 +24,8 @@ pub(crate) struct Pass<'a> {
     pub adapters: Option<&'a AdapterSet>,
     pub dropouts: Option<&'a Dropouts<'a>>,
     pub tokens: usize,
+    /// Where the streams are read from.
+    pub offset: Slice<'a, u64>,
     pub positions: Slice<'a, u32>,
     pub segments: Segments<'a>,
     pub shared: Option<Shared<'a>>,
@@ -171,10 +172,16 @@ impl<'a> Pass<'a> {
         self.adapters?.gains(slot)
     }
 
-    pub fn dropout(&self, slot: &Slot) -> Option<Dropout> {
+    pub fn dropout(&self, slot: &Slot) -> Option<Dropout<'a>> {
         let dropouts = self.dropouts.filter(|dropouts| dropouts.probability > 0.0)?;
         let index = self.adapters?.index(slot.layer, slot.projection)?;
-        Some(Dropout { probability: dropouts.probability, stream: dropouts.streams[index], offset: dropouts.offset })
+        Some(Dropout { probability: dropouts.probability, stream: dropouts.streams[index], offset: self.offset })
+    }
+
+    /// Noise on the embedding.
+    pub fn noise(&self) -> Option<Noise<'a>> {
+        let (strength, stream) = self.dropouts?.noise?;
+        Some(Noise { strength, stream, offset: self.offset })
     }
 
     /// The two factors of a slot's update: `A [rank, inputs]` and `B [outputs, rank]`.

@@ -13,6 +13,7 @@
 mod backward;
 mod batch;
 mod block;
+mod indices;
 mod layer_stream;
 mod load;
 mod loss;
@@ -36,6 +37,7 @@ pub use workspace::Workspace;
 pub(crate) use backward::Gradients;
 pub(crate) use batch::common_prefix;
 pub(crate) use block::{Dropouts, Pass};
+pub(crate) use indices::{StepNumbers, Uploaded};
 pub(crate) use layer_stream::RESIDENT;
 pub(crate) use offload::LANDINGS;
 pub(crate) use sizes::{low_offsets, raw_offsets, stride};

@@ -4,6 +4,7 @@
 use luthier_formats::model_files::ModelConfig;
 
 use super::LANDINGS;
+use super::indices::words;
 use crate::adapter::Slot;
 use crate::projection::Projection;
 
@@ -22,7 +23,7 @@ pub fn stride(tokens: usize) -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Capacity {
     pub tokens: usize,
-    /// Rows that go through the head at once in the loss.
+    /// Rows of the loss.
     pub trained: usize,
     pub sequences: usize,
     /// Tokens of the whole sequences where a prefix is shared; 0 if none ever is.
@@ -138,6 +139,8 @@ pub struct Sizes {
     pub peaks: Peaks,
     /// Rows whose logits exist at once.
     pub chunk_rows: usize,
+    /// Rows that go through the head at once.
+    pub part: usize,
     /// Indices and row losses.
     pub indices: usize,
 }
@@ -171,9 +174,9 @@ impl Sizes {
     ) -> Self {
         // The loss takes its rows in parts of one chunk of logits.
         let chunk_rows = chunk_rows(config.vocab_size).min(stride(capacity.trained).max(TOKEN_GRAIN));
-        let capacity = Capacity { trained: capacity.trained.min(chunk_rows), ..capacity };
+        let part = capacity.trained.min(chunk_rows);
         let tokens = stride(capacity.tokens);
-        let rows = stride(capacity.trained);
+        let rows = stride(part);
         let lowest =
             if train { slots.iter().map(|slot| slot.layer).min().unwrap_or(config.layers) } else { config.layers };
         let widths: Vec<BlockWidths> = (0..config.layers).map(|layer| BlockWidths::new(config, slots, layer)).collect();
@@ -210,7 +213,7 @@ impl Sizes {
             } else {
                 0
             },
-            loss: (2 + hidden * if train { 3 } else { 2 }) * rows + chunk_rows * config.vocab_size,
+            loss: (1 + hidden * if train { 3 } else { 2 }) * rows + chunk_rows * config.vocab_size,
         };
         Self {
             capacity,
@@ -224,11 +227,8 @@ impl Sizes {
             arena: peaks.max(),
             peaks,
             chunk_rows,
-            indices: 2 * capacity.tokens
-                + capacity.sequences
-                + 1
-                + 2 * capacity.trained
-                + if capacity.whole > 0 { 3 * capacity.whole + 2 * capacity.tokens + 1 } else { 0 },
+            part,
+            indices: words(capacity) + capacity.trained,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The buffers of a pass, made once, and the passes over all blocks.
 
 use luthier_core::StageResult;
-use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Segments, SliceMut};
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, SliceMut};
 
 use super::backward::{Depth, Gradients};
-use super::block::{Dropouts, Pass, Pieces, Shared};
+use super::block::{Dropouts, Pass, Pieces};
+use super::indices::{Indices, StepNumbers, Uploaded};
 use super::offload::{self, Offload};
 use super::sizes::Sizes;
 use super::{Batch, Decoder};
@@ -13,25 +14,6 @@ use crate::error::device_error;
 
 /// Attends in one block: the pass, the layer, and the pieces it reads and writes.
 pub(crate) type Attend<'a> = dyn FnMut(&Pass<'_>, usize, &mut Pieces<SliceMut<'_, f32>>) + 'a;
-
-/// Indices of a micro-batch on the device.
-pub(crate) struct Indices {
-    pub ids: Buffer<u32>,
-    pub positions: Buffer<u32>,
-    pub starts: Buffer<u32>,
-    pub rows: Buffer<u32>,
-    pub targets: Buffer<u32>,
-    pub sharing: Option<SharingIndices>,
-}
-
-/// [`super::batch::Sharing`] on the device.
-pub(crate) struct SharingIndices {
-    kept_of_whole: Buffer<u32>,
-    kept_once: Buffer<u32>,
-    repeats: Buffer<u32>,
-    whole_of_kept: Buffer<u32>,
-    offsets: Buffer<u32>,
-}
 
 /// Everything a forward or backward writes to.
 pub struct Workspace {
@@ -45,17 +27,8 @@ pub struct Workspace {
     pub(crate) saved: Vec<Buffer<f32>>,
     pub(crate) gradient: Buffer<f32>,
     pub(crate) arena: Buffer<f32>,
-    pub(crate) losses: Vec<f32>,
-}
-
-/// What the uploaded micro-batch looks like.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Uploaded {
-    pub tokens: usize,
-    pub sequences: usize,
-    pub longest: usize,
-    /// Tokens of the whole sequences, if a prefix is shared.
-    pub whole: Option<usize>,
+    /// Of each row.
+    pub(crate) losses: Buffer<f32>,
 }
 
 impl Workspace {
@@ -68,31 +41,14 @@ impl Workspace {
             return Err(offload::nothing_to_move(device));
         }
         let floats = |component, len| device.buffer::<f32>(component, len).map_err(device_error);
-        let indices = |len| device.buffer::<u32>(Component::Scratch, len).map_err(device_error);
         let kept = if sizes.checkpointing { Component::Checkpoint } else { Component::Activations };
         Ok(Self {
-            indices: Indices {
-                ids: indices(sizes.capacity.tokens)?,
-                positions: indices(sizes.capacity.tokens)?,
-                starts: indices(sizes.capacity.sequences + 1)?,
-                rows: indices(sizes.capacity.trained)?,
-                targets: indices(sizes.capacity.trained)?,
-                sharing: match sizes.capacity.whole {
-                    0 => None,
-                    whole => Some(SharingIndices {
-                        kept_of_whole: indices(whole)?,
-                        kept_once: indices(whole)?,
-                        repeats: indices(whole)?,
-                        whole_of_kept: indices(sizes.capacity.tokens)?,
-                        offsets: indices(sizes.capacity.tokens + 1)?,
-                    }),
-                },
-            },
+            indices: Indices::new(device, sizes.capacity)?,
             residuals: (0..sizes.landings()).map(|_| floats(kept, sizes.residual)).collect::<StageResult<_>>()?,
             saved: sizes.saved.iter().map(|len| floats(Component::Activations, *len)).collect::<StageResult<_>>()?,
             gradient: floats(Component::Workspace, sizes.gradient)?,
             arena: floats(Component::Workspace, sizes.arena)?,
-            losses: vec![0.0; sizes.capacity.trained],
+            losses: floats(Component::Scratch, sizes.capacity.trained)?,
             offload: match device.transfers() {
                 Some(transfers) if sizes.offload => Some(Offload::new(transfers, &sizes)?),
                 _ => None,
@@ -107,26 +63,14 @@ impl Workspace {
         &self.sizes
     }
 
-    /// Puts a micro-batch on the device; only the first `capacity.trained` rows of it, the loss takes them in parts.
-    pub(crate) fn upload(&mut self, device: &dyn Device, batch: &Batch) -> Uploaded {
-        let indices = &mut self.indices;
-        device.write(&batch.ids, indices.ids.slice_mut(..batch.ids.len()));
-        device.write(&batch.positions, indices.positions.slice_mut(..batch.ids.len()));
-        device.write(&batch.starts, indices.starts.slice_mut(..batch.starts.len()));
-        if let (Some(sharing), Some(target)) = (&batch.sharing, &mut indices.sharing) {
-            let whole = sharing.kept_of_whole.len();
-            device.write(&sharing.kept_of_whole, target.kept_of_whole.slice_mut(..whole));
-            device.write(&sharing.kept_once, target.kept_once.slice_mut(..whole));
-            device.write(&sharing.repeats, target.repeats.slice_mut(..whole));
-            device.write(&sharing.whole_of_kept, target.whole_of_kept.slice_mut(..batch.tokens()));
-            device.write(&sharing.offsets, target.offsets.slice_mut(..=batch.tokens()));
-        }
-        Uploaded {
-            tokens: batch.tokens(),
-            sequences: batch.sequences(),
-            longest: batch.longest(),
-            whole: batch.sharing.as_ref().map(|sharing| sharing.kept_of_whole.len()),
-        }
+    /// Puts a micro-batch on the device, with the rows of its loss.
+    pub(crate) fn upload(&mut self, device: &dyn Device, batch: &Batch, numbers: StepNumbers) -> Uploaded {
+        self.indices.upload(device, batch, numbers, true)
+    }
+
+    /// Puts a micro-batch on the device, of any number of rows: [`Workspace::losses`] brings them part by part.
+    pub(crate) fn upload_scored(&mut self, device: &dyn Device, batch: &Batch) -> Uploaded {
+        self.indices.upload(device, batch, StepNumbers::PLAIN, false)
     }
 
     /// Embeds and runs all blocks. The final hidden states, before the last norm, are in the last residual.
@@ -143,13 +87,13 @@ impl Workspace {
         let device = decoder.device.as_ref();
         let pass = pass(decoder, adapters, dropouts, uploaded, indices);
         let floats = decoder.config.hidden_size * pass.tokens;
-        let ids = indices.ids.slice(..pass.tokens);
+        let ids = indices.views(uploaded).ids;
         let embedding = decoder.embedding.operand();
         let first = residuals[0].slice_mut(..floats);
         decoder.device.embedding(embedding, ids, decoder.config.hidden_size, first);
-        for (rows, noise) in dropouts.map_or(&[][..], |dropouts| dropouts.noise) {
+        if let Some(noise) = pass.noise() {
             let hidden = decoder.config.hidden_size;
-            decoder.device.add_noise(*noise, residuals[0].slice_mut(rows.start * hidden..rows.end * hidden));
+            decoder.device.add_noise(noise, pass.segments, hidden, residuals[0].slice_mut(..floats));
         }
         for layer in 0..decoder.config.layers {
             let last = layer + 1 == decoder.config.layers;
@@ -184,18 +128,16 @@ impl Workspace {
         ids: &[u32],
         positions: &[u32],
         attend: &mut Attend<'_>,
-    ) {
+    ) -> Uploaded {
         let Self { indices, residuals, saved, arena, .. } = self;
         let device = decoder.device.as_ref();
         let tokens = ids.len();
-        device.write(ids, indices.ids.slice_mut(..tokens));
-        device.write(positions, indices.positions.slice_mut(..tokens));
-        let uploaded = Uploaded { tokens, sequences: 0, longest: 1, whole: None };
+        let uploaded = indices.upload_step(device, ids, positions);
         let pass = pass(decoder, adapters, None, uploaded, indices);
         let floats = decoder.config.hidden_size * tokens;
-        let [residual, ..] = residuals.as_mut_slice() else { return };
+        let [residual, ..] = residuals.as_mut_slice() else { return uploaded };
         let first = residual.slice_mut(..floats);
-        device.embedding(decoder.embedding.operand(), indices.ids.slice(..tokens), decoder.config.hidden_size, first);
+        device.embedding(decoder.embedding.operand(), indices.views(uploaded).ids, decoder.config.hidden_size, first);
         for layer in 0..decoder.config.layers {
             decoder.enter(layer, if layer + 1 == decoder.config.layers { 0 } else { layer + 1 });
             let mut pieces = Pieces::exclusive(&mut saved[0], &pass.widths(layer), tokens);
@@ -205,6 +147,7 @@ impl Workspace {
             pass.widen(layer, input, &mut pieces, arena.all_mut());
             pass.narrow(layer, &mut pieces, arena.all_mut(), residual.slice_mut(..floats));
         }
+        uploaded
     }
 
     /// From the gradient of the final hidden states, in `gradient`, to the adapters' gradients.
@@ -259,22 +202,15 @@ fn pass<'a>(
     uploaded: Uploaded,
     indices: &'a Indices,
 ) -> Pass<'a> {
+    let views = indices.views(uploaded);
     Pass {
         decoder,
         adapters,
         dropouts,
         tokens: uploaded.tokens,
-        positions: indices.positions.slice(..uploaded.tokens),
-        segments: Segments { starts: indices.starts.slice(..=uploaded.sequences), longest: uploaded.longest },
-        shared: match (uploaded.whole, &indices.sharing) {
-            (Some(whole), Some(sharing)) => Some(Shared {
-                kept_of_whole: sharing.kept_of_whole.slice(..whole),
-                kept_once: sharing.kept_once.slice(..whole),
-                repeats: sharing.repeats.slice(..whole),
-                whole_of_kept: sharing.whole_of_kept.slice(..uploaded.tokens),
-                offsets: sharing.offsets.slice(..=uploaded.tokens),
-            }),
-            _ => None,
-        },
+        offset: views.offset,
+        positions: views.positions,
+        segments: views.segments,
+        shared: views.shared,
     }
 }

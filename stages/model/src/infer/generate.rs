@@ -4,7 +4,7 @@ use luthier_core::StageResult;
 use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, KeyValues, Slice};
 
 use super::LanguageModel;
-use crate::decoder::{Capacity, Decoder, Pass, Workspace};
+use crate::decoder::{Capacity, Decoder, Pass, Uploaded, Workspace};
 use crate::error::device_error;
 
 /// Sequences that are generated together, at most.
@@ -125,7 +125,7 @@ impl LanguageModel {
         let capacity = (batch.longest() + limit).min(decoder.positions);
         let mut cache = Cache::new(decoder, used.len(), capacity)?;
 
-        let uploaded = workspace.upload(device.as_ref(), batch);
+        let uploaded = workspace.upload_scored(device.as_ref(), batch);
         let width = cache.width;
         workspace.forward(decoder, adapter, None, uploaded, &mut |layer, saved| {
             let mut store = |row: usize, position: usize, kept: std::ops::Range<usize>| {
@@ -140,7 +140,7 @@ impl LanguageModel {
             }
         });
         let last: Vec<u32> = (0..batch.sequences()).map(|row| batch.kept_rows(row).1.end as u32 - 1).collect();
-        let mut chosen = choose(workspace, decoder, tokens, &last);
+        let mut chosen = choose(workspace, decoder, uploaded, &last);
         let mut running: Vec<Running> = used
             .iter()
             .enumerate()
@@ -160,9 +160,9 @@ impl LanguageModel {
                 return Ok(done);
             }
             compact(&mut running, &mut cache, device.as_ref());
-            decode_step(workspace, decoder, adapter, &mut cache, &mut running);
+            let uploaded = decode_step(workspace, decoder, adapter, &mut cache, &mut running);
             let rows: Vec<u32> = (0..running.len() as u32).collect();
-            chosen = choose(workspace, decoder, running.len(), &rows);
+            chosen = choose(workspace, decoder, uploaded, &rows);
             for (sequence, next) in running.iter_mut().zip(&chosen) {
                 sequence.next = *next;
                 sequence.length += 1;
@@ -204,7 +204,7 @@ fn decode_step(
     adapter: Option<&crate::adapter::AdapterSet>,
     cache: &mut Cache,
     running: &mut [Running],
-) {
+) -> Uploaded {
     let device = decoder.device.as_ref();
     let count = running.len();
     let ids: Vec<u32> = running.iter().map(|sequence| sequence.next).collect();
@@ -225,15 +225,15 @@ fn decode_step(
             lengths: cache.lengths.slice(..count),
         };
         device.attention_decode(saved.query.freeze(), view, pass.decoder.attention_shape(), saved.attended.borrow());
-    });
+    })
 }
 
 /// The most likely next token after each of `rows`.
-fn choose(workspace: &mut Workspace, decoder: &Decoder, tokens: usize, rows: &[u32]) -> Vec<u32> {
+fn choose(workspace: &mut Workspace, decoder: &Decoder, uploaded: Uploaded, rows: &[u32]) -> Vec<u32> {
     let vocabulary = decoder.config.vocab_size;
     let mut chosen = Vec::with_capacity(rows.len());
     let mut host = Vec::new();
-    workspace.logits(decoder, tokens, rows, &mut |device, logits| {
+    workspace.logits(decoder, uploaded, rows, &mut |device, logits| {
         host.resize(logits.len(), 0f32);
         device.read(logits, &mut host);
         chosen.extend(host.chunks_exact(vocabulary).map(highest));

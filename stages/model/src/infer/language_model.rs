@@ -150,11 +150,11 @@ impl LanguageModel {
             this.batch.check(this.decoder.config.vocab_size, this.decoder.positions)?;
             this.reserve(Capacity { tokens: tokens.len(), trained: SCORED_ROWS, sequences: 1, whole: 0 })?;
             let Self { decoder, adapter, workspace: Some(workspace), batch } = this else { unreachable!("reserved") };
-            let uploaded = workspace.upload(decoder.device.as_ref(), batch);
+            let uploaded = workspace.upload_scored(decoder.device.as_ref(), batch);
             workspace.forward(decoder, adapter.as_ref(), None, uploaded, &mut |_, _| {});
             let rows: Vec<u32> = (0..tokens.len() as u32).collect();
             let mut all = Vec::with_capacity(tokens.len() * decoder.config.vocab_size);
-            workspace.logits(decoder, tokens.len(), &rows, &mut |device, logits| {
+            workspace.logits(decoder, uploaded, &rows, &mut |device, logits| {
                 let start = all.len();
                 all.resize(start + logits.len(), 0.0);
                 device.read(logits, &mut all[start..]);
@@ -226,8 +226,8 @@ impl LanguageModel {
             whole: if self.batch.sharing.is_some() { self.batch.whole_tokens() } else { 0 },
         })?;
         let Self { decoder, adapter, workspace: Some(workspace), batch } = self else { unreachable!("reserved") };
-        let uploaded = workspace.upload(decoder.device.as_ref(), batch);
+        let uploaded = workspace.upload_scored(decoder.device.as_ref(), batch);
         workspace.forward(decoder, adapter.as_ref(), None, uploaded, &mut |_, _| {});
-        Ok(workspace.loss(decoder, batch, None))
+        Ok(workspace.losses(decoder, batch, uploaded))
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::RunShape;
 use crate::decoder::{BaseFormat, RESIDENT, Sizes, projection_storage, storage_of};
 use crate::projection::Projection;
-use crate::train::{OptimizerBytes, TrainSpec};
+use crate::train::{OptimizerBytes, STEP_BYTES, TrainSpec};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -145,7 +145,7 @@ impl MemoryPlan {
             activations: if spec.checkpointing { saved } else { saved + residuals },
             checkpoint: if spec.checkpointing { residuals } else { 0 },
             workspace: 4 * (sizes.arena + sizes.gradient),
-            scratch: 4 * (sizes.indices + norms_scratch),
+            scratch: 4 * (sizes.indices + norms_scratch) + STEP_BYTES,
             phases: PhasePeaks {
                 forward: 4 * sizes.peaks.forward,
                 feed_forward_backward: 4 * sizes.peaks.feed_forward_backward,

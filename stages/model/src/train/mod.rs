@@ -9,8 +9,10 @@ mod optimizer;
 mod order;
 mod pages;
 mod probe;
+mod results;
 mod schedule;
 mod spec;
+mod step_batches;
 mod trainer;
 mod watchdog;
 
@@ -21,3 +23,5 @@ pub use schedule::Schedule;
 pub use spec::{Duration, OptimizerSpec, StateFormat, TrainSpec};
 pub use trainer::{StepReport, Trainer, micro_batch_capacity};
 pub use watchdog::Watchdog;
+
+pub(crate) use results::STEP_BYTES;

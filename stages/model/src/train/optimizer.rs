@@ -6,10 +6,11 @@ use std::ops::Range;
 
 use camino::Utf8Path;
 use luthier_core::{StageError, StageResult};
-use luthier_kernels::device::{AdamW, Buffer, Component, Device, DeviceExt, Moments8};
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Moments8};
 use luthier_kernels::optimizer_8bit::STATE_BLOCK;
 
 use super::pages;
+use super::results::StepFactors;
 use super::spec::StateFormat;
 use crate::adapter::{AdapterSet, Slot};
 use crate::error::device_error;
@@ -140,29 +141,29 @@ impl Optimizer {
         })
     }
 
-    /// One step; `second` is the step of `B` and the magnitudes.
+    /// One step.
     pub fn apply(
         &mut self,
         device: &dyn Device,
         gradients: &Buffer<f32>,
-        steps: [AdamW; 2],
+        factors: &StepFactors,
         adapters: &mut AdapterSet,
     ) {
         let Self { layout, full: [m, v], codes: [codes1, codes2], scales: [scales1, scales2] } = self;
         for group in &layout.groups {
             let grads = gradients.slice(group.params.clone());
             let params = adapters.params_mut().slice_mut(group.params.clone());
-            let step = steps[usize::from(group.second)];
+            let factors = factors.get(group.second);
             match &group.state {
                 Place::Full(range) => {
-                    device.adamw(grads, step, params, m.slice_mut(range.clone()), v.slice_mut(range.clone()));
+                    device.adamw(grads, factors, params, m.slice_mut(range.clone()), v.slice_mut(range.clone()));
                 }
                 Place::Blocks { codes, scales } => {
                     let moments = Moments8 {
                         codes: [codes1.slice_mut(codes.clone()), codes2.slice_mut(codes.clone())],
                         scales: [scales1.slice_mut(scales.clone()), scales2.slice_mut(scales.clone())],
                     };
-                    device.adamw_8bit(grads, step, params, moments);
+                    device.adamw_8bit(grads, factors, params, moments);
                 }
             }
         }

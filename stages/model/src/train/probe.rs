@@ -8,7 +8,7 @@ use luthier_kernels::device::DeviceExt;
 use luthier_kernels::random::Stream;
 
 use super::trainer::{Trainer, inside};
-use crate::decoder::Gradients;
+use crate::decoder::{Gradients, StepNumbers};
 
 /// A NaN that no arithmetic makes: what is left of it was never written.
 const UNWRITTEN: u32 = 0x7fc0_5eed;
@@ -79,9 +79,9 @@ impl Trainer<'_> {
             self.batch.clear();
             let sample = &self.data.samples[sample as usize];
             self.batch.push(&sample.ids, &sample.mask);
-            let uploaded = self.workspace.upload(device, &self.batch);
+            let uploaded = self.workspace.upload(device, &self.batch, StepNumbers::PLAIN);
             self.workspace.forward(decoder, Some(&self.adapters), None, uploaded, &mut |_, _| {});
-            self.workspace.loss(decoder, &self.batch, Some(1.0));
+            self.workspace.loss(decoder, uploaded, false, self.results.loss());
             let gradients = Gradients { buffer: &mut self.gradients, accumulate: false };
             self.workspace.backward(decoder, &self.adapters, None, uploaded, gradients);
             Ok(())

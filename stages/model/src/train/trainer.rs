@@ -5,15 +5,17 @@ use std::sync::Arc;
 use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::ModelConfig;
 use luthier_formats::tokens::{TokenSample, TokenSet};
-use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt, Noise};
+use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt};
 use luthier_kernels::random::Stream;
 
 use super::checkpoint::{Checkpoint, StepRecord};
 use super::optimizer::Optimizer;
 use super::order::DataOrder;
+use super::results::{Results, StepFactors};
 use super::spec::TrainSpec;
+use super::step_batches::StepBatches;
 use crate::adapter::AdapterSet;
-use crate::decoder::{Batch, Capacity, Decoder, Dropouts, Gradients, Sizes, Workspace, common_prefix};
+use crate::decoder::{Batch, Capacity, Decoder, Dropouts, Gradients, Sizes, StepNumbers, Workspace, common_prefix};
 use crate::error::device_error;
 
 /// What one step did.
@@ -47,7 +49,11 @@ pub struct Trainer<'a> {
     optimizer: Optimizer,
     pub(super) workspace: Workspace,
     streams: Vec<Stream>,
+    /// The micro-batches of the step at hand, and of the one after it.
+    batches: [StepBatches; 2],
     pub(super) batch: Batch,
+    pub(super) results: Results,
+    factors: StepFactors,
     /// Steps done.
     step: u64,
     history: Vec<StepRecord>,
@@ -193,7 +199,10 @@ impl<'a> Trainer<'a> {
             data,
             spec,
             units,
+            batches: Default::default(),
             batch: Batch::new(),
+            results: Results::new(device.as_ref())?,
+            factors: StepFactors::new(device.as_ref())?,
             step: 0,
             history: Vec::new(),
             pending: None,
@@ -269,99 +278,77 @@ impl<'a> Trainer<'a> {
         self.spec.optimizer.learning_rate * factor
     }
 
-    /// Loss and gradients of the next step, without applying them.
+    /// Loss and gradients of the next step, without applying them. Waits for the device once, at the end.
     ///
     /// # Errors
     /// A device failure.
     pub fn compute(&mut self) -> StageResult<StepReport> {
         let device = Arc::clone(&self.decoder.device);
-        let mut report = None;
+        if !self.batches[0].is_of(self.step) {
+            self.batches.swap(0, 1);
+        }
+        self.make_batches(0);
         {
             let this = &mut *self;
             let mut slot = Some(this);
             device.run(&mut || {
                 if let Some(this) = slot.take() {
-                    report = Some(this.compute_inside());
+                    this.compute_inside();
                 }
             });
         }
+        // While the device computes.
+        if self.step + 1 < self.total() {
+            self.make_batches(1);
+        }
+        let [loss, grad_norm] = self.results.read(device.as_ref());
         device.synchronize().map_err(device_error)?;
-        let report = report.ok_or_else(|| StageError::new("train::step", "the device did not run"))?;
+        let StepBatches { samples, tokens, computed, trained, .. } = &self.batches[0];
+        let report = StepReport {
+            step: self.step + 1,
+            loss: loss / *trained as f64,
+            grad_norm,
+            learning_rate: self.learning_rate(),
+            tokens: *tokens,
+            computed: *computed,
+            trained: *trained,
+            samples: samples.iter().map(|sample| self.data.samples[*sample as usize].id.clone()).collect(),
+        };
         self.pending = Some(report.clone());
         Ok(report)
     }
 
-    fn compute_inside(&mut self) -> StepReport {
-        let first = self.step * self.spec.per_step();
-        let last = (first + self.spec.per_step()).min(self.spec.last_position(self.units.len()));
-        let chosen: Vec<u32> = (first..last).map(|position| self.units[self.order.at(position)]).collect();
-        let samples: Vec<u32> = chosen.iter().flat_map(|bin| self.data.bins[*bin as usize].iter().copied()).collect();
-        let trained: usize = samples.iter().map(|sample| self.data.samples[*sample as usize].trained()).sum();
-        let scale = (1.0 / trained as f64) as f32;
-        let (mut loss, mut tokens, mut computed) = (0f64, 0, 0);
-        for (index, bins) in chosen.chunks(self.spec.batch).enumerate() {
-            self.batch.clear();
-            for sample in bins.iter().flat_map(|bin| &self.data.bins[*bin as usize]) {
-                let sample = &self.data.samples[*sample as usize];
-                self.batch.push(&sample.ids, &sample.mask);
-            }
-            tokens += self.batch.tokens();
-            if self.spec.shares_prefix() {
-                self.batch.share_prefix();
-            }
-            computed += self.batch.tokens();
+    /// Makes the micro-batches of the step that is so many steps ahead.
+    fn make_batches(&mut self, ahead: usize) {
+        let Self { batches, step, data, spec, units, order, .. } = self;
+        batches[ahead].make(*step + ahead as u64, data, spec, units, order);
+    }
+
+    fn compute_inside(&mut self) {
+        let device = self.decoder.device.as_ref();
+        let scale = (1.0 / self.batches[0].trained as f64) as f32;
+        let noise = (self.spec.neftune > 0.0).then(|| (self.spec.neftune, Stream::new(self.spec.seed, "neftune")));
+        let probability = self.spec.lora.dropout as f32;
+        let dropouts =
+            (probability > 0.0 || noise.is_some()).then(|| Dropouts { probability, streams: &self.streams, noise });
+        for (index, batch) in self.batches[0].batches().iter().enumerate() {
             // No site draws 2^36 numbers in one micro-batch.
             let offset = (self.step * self.spec.accumulate as u64 + index as u64) << 36;
-            let noise = self.noise(offset);
-            let dropouts = (self.spec.lora.dropout > 0.0 || !noise.is_empty()).then(|| Dropouts {
-                probability: self.spec.lora.dropout as f32,
-                streams: &self.streams,
-                offset,
-                noise: &noise,
-            });
-            let uploaded = self.workspace.upload(self.decoder.device.as_ref(), &self.batch);
+            let uploaded = self.workspace.upload(device, batch, StepNumbers { offset, scale });
             let (decoder, adapters) = (self.decoder, &self.adapters);
             self.workspace.forward(decoder, Some(adapters), dropouts.as_ref(), uploaded, &mut |_, _| {});
-            let losses = self.workspace.loss(decoder, &self.batch, Some(scale));
-            loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+            self.workspace.loss(decoder, uploaded, index > 0, self.results.loss());
             let gradients = Gradients { buffer: &mut self.gradients, accumulate: index > 0 };
             self.workspace.backward(decoder, adapters, dropouts.as_ref(), uploaded, gradients);
         }
-        StepReport {
-            step: self.step + 1,
-            loss: loss / trained as f64,
-            grad_norm: self.decoder.device.norm(self.gradients.all()),
-            learning_rate: self.learning_rate(),
-            tokens,
-            computed,
-            trained,
-            samples: samples.iter().map(|sample| self.data.samples[*sample as usize].id.clone()).collect(),
-        }
+        device.norm(self.gradients.all(), self.results.norm_mut());
     }
 
-    /// NEFTune's noise for each sequence of the current micro-batch.
-    fn noise(&self, offset: u64) -> Vec<(std::ops::Range<usize>, Noise)> {
-        if self.spec.neftune == 0.0 {
-            return Vec::new();
-        }
-        let hidden = self.decoder.config.hidden_size;
-        let stream = Stream::new(self.spec.seed, "neftune");
-        self.batch
-            .starts
-            .windows(2)
-            .map(|pair| {
-                let rows = pair[0] as usize..pair[1] as usize;
-                let magnitude = (self.spec.neftune / ((rows.len() * hidden) as f64).sqrt()) as f32;
-                let offset = offset + (rows.start * hidden) as u64;
-                (rows, Noise { magnitude, stream, offset })
-            })
-            .collect()
-    }
-
-    /// Clips and applies the gradients that [`Trainer::compute`] left.
+    /// Clips and applies the gradients that [`Trainer::compute`] left. Does not wait for the device: a failure comes up
+    /// when somebody does.
     ///
     /// # Errors
-    /// A device failure; or nothing was computed.
+    /// Nothing was computed.
     pub fn apply(&mut self) -> StageResult<()> {
         let report = self
             .pending
@@ -378,7 +365,6 @@ impl<'a> Trainer<'a> {
                 }
             });
         }
-        device.synchronize().map_err(device_error)?;
         self.step += 1;
         self.history.push(StepRecord {
             loss: report.loss,
@@ -394,8 +380,8 @@ impl<'a> Trainer<'a> {
         let device = self.decoder.device.as_ref();
         let optimizer = self.spec.optimizer;
         let limit = optimizer.max_grad_norm;
-        if limit > 0.0 && report.grad_norm > limit {
-            device.scale((limit / (report.grad_norm + 1e-6)) as f32, self.gradients.all_mut());
+        if limit > 0.0 {
+            device.clip(self.results.norm(), limit, self.gradients.all_mut());
         }
         let step = |ratio: f64| AdamW {
             lr: (report.learning_rate * ratio) as f32,
@@ -405,9 +391,17 @@ impl<'a> Trainer<'a> {
             weight_decay: optimizer.weight_decay as f32,
             step: self.step + 1,
         };
-        let steps = [step(1.0), step(optimizer.b_ratio)];
-        self.optimizer.apply(device, &self.gradients, steps, &mut self.adapters);
+        self.factors.write(device, [step(1.0), step(optimizer.b_ratio)]);
+        self.optimizer.apply(device, &self.gradients, &self.factors, &mut self.adapters);
         self.adapters.refresh(self.decoder);
+    }
+
+    /// Waits until all that was applied is.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub fn settle(&self) -> StageResult<()> {
+        self.decoder.device.synchronize().map_err(device_error)
     }
 
     /// Mean loss per trained token over `data`, without dropout.
@@ -450,9 +444,9 @@ impl<'a> Trainer<'a> {
                 self.batch.push(&data.samples[next].ids, &data.samples[next].mask);
                 next += 1;
             }
-            let uploaded = self.workspace.upload(self.decoder.device.as_ref(), &self.batch);
+            let uploaded = self.workspace.upload_scored(self.decoder.device.as_ref(), &self.batch);
             self.workspace.forward(self.decoder, Some(&self.adapters), None, uploaded, &mut |_, _| {});
-            let losses = self.workspace.loss(self.decoder, &self.batch, None);
+            let losses = self.workspace.losses(self.decoder, &self.batch, uploaded);
             loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
             count += losses.len();
         }
