@@ -41,3 +41,29 @@ pub fn backward(
         piece(&gate[range.clone()], &up[range.clone()], &dout[range], dgate, dup);
     });
 }
+
+/// Calls `piece(gate, up, dout)` for corresponding pieces, whose `gate` and `dout` it may overwrite.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn backward_in_place(
+    [gate, dout]: [&mut [f32]; 2],
+    up: &[f32],
+    piece: impl Fn(&mut [f32], &[f32], &mut [f32]) + Sync,
+) {
+    let length = up.len();
+    assert_eq!(length, gate.len(), "gate and up must have one length");
+    assert_eq!(length, dout.len(), "dout must have up's length");
+    let (gate, dout) = (Shared::new(gate), Shared::new(dout));
+    parallel::rows(length.div_ceil(LANES), LANES, |rows| {
+        let range = rows.start * LANES..length.min(rows.end * LANES);
+        // SAFETY: both buffers have `length` elements, and no other task has this range.
+        let (gate, dout) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(gate.get().add(range.start), range.len()),
+                std::slice::from_raw_parts_mut(dout.get().add(range.start), range.len()),
+            )
+        };
+        piece(gate, &up[range], dout);
+    });
+}

@@ -23,6 +23,28 @@ kernel! {
     }
 }
 
+/// [`backward`] with its outputs where two of its inputs were: `gate` becomes its gradient, and `dout` that of `up`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn backward_in_place(gate: &mut [f32], up: &[f32], dout: &mut [f32]) {
+    let backend = Backend::current();
+    gated::backward_in_place([gate, dout], up, |gate, up, dout| in_place_piece(backend, gate, up, dout));
+}
+
+kernel! {
+    fn in_place_piece(simd, gate: &mut [f32], up: &[f32], dout: &mut [f32]) {
+        let one = simd.splat(1.0);
+        for at in (0..up.len()).step_by(LANES) {
+            let (x, y, slope) = (simd.get(gate, at), simd.get(up, at), simd.get(dout, at));
+            let sigmoid = math::sigmoid(simd, x);
+            simd.put(dout, at, simd.mul(slope, simd.mul(x, sigmoid)));
+            let bend = simd.mul(sigmoid, simd.fma(x, simd.sub(one, sigmoid), one));
+            simd.put(gate, at, simd.mul(simd.mul(slope, y), bend));
+        }
+    }
+}
+
 /// `dup = dout · silu(gate)`, `dgate = dout · up · σ(gate) · (1 + gate · (1 - σ(gate)))`.
 ///
 /// # Panics

@@ -10,6 +10,7 @@ use cudarc::driver::DriverError;
 use luthier_kernels::device::{
     Allocation, AttentionSaved, AttentionShape, Component, Device, DeviceError, DeviceExt, DeviceResult, DoraRows,
     Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Rotary, Segments, Slice, SliceMut, Space, Transfers,
+    Values, ValuesMut,
 };
 use luthier_kernels::rope::Table;
 
@@ -358,79 +359,79 @@ impl Device for CudaDevice {
         ops::elementwise::zero(self, out);
     }
 
-    fn copy(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
-        ops::elementwise::copy(self, source, out);
+    fn copy(&self, source: Values<'_>, out: ValuesMut<'_>) {
+        ops::elementwise::copy(self, source.f32(), out.f32());
     }
 
-    fn add(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
-        ops::elementwise::add(self, source, out);
+    fn add(&self, source: Values<'_>, out: ValuesMut<'_>) {
+        ops::elementwise::add(self, source.f32(), out.f32());
     }
 
-    fn scale(&self, factor: f32, out: SliceMut<'_, f32>) {
-        ops::elementwise::scale(self, factor, out);
+    fn scale(&self, factor: f32, out: ValuesMut<'_>) {
+        ops::elementwise::scale(self, factor, out.f32());
     }
 
-    fn add_bias(&self, bias: Slice<'_, f32>, out: SliceMut<'_, f32>) {
-        ops::elementwise::add_bias(self, bias, out);
+    fn add_bias(&self, bias: Slice<'_, f32>, out: ValuesMut<'_>) {
+        ops::elementwise::add_bias(self, bias, out.f32());
     }
 
     fn matmul_nt(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         w: Operand<'_>,
         shape: [usize; 3],
         scale: f32,
         accumulate: bool,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
     ) {
-        ops::matmul::nt(self, x, w, shape, scale, accumulate, out);
+        ops::matmul::nt(self, x.f32(), w, shape, scale, accumulate, out.f32());
     }
 
     fn matmul_nn(
         &self,
-        dy: Slice<'_, f32>,
+        dy: Values<'_>,
         w: Operand<'_>,
         shape: [usize; 3],
         scale: f32,
         accumulate: bool,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
     ) {
-        ops::matmul::nn(self, dy, w, shape, scale, accumulate, out);
+        ops::matmul::nn(self, dy.f32(), w, shape, scale, accumulate, out.f32());
     }
 
     fn matmul_tn(
         &self,
-        a: Slice<'_, f32>,
-        b: Slice<'_, f32>,
+        a: Values<'_>,
+        b: Values<'_>,
         shape: [usize; 3],
         scale: f32,
         accumulate: bool,
         out: SliceMut<'_, f32>,
     ) {
-        ops::matmul::tn(self, a, b, shape, scale, accumulate, out);
+        ops::matmul::tn(self, a.f32(), b.f32(), shape, scale, accumulate, out);
     }
 
     fn rms_norm(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         weight: Slice<'_, f32>,
         eps: f32,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
         inverse: SliceMut<'_, f32>,
     ) {
-        ops::rms_norm::forward(self, x, weight, eps, out, inverse);
+        ops::rms_norm::forward(self, x.f32(), weight, eps, out.f32(), inverse);
     }
 
     fn rms_norm_backward(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         weight: Slice<'_, f32>,
         inverse: Slice<'_, f32>,
-        dy: Slice<'_, f32>,
+        dy: Values<'_>,
         accumulate: bool,
-        dx: SliceMut<'_, f32>,
+        dx: ValuesMut<'_>,
     ) {
-        ops::rms_norm::backward(self, x, weight, inverse, dy, accumulate, dx);
+        ops::rms_norm::backward(self, x.f32(), weight, inverse, dy.f32(), accumulate, dx.f32());
     }
 
     fn rotary(&self, table: Table) -> DeviceResult<Rotary> {
@@ -444,72 +445,58 @@ impl Device for CudaDevice {
         Ok(Rotary::Device { cos, sin, head_dim: table.head_dim() })
     }
 
-    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: SliceMut<'_, f32>) {
-        ops::rope::rotate(self, positions, heads, rotary, inverse, x);
+    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: ValuesMut<'_>) {
+        ops::rope::rotate(self, positions, heads, rotary, inverse, x.f32());
     }
 
-    fn swiglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {
-        ops::swiglu::forward(self, gate, up, out);
+    fn swiglu(&self, gate: Values<'_>, up: Values<'_>, out: ValuesMut<'_>) {
+        ops::swiglu::forward(self, gate.f32(), up.f32(), out.f32());
     }
 
-    fn swiglu_backward(
-        &self,
-        gate: Slice<'_, f32>,
-        up: Slice<'_, f32>,
-        dout: Slice<'_, f32>,
-        dgate: SliceMut<'_, f32>,
-        dup: SliceMut<'_, f32>,
-    ) {
-        ops::swiglu::backward(self, gate, up, dout, dgate, dup);
+    fn swiglu_backward(&self, gate: ValuesMut<'_>, up: Values<'_>, dout: ValuesMut<'_>) {
+        ops::swiglu::backward(self, gate.f32(), up.f32(), dout.f32());
     }
 
     fn attention(
         &self,
-        q: Slice<'_, f32>,
-        k: Slice<'_, f32>,
-        v: Slice<'_, f32>,
+        q: Values<'_>,
+        k: Values<'_>,
+        v: Values<'_>,
         segments: Segments<'_>,
         shape: AttentionShape,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
         lse: SliceMut<'_, f32>,
     ) {
-        ops::attention::forward(self, q, k, v, segments, shape, out, lse);
+        ops::attention::forward(self, q.f32(), k.f32(), v.f32(), segments, shape, out.f32(), lse);
     }
 
     fn attention_backward(
         &self,
         forward: AttentionSaved<'_>,
-        dout: Slice<'_, f32>,
+        dout: Values<'_>,
         segments: Segments<'_>,
         shape: AttentionShape,
-        dq: SliceMut<'_, f32>,
-        dk: SliceMut<'_, f32>,
-        dv: SliceMut<'_, f32>,
+        dq: ValuesMut<'_>,
+        dk: ValuesMut<'_>,
+        dv: ValuesMut<'_>,
     ) {
-        ops::attention::backward(self, forward, dout, segments, shape, dq, dk, dv);
+        ops::attention::backward(self, forward, dout.f32(), segments, shape, dq.f32(), dk.f32(), dv.f32());
     }
 
-    fn attention_decode(&self, q: Slice<'_, f32>, cache: KeyValues<'_>, shape: AttentionShape, out: SliceMut<'_, f32>) {
-        ops::attention::decode(self, q, cache, shape, out);
+    fn attention_decode(&self, q: Values<'_>, cache: KeyValues<'_>, shape: AttentionShape, out: ValuesMut<'_>) {
+        ops::attention::decode(self, q.f32(), cache, shape, out.f32());
     }
 
     fn embedding(&self, table: Operand<'_>, ids: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
         ops::embedding::gather(self, table, ids, width, out);
     }
 
-    fn gather_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
-        ops::elementwise::gather_rows(self, x, rows, width, out);
+    fn gather_rows(&self, x: Values<'_>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
+        ops::elementwise::gather_rows(self, x.f32(), rows, width, out.f32());
     }
 
-    fn sum_rows(
-        &self,
-        x: Slice<'_, f32>,
-        offsets: Slice<'_, u32>,
-        rows: Slice<'_, u32>,
-        width: usize,
-        out: SliceMut<'_, f32>,
-    ) {
-        ops::elementwise::sum_rows(self, x, offsets, rows, width, out);
+    fn sum_rows(&self, x: Values<'_>, offsets: Slice<'_, u32>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
+        ops::elementwise::sum_rows(self, x.f32(), offsets, rows, width, out.f32());
     }
 
     fn scatter_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
@@ -518,7 +505,7 @@ impl Device for CudaDevice {
 
     fn cross_entropy(
         &self,
-        hidden: Slice<'_, f32>,
+        hidden: Values<'_>,
         targets: Slice<'_, u32>,
         head: Head<'_>,
         scale: Slice<'_, f32>,
@@ -526,11 +513,11 @@ impl Device for CudaDevice {
         scratch: SliceMut<'_, f32>,
         losses: SliceMut<'_, f32>,
     ) {
-        ops::cross_entropy::forward_backward(self, hidden, targets, head, scale, dhidden, scratch, losses);
+        ops::cross_entropy::forward_backward(self, hidden.f32(), targets, head, scale, dhidden, scratch, losses);
     }
 
-    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>) {
-        ops::random::dropout(self, x, dropout, accumulate, out);
+    fn dropout(&self, x: Values<'_>, dropout: Dropout<'_>, accumulate: bool, out: ValuesMut<'_>) {
+        ops::random::dropout(self, x.f32(), dropout, accumulate, out.f32());
     }
 
     fn adamw(
@@ -572,19 +559,19 @@ impl Device for CudaDevice {
         ops::dora::gains(self, rows, magnitude, gains, inverse);
     }
 
-    fn scale_columns(&self, x: Slice<'_, f32>, factors: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f32>) {
-        ops::elementwise::scale_columns(self, x, factors, accumulate, out);
+    fn scale_columns(&self, x: Values<'_>, factors: Slice<'_, f32>, accumulate: bool, out: ValuesMut<'_>) {
+        ops::elementwise::scale_columns(self, x.f32(), factors, accumulate, out.f32());
     }
 
     fn column_dots(
         &self,
-        dy: Slice<'_, f32>,
-        x: Slice<'_, f32>,
+        dy: Values<'_>,
+        x: Values<'_>,
         factors: Slice<'_, f32>,
         accumulate: bool,
         out: SliceMut<'_, f32>,
     ) {
-        ops::dora::column_dots(self, dy, x, factors, accumulate, out);
+        ops::dora::column_dots(self, dy.f32(), x.f32(), factors, accumulate, out);
     }
 
     fn sum(&self, x: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f64>) {

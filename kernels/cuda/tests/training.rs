@@ -265,7 +265,8 @@ fn memory_is_that_of_the_plan_and_of_the_driver() {
     trainer.compute().unwrap();
     trainer.apply().unwrap();
     let types = WeightTypes::of_files(&files, BaseFormat::Nf4);
-    let plan = MemoryPlan::new(files.config(), types, &spec, RunShape::of_data(&data, &spec)).unwrap();
+    let shape = RunShape::of_data(&data, &spec);
+    let plan = MemoryPlan::on(files.config(), types, &spec, shape, device.activation_type()).unwrap();
     let ledger = device.ledger();
     // Scratch has, besides what is planned, what this device's operations borrow: at most that of one product.
     for component in Component::ALL.into_iter().filter(|component| *component != Component::Scratch) {

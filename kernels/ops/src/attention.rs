@@ -61,7 +61,7 @@ impl Operation<3, 2> for Attention {
         indices: &[Slice<'_, u32>],
         [out, lse]: [SliceMut<'_, f32>; 2],
     ) -> Result<()> {
-        device.attention(q, k, v, self.segments(indices[0]), self.shape, out, lse);
+        device.attention(q.into(), k.into(), v.into(), self.segments(indices[0]), self.shape, out.into(), lse);
         Ok(())
     }
 }
@@ -91,9 +91,10 @@ impl Operation<4, 5> for Gradients {
         [dq, dk, dv, mut out, mut lse]: [SliceMut<'_, f32>; 5],
     ) -> Result<()> {
         let (segments, shape) = (self.0.segments(indices[0]), self.0.shape);
-        device.attention(q, k, v, segments, shape, out.borrow(), lse.borrow());
-        let saved = AttentionSaved { q, k, v, out: out.freeze(), lse: lse.freeze() };
-        device.attention_backward(saved, dout, segments, shape, dq, dk, dv);
+        device.attention(q.into(), k.into(), v.into(), segments, shape, out.borrow().into(), lse.borrow());
+        let (q, k, v) = (q.into(), k.into(), v.into());
+        let saved = AttentionSaved { q, k, v, out: out.freeze().into(), lse: lse.freeze() };
+        device.attention_backward(saved, dout.into(), segments, shape, dq.into(), dk.into(), dv.into());
         Ok(())
     }
 }

@@ -59,7 +59,7 @@ impl CrossEntropy {
             }
         };
         let head = Head { weight, vocabulary, hidden: width, chunk_rows };
-        device.cross_entropy(hidden, targets, head, scale, dhidden, scratch, losses);
+        device.cross_entropy(hidden.into(), targets, head, scale, dhidden, scratch, losses);
         Ok(())
     }
 }

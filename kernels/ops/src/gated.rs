@@ -43,7 +43,7 @@ impl Operation<2, 1> for Gated {
         [out]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {
         match self.0 {
-            Gate::Silu => device.swiglu(gate, up, out),
+            Gate::Silu => device.swiglu(gate.into(), up.into(), out.into()),
             Gate::Gelu => device.geglu(gate, up, out),
         }
         Ok(())
@@ -67,10 +67,14 @@ impl Operation<3, 2> for Gradients {
         device: &dyn Device,
         [gate, up, dout]: [Slice<'_, f32>; 3],
         _: &[Slice<'_, u32>],
-        [dgate, dup]: [SliceMut<'_, f32>; 2],
+        [mut dgate, mut dup]: [SliceMut<'_, f32>; 2],
     ) -> Result<()> {
         match self.0 {
-            Gate::Silu => device.swiglu_backward(gate, up, dout, dgate, dup),
+            Gate::Silu => {
+                device.copy(gate.into(), dgate.borrow().into());
+                device.copy(dout.into(), dup.borrow().into());
+                device.swiglu_backward(dgate.into(), up.into(), dup.into());
+            }
             Gate::Gelu => device.geglu_backward(gate, up, dout, dgate, dup),
         }
         Ok(())

@@ -160,9 +160,9 @@ impl Operation<1, 1> for Linear {
             }
         };
         if self.backward {
-            device.matmul_nn(x, operand, [m, n, k], 1.0, false, out);
+            device.matmul_nn(x.into(), operand, [m, n, k], 1.0, false, out.into());
         } else {
-            device.matmul_nt(x, operand, [m, n, k], 1.0, false, out);
+            device.matmul_nt(x.into(), operand, [m, n, k], 1.0, false, out.into());
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ impl Operation<2, 2> for RmsNorm {
         _: &[Slice<'_, u32>],
         [out, inverse]: [SliceMut<'_, f32>; 2],
     ) -> Result<()> {
-        device.rms_norm(x, w, self.eps, out, inverse);
+        device.rms_norm(x.into(), w, self.eps, out.into(), inverse);
         Ok(())
     }
 }
@@ -58,9 +58,9 @@ impl Operation<4, 4> for Gradients {
         _: &[Slice<'_, u32>],
         [dx, dw, mut normed, mut inverse]: [SliceMut<'_, f32>; 4],
     ) -> Result<()> {
-        device.rms_norm(x, ones, self.eps, normed.borrow(), inverse.borrow());
-        device.rms_norm_backward(x, w, inverse.freeze(), dy, false, dx);
-        device.column_dots(dy, normed.freeze(), ones, false, dw);
+        device.rms_norm(x.into(), ones, self.eps, normed.borrow().into(), inverse.borrow());
+        device.rms_norm_backward(x.into(), w, inverse.freeze(), dy.into(), false, dx.into());
+        device.column_dots(dy.into(), normed.freeze().into(), ones, false, dw);
         Ok(())
     }
 }

@@ -61,8 +61,8 @@ impl Operation<1, 1> for Rope {
         [mut out]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {
         let rotary = self.table.placed.on(device, |device| device.rotary(self.table.table.clone()))?;
-        device.copy(x, out.borrow());
-        device.rope(indices[0], self.heads, &rotary, self.inverse, out);
+        device.copy(x.into(), out.borrow().into());
+        device.rope(indices[0], self.heads, &rotary, self.inverse, out.into());
         Ok(())
     }
 }

@@ -313,6 +313,13 @@ impl<'a, T> Slice<'a, T> {
     }
 }
 
+/// How many elements bytes are.
+fn whole<T>(address: NonNull<u8>, bytes: usize) -> usize {
+    assert!(bytes.is_multiple_of(size_of::<T>()), "{bytes} bytes are not whole elements of {}", size_of::<T>());
+    assert!(bytes == 0 || address.as_ptr().addr().is_multiple_of(align_of::<T>()), "the view is not aligned");
+    bytes / size_of::<T>()
+}
+
 impl<'a, T: Pod> From<&'a [T]> for Slice<'a, T> {
     /// Host memory as a view, for what the CPU reads in place.
     fn from(slice: &'a [T]) -> Self {
@@ -432,6 +439,18 @@ impl<'a, T> SliceMut<'a, T> {
         assert_eq!(self.space, Space::Host, "a view of {:?} memory was handed to the host", self.space);
         // SAFETY: the buffer's memory is initialised and valid for its length, and borrowed exclusively for 'a.
         unsafe { std::slice::from_raw_parts_mut(self.address.as_ptr(), self.len) }
+    }
+}
+
+impl<'a> SliceMut<'a, u8> {
+    /// The same memory as elements.
+    ///
+    /// # Panics
+    /// If it is not whole elements, or not aligned for one.
+    #[must_use]
+    pub fn cast<T: Pod>(self) -> SliceMut<'a, T> {
+        let len = whole::<T>(self.address, self.len);
+        SliceMut { address: self.address.cast(), len, space: self.space, marker: PhantomData }
     }
 }
 

@@ -11,6 +11,7 @@ use super::buffer::{Allocation, Slice, SliceMut, Space};
 use super::error::{DeviceError, DeviceResult};
 use super::host_bytes::HostBytes;
 use super::ledger::{Component, Ledger};
+use super::values::{Values, ValuesMut};
 use super::weight::Operand;
 use super::{
     AttentionSaved, Device, DoraRows, Dropout, Factors, Head, KeyValues, Moments8, NO_ROW, Noise, Rotary, Segments,
@@ -138,21 +139,21 @@ impl Device for CpuDevice {
         out.host().par_chunks_mut(GRAIN).for_each(|out| out.fill(0.0));
     }
 
-    fn copy(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+    fn copy(&self, source: Values<'_>, out: ValuesMut<'_>) {
         let (source, out) = (source.host(), out.host());
         assert_eq!(source.len(), out.len(), "a copy between different lengths");
         out.par_chunks_mut(GRAIN).zip(source.par_chunks(GRAIN)).for_each(|(out, source)| out.copy_from_slice(source));
     }
 
-    fn add(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+    fn add(&self, source: Values<'_>, out: ValuesMut<'_>) {
         elementwise::add(out.host(), source.host());
     }
 
-    fn scale(&self, factor: f32, out: SliceMut<'_, f32>) {
+    fn scale(&self, factor: f32, out: ValuesMut<'_>) {
         optimizer::scale(out.host(), factor);
     }
 
-    fn add_bias(&self, bias: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+    fn add_bias(&self, bias: Slice<'_, f32>, out: ValuesMut<'_>) {
         let bias = bias.host();
         out.host().par_chunks_mut(bias.len()).for_each(|row| {
             for (out, bias) in row.iter_mut().zip(bias) {
@@ -163,32 +164,32 @@ impl Device for CpuDevice {
 
     fn matmul_nt(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         w: Operand<'_>,
         [m, n, k]: [usize; 3],
         scale: f32,
         accumulate: bool,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
     ) {
         matmul::nt(x.host(), m, k, &weight(w), n, out.host(), scale, accumulate);
     }
 
     fn matmul_nn(
         &self,
-        dy: Slice<'_, f32>,
+        dy: Values<'_>,
         w: Operand<'_>,
         [m, n, k]: [usize; 3],
         scale: f32,
         accumulate: bool,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
     ) {
         matmul::nn(dy.host(), m, n, &weight(w), k, out.host(), scale, accumulate);
     }
 
     fn matmul_tn(
         &self,
-        a: Slice<'_, f32>,
-        b: Slice<'_, f32>,
+        a: Values<'_>,
+        b: Values<'_>,
         [m, p, q]: [usize; 3],
         scale: f32,
         accumulate: bool,
@@ -199,10 +200,10 @@ impl Device for CpuDevice {
 
     fn rms_norm(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         weight: Slice<'_, f32>,
         eps: f32,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
         inverse: SliceMut<'_, f32>,
     ) {
         rms_norm::forward(x.host(), weight.host(), eps, weight.len(), out.host(), inverse.host());
@@ -210,12 +211,12 @@ impl Device for CpuDevice {
 
     fn rms_norm_backward(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         weight: Slice<'_, f32>,
         inverse: Slice<'_, f32>,
-        dy: Slice<'_, f32>,
+        dy: Values<'_>,
         accumulate: bool,
-        dx: SliceMut<'_, f32>,
+        dx: ValuesMut<'_>,
     ) {
         let width = weight.len();
         rms_norm::backward(x.host(), weight.host(), inverse.host(), dy.host(), width, dx.host(), accumulate);
@@ -225,7 +226,7 @@ impl Device for CpuDevice {
         Ok(Rotary::Host(table))
     }
 
-    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: SliceMut<'_, f32>) {
+    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: ValuesMut<'_>) {
         let Rotary::Host(table) = rotary else { unreachable!("the table was made by another device") };
         if inverse {
             rope::backward(x.host(), positions.host(), heads, table);
@@ -234,29 +235,22 @@ impl Device for CpuDevice {
         }
     }
 
-    fn swiglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+    fn swiglu(&self, gate: Values<'_>, up: Values<'_>, out: ValuesMut<'_>) {
         swiglu::forward(gate.host(), up.host(), out.host());
     }
 
-    fn swiglu_backward(
-        &self,
-        gate: Slice<'_, f32>,
-        up: Slice<'_, f32>,
-        dout: Slice<'_, f32>,
-        dgate: SliceMut<'_, f32>,
-        dup: SliceMut<'_, f32>,
-    ) {
-        swiglu::backward(gate.host(), up.host(), dout.host(), dgate.host(), dup.host());
+    fn swiglu_backward(&self, gate: ValuesMut<'_>, up: Values<'_>, dout: ValuesMut<'_>) {
+        swiglu::backward_in_place(gate.host(), up.host(), dout.host());
     }
 
     fn attention(
         &self,
-        q: Slice<'_, f32>,
-        k: Slice<'_, f32>,
-        v: Slice<'_, f32>,
+        q: Values<'_>,
+        k: Values<'_>,
+        v: Values<'_>,
         segments: Segments<'_>,
         shape: AttentionShape,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
         lse: SliceMut<'_, f32>,
     ) {
         attention::forward(q.host(), k.host(), v.host(), segments.starts.host(), &shape, out.host(), lse.host());
@@ -265,12 +259,12 @@ impl Device for CpuDevice {
     fn attention_backward(
         &self,
         saved: AttentionSaved<'_>,
-        dout: Slice<'_, f32>,
+        dout: Values<'_>,
         segments: Segments<'_>,
         shape: AttentionShape,
-        dq: SliceMut<'_, f32>,
-        dk: SliceMut<'_, f32>,
-        dv: SliceMut<'_, f32>,
+        dq: ValuesMut<'_>,
+        dk: ValuesMut<'_>,
+        dv: ValuesMut<'_>,
     ) {
         attention::backward(
             saved.q.host(),
@@ -287,7 +281,7 @@ impl Device for CpuDevice {
         );
     }
 
-    fn attention_decode(&self, q: Slice<'_, f32>, cache: KeyValues<'_>, shape: AttentionShape, out: SliceMut<'_, f32>) {
+    fn attention_decode(&self, q: Values<'_>, cache: KeyValues<'_>, shape: AttentionShape, out: ValuesMut<'_>) {
         let stride = cache.capacity * shape.key_width();
         let (keys, values, lengths) = (cache.keys.host(), cache.values.host(), cache.lengths.host());
         let views: Vec<CacheView<'_>> = lengths
@@ -306,7 +300,7 @@ impl Device for CpuDevice {
         embedding::gather(&weight(table), ids.host(), width, out.host());
     }
 
-    fn gather_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
+    fn gather_rows(&self, x: Values<'_>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
         let (x, rows, out) = (x.host(), rows.host(), out.host());
         assert_eq!(out.len(), rows.len() * width, "gathered rows");
         out.par_chunks_exact_mut(width).zip(rows).with_min_len(GRAIN / width.max(1)).for_each(|(out, row)| {
@@ -319,14 +313,7 @@ impl Device for CpuDevice {
         });
     }
 
-    fn sum_rows(
-        &self,
-        x: Slice<'_, f32>,
-        offsets: Slice<'_, u32>,
-        rows: Slice<'_, u32>,
-        width: usize,
-        out: SliceMut<'_, f32>,
-    ) {
+    fn sum_rows(&self, x: Values<'_>, offsets: Slice<'_, u32>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
         let (x, offsets, rows, out) = (x.host(), offsets.host(), rows.host(), out.host());
         assert_eq!(out.len() + width, offsets.len() * width, "summed rows");
         out.par_chunks_exact_mut(width).zip(offsets.par_windows(2)).for_each(|(out, bounds)| {
@@ -357,7 +344,7 @@ impl Device for CpuDevice {
 
     fn cross_entropy(
         &self,
-        hidden: Slice<'_, f32>,
+        hidden: Values<'_>,
         targets: Slice<'_, u32>,
         head: Head<'_>,
         scale: Slice<'_, f32>,
@@ -378,7 +365,7 @@ impl Device for CpuDevice {
         losses.host().copy_from_slice(&values);
     }
 
-    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>) {
+    fn dropout(&self, x: Values<'_>, dropout: Dropout<'_>, accumulate: bool, out: ValuesMut<'_>) {
         let (x, out) = (x.host(), out.host());
         assert_eq!(x.len(), out.len(), "dropout of another length");
         let (offset, keep) = (dropout.offset.host()[0], 1.0 / (1.0 - dropout.probability));
@@ -455,14 +442,14 @@ impl Device for CpuDevice {
         dora::gains(&changed, magnitude.map(Slice::host), gains.host(), inverse.host());
     }
 
-    fn scale_columns(&self, x: Slice<'_, f32>, factors: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f32>) {
+    fn scale_columns(&self, x: Values<'_>, factors: Slice<'_, f32>, accumulate: bool, out: ValuesMut<'_>) {
         dora::scale_columns(x.host(), factors.host(), accumulate, out.host());
     }
 
     fn column_dots(
         &self,
-        dy: Slice<'_, f32>,
-        x: Slice<'_, f32>,
+        dy: Values<'_>,
+        x: Values<'_>,
         factors: Slice<'_, f32>,
         accumulate: bool,
         out: SliceMut<'_, f32>,

@@ -1,7 +1,8 @@
 //! The device interface: memory with explicit lifetimes, and the kernels over views of it.
 //!
-//! The training engine is written against [`Device`] alone and holds no tensor of its own. Shapes are arguments, all
-//! floats are `f32`, all matrices row-major. [`CpuDevice`] runs the kernels of this crate on host memory.
+//! The training engine is written against [`Device`] alone and holds no tensor of its own. Shapes are arguments,
+//! activations are of the device's type ([`Values`]), all other floats `f32`, all matrices row-major. [`CpuDevice`] runs
+//! the kernels of this crate on host memory.
 //!
 //! What changes from step to step (learning rates, positions of random numbers, the scale of the loss, norms) is read from
 //! the device's memory when an operation runs, so that a step can be queued without waiting for another.
@@ -15,8 +16,10 @@ mod cpu;
 mod error;
 mod host_bytes;
 mod ledger;
+pub mod linear;
 mod timed;
 mod transfers;
+mod values;
 mod weight;
 
 use std::sync::Arc;
@@ -28,8 +31,10 @@ pub use cpu::CpuDevice;
 pub use error::{DeviceError, DeviceResult};
 pub use host_bytes::HostBytes;
 pub use ledger::{Component, Held, HeldHost, Ledger};
+pub use linear::{AdapterBackward, Linear, LinearBackward, LinearScratch, LowRank};
 pub use timed::{OperationTime, TimedDevice};
 pub use transfers::{Mark, Pinned, Queue, Transfers};
+pub use values::{FloatType, Values, ValuesMut};
 pub use weight::{Matrix, Nf4Parts, Operand, Storage};
 
 pub use crate::attention::AttentionShape;
@@ -49,8 +54,8 @@ pub struct Segments<'a> {
 /// Keys and values of `batch` sequences, each `[capacity, kv_heads · head_dim]`.
 #[derive(Clone, Copy)]
 pub struct KeyValues<'a> {
-    pub keys: Slice<'a, f32>,
-    pub values: Slice<'a, f32>,
+    pub keys: Values<'a>,
+    pub values: Values<'a>,
     pub capacity: usize,
     /// Rows in use per sequence, the newest token's included.
     pub lengths: Slice<'a, u32>,
@@ -130,6 +135,11 @@ pub trait Device: Send + Sync {
 
     fn ledger(&self) -> &Arc<Ledger>;
 
+    /// What activations are kept in.
+    fn activation_type(&self) -> FloatType {
+        FloatType::F32
+    }
+
     /// Zeroed memory, aligned to 64 bytes.
     ///
     /// # Errors
@@ -163,69 +173,99 @@ pub trait Device: Send + Sync {
 
     fn zero(&self, out: SliceMut<'_, f32>);
 
-    fn copy(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>);
+    /// Rounds where `out` is narrower.
+    fn copy(&self, source: Values<'_>, out: ValuesMut<'_>);
 
     /// `out += source`.
-    fn add(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>);
+    fn add(&self, source: Values<'_>, out: ValuesMut<'_>);
 
     /// `out *= factor`.
-    fn scale(&self, factor: f32, out: SliceMut<'_, f32>);
+    fn scale(&self, factor: f32, out: ValuesMut<'_>);
 
     /// Adds `bias` to each row of `out`.
-    fn add_bias(&self, bias: Slice<'_, f32>, out: SliceMut<'_, f32>);
+    fn add_bias(&self, bias: Slice<'_, f32>, out: ValuesMut<'_>);
 
     /// `out[m,n] = scale · x[m,k] · wᵀ (+ out)`, `w[n,k]`.
     fn matmul_nt(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         w: Operand<'_>,
         shape: [usize; 3],
         scale: f32,
         accumulate: bool,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
     );
 
     /// `out[m,k] = scale · dy[m,n] · w (+ out)`, `w[n,k]`; `shape` is `[m, n, k]` as for [`Device::matmul_nt`].
     fn matmul_nn(
         &self,
-        dy: Slice<'_, f32>,
+        dy: Values<'_>,
         w: Operand<'_>,
         shape: [usize; 3],
         scale: f32,
         accumulate: bool,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
     );
 
     /// `out[p,q] = scale · aᵀ · b (+ out)`, `a[m,p]`, `b[m,q]`; `shape` is `[m, p, q]`.
     fn matmul_tn(
         &self,
-        a: Slice<'_, f32>,
-        b: Slice<'_, f32>,
+        a: Values<'_>,
+        b: Values<'_>,
         shape: [usize; 3],
         scale: f32,
         accumulate: bool,
         out: SliceMut<'_, f32>,
     );
 
-    /// `out = x / rms(x) · weight` per row of `weight.len()`; keeps `1 / rms(x)` per row.
-    fn rms_norm(
+    /// Projections of `x[tokens, inputs]` with their adapters; see [`linear::forward`]. `shape` is `[tokens, inputs]`.
+    fn linear(
         &self,
-        x: Slice<'_, f32>,
-        weight: Slice<'_, f32>,
-        eps: f32,
-        out: SliceMut<'_, f32>,
-        inverse: SliceMut<'_, f32>,
-    );
+        x: Values<'_>,
+        shape: [usize; 2],
+        linears: &mut [Linear<'_>],
+        residual: Option<Slice<'_, f32>>,
+        masked: &mut ValuesMut<'_>,
+    ) {
+        linear::forward(self, x, shape, linears, residual, masked);
+    }
+
+    /// What the adapters of [`Device::linear`] keep, alone; see [`linear::reduce`].
+    fn linear_reduce(
+        &self,
+        x: Values<'_>,
+        shape: [usize; 2],
+        adapters: &mut [(LowRank<'_>, ValuesMut<'_>)],
+        masked: &mut ValuesMut<'_>,
+    ) {
+        linear::reduce(self, x, shape, adapters, masked);
+    }
+
+    /// Backward of [`Device::linear`]; see [`linear::backward`].
+    fn linear_backward(
+        &self,
+        x: Values<'_>,
+        shape: [usize; 2],
+        linears: &mut [LinearBackward<'_>],
+        accumulate: bool,
+        scratch: &mut LinearScratch<'_>,
+        dx: Option<(ValuesMut<'_>, bool)>,
+    ) {
+        linear::backward(self, x, shape, linears, accumulate, scratch, dx);
+    }
+
+    /// `out = x / rms(x) · weight` per row of `weight.len()`; keeps `1 / rms(x)` per row.
+    fn rms_norm(&self, x: Values<'_>, weight: Slice<'_, f32>, eps: f32, out: ValuesMut<'_>, inverse: SliceMut<'_, f32>);
 
     /// Adds to `dx` if `accumulate`.
     fn rms_norm_backward(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         weight: Slice<'_, f32>,
         inverse: Slice<'_, f32>,
-        dy: Slice<'_, f32>,
+        dy: Values<'_>,
         accumulate: bool,
-        dx: SliceMut<'_, f32>,
+        dx: ValuesMut<'_>,
     );
 
     /// Makes a table usable by [`Device::rope`].
@@ -236,61 +276,48 @@ pub trait Device: Send + Sync {
 
     /// Rotates `x[tokens, heads · head_dim]` in place, halves paired (the convention of transformers); `inverse` is the
     /// backward.
-    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: SliceMut<'_, f32>);
+    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: ValuesMut<'_>);
 
     /// `out = silu(gate) · up`.
-    fn swiglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>);
+    fn swiglu(&self, gate: Values<'_>, up: Values<'_>, out: ValuesMut<'_>);
 
-    fn swiglu_backward(
-        &self,
-        gate: Slice<'_, f32>,
-        up: Slice<'_, f32>,
-        dout: Slice<'_, f32>,
-        dgate: SliceMut<'_, f32>,
-        dup: SliceMut<'_, f32>,
-    );
+    /// `gate` becomes its gradient, and `dout` that of `up`.
+    fn swiglu_backward(&self, gate: ValuesMut<'_>, up: Values<'_>, dout: ValuesMut<'_>);
 
     /// Causal attention inside each segment; `lse[tokens, heads]` keeps the log of the softmax's denominator.
     fn attention(
         &self,
-        q: Slice<'_, f32>,
-        k: Slice<'_, f32>,
-        v: Slice<'_, f32>,
+        q: Values<'_>,
+        k: Values<'_>,
+        v: Values<'_>,
         segments: Segments<'_>,
         shape: AttentionShape,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
         lse: SliceMut<'_, f32>,
     );
 
     fn attention_backward(
         &self,
         forward: AttentionSaved<'_>,
-        dout: Slice<'_, f32>,
+        dout: Values<'_>,
         segments: Segments<'_>,
         shape: AttentionShape,
-        dq: SliceMut<'_, f32>,
-        dk: SliceMut<'_, f32>,
-        dv: SliceMut<'_, f32>,
+        dq: ValuesMut<'_>,
+        dk: ValuesMut<'_>,
+        dv: ValuesMut<'_>,
     );
 
     /// One query `[batch, heads · head_dim]` per sequence against its cache.
-    fn attention_decode(&self, q: Slice<'_, f32>, cache: KeyValues<'_>, shape: AttentionShape, out: SliceMut<'_, f32>);
+    fn attention_decode(&self, q: Values<'_>, cache: KeyValues<'_>, shape: AttentionShape, out: ValuesMut<'_>);
 
     /// `out[i] = table[ids[i]]`, `table[rows, width]`.
     fn embedding(&self, table: Operand<'_>, ids: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);
 
     /// `out[i] = x[rows[i]]`; zeros where `rows[i]` is [`NO_ROW`].
-    fn gather_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);
+    fn gather_rows(&self, x: Values<'_>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>);
 
     /// `out[i] = Σ x[rows[j]]` for `j` in `offsets[i]..offsets[i + 1]`, in that order.
-    fn sum_rows(
-        &self,
-        x: Slice<'_, f32>,
-        offsets: Slice<'_, u32>,
-        rows: Slice<'_, u32>,
-        width: usize,
-        out: SliceMut<'_, f32>,
-    );
+    fn sum_rows(&self, x: Values<'_>, offsets: Slice<'_, u32>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>);
 
     /// `out[rows[i]] = x[i]`; the rows are distinct.
     fn scatter_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>);
@@ -299,7 +326,7 @@ pub trait Device: Send + Sync {
     /// `scale[0] · Σ losses`. `scratch` holds `chunk_rows · vocabulary` floats.
     fn cross_entropy(
         &self,
-        hidden: Slice<'_, f32>,
+        hidden: Values<'_>,
         targets: Slice<'_, u32>,
         head: Head<'_>,
         scale: Slice<'_, f32>,
@@ -310,7 +337,7 @@ pub trait Device: Send + Sync {
 
     /// Zeroes each element of `x` with the dropout's probability and scales the others by `1 / (1 - p)`, into `out`
     /// (added if `accumulate`).
-    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>);
+    fn dropout(&self, x: Values<'_>, dropout: Dropout<'_>, accumulate: bool, out: ValuesMut<'_>);
 
     /// One step of AdamW with decoupled weight decay; `factors` are a [`Factors::to_array`].
     fn adamw(
@@ -347,13 +374,13 @@ pub trait Device: Send + Sync {
     );
 
     /// `out[t, j] = x[t, j] · factors[j] (+ out)`.
-    fn scale_columns(&self, x: Slice<'_, f32>, factors: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f32>);
+    fn scale_columns(&self, x: Values<'_>, factors: Slice<'_, f32>, accumulate: bool, out: ValuesMut<'_>);
 
     /// `out[j] = factors[j] · Σ_t dy[t, j] · x[t, j] (+ out)`.
     fn column_dots(
         &self,
-        dy: Slice<'_, f32>,
-        x: Slice<'_, f32>,
+        dy: Values<'_>,
+        x: Values<'_>,
         factors: Slice<'_, f32>,
         accumulate: bool,
         out: SliceMut<'_, f32>,
@@ -384,10 +411,10 @@ pub trait Device: Send + Sync {
 /// What attention's forward leaves for its backward.
 #[derive(Clone, Copy)]
 pub struct AttentionSaved<'a> {
-    pub q: Slice<'a, f32>,
-    pub k: Slice<'a, f32>,
-    pub v: Slice<'a, f32>,
-    pub out: Slice<'a, f32>,
+    pub q: Values<'a>,
+    pub k: Values<'a>,
+    pub v: Values<'a>,
+    pub out: Values<'a>,
     pub lse: Slice<'a, f32>,
 }
 

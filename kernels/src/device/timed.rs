@@ -59,6 +59,10 @@ impl Device for TimedDevice {
         self.inner.ledger()
     }
 
+    fn activation_type(&self) -> FloatType {
+        self.inner.activation_type()
+    }
+
     fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
         self.timed("allocate", 0, || self.inner.allocate(component, bytes))
     }
@@ -91,30 +95,30 @@ impl Device for TimedDevice {
         self.timed("zero", 0, || self.inner.zero(out))
     }
 
-    fn copy(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+    fn copy(&self, source: Values<'_>, out: ValuesMut<'_>) {
         self.timed("copy", 0, || self.inner.copy(source, out))
     }
 
-    fn add(&self, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+    fn add(&self, source: Values<'_>, out: ValuesMut<'_>) {
         self.timed("add", 0, || self.inner.add(source, out))
     }
 
-    fn scale(&self, factor: f32, out: SliceMut<'_, f32>) {
+    fn scale(&self, factor: f32, out: ValuesMut<'_>) {
         self.timed("scale", 0, || self.inner.scale(factor, out))
     }
 
-    fn add_bias(&self, bias: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+    fn add_bias(&self, bias: Slice<'_, f32>, out: ValuesMut<'_>) {
         self.timed("add_bias", 0, || self.inner.add_bias(bias, out))
     }
 
     fn matmul_nt(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         w: Operand<'_>,
         shape: [usize; 3],
         scale: f32,
         accumulate: bool,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
     ) {
         self.timed("matmul_nt", 2 * (shape[0] * shape[1] * shape[2]) as u64, || {
             self.inner.matmul_nt(x, w, shape, scale, accumulate, out)
@@ -123,12 +127,12 @@ impl Device for TimedDevice {
 
     fn matmul_nn(
         &self,
-        dy: Slice<'_, f32>,
+        dy: Values<'_>,
         w: Operand<'_>,
         shape: [usize; 3],
         scale: f32,
         accumulate: bool,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
     ) {
         self.timed("matmul_nn", 2 * (shape[0] * shape[1] * shape[2]) as u64, || {
             self.inner.matmul_nn(dy, w, shape, scale, accumulate, out)
@@ -137,8 +141,8 @@ impl Device for TimedDevice {
 
     fn matmul_tn(
         &self,
-        a: Slice<'_, f32>,
-        b: Slice<'_, f32>,
+        a: Values<'_>,
+        b: Values<'_>,
         shape: [usize; 3],
         scale: f32,
         accumulate: bool,
@@ -151,10 +155,10 @@ impl Device for TimedDevice {
 
     fn rms_norm(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         weight: Slice<'_, f32>,
         eps: f32,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
         inverse: SliceMut<'_, f32>,
     ) {
         self.timed("rms_norm", 0, || self.inner.rms_norm(x, weight, eps, out, inverse))
@@ -162,12 +166,12 @@ impl Device for TimedDevice {
 
     fn rms_norm_backward(
         &self,
-        x: Slice<'_, f32>,
+        x: Values<'_>,
         weight: Slice<'_, f32>,
         inverse: Slice<'_, f32>,
-        dy: Slice<'_, f32>,
+        dy: Values<'_>,
         accumulate: bool,
-        dx: SliceMut<'_, f32>,
+        dx: ValuesMut<'_>,
     ) {
         self.timed("rms_norm_backward", 0, || self.inner.rms_norm_backward(x, weight, inverse, dy, accumulate, dx))
     }
@@ -176,33 +180,26 @@ impl Device for TimedDevice {
         self.timed("rotary", 0, || self.inner.rotary(table))
     }
 
-    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: SliceMut<'_, f32>) {
+    fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: ValuesMut<'_>) {
         self.timed("rope", 0, || self.inner.rope(positions, heads, rotary, inverse, x))
     }
 
-    fn swiglu(&self, gate: Slice<'_, f32>, up: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+    fn swiglu(&self, gate: Values<'_>, up: Values<'_>, out: ValuesMut<'_>) {
         self.timed("swiglu", 0, || self.inner.swiglu(gate, up, out))
     }
 
-    fn swiglu_backward(
-        &self,
-        gate: Slice<'_, f32>,
-        up: Slice<'_, f32>,
-        dout: Slice<'_, f32>,
-        dgate: SliceMut<'_, f32>,
-        dup: SliceMut<'_, f32>,
-    ) {
-        self.timed("swiglu_backward", 0, || self.inner.swiglu_backward(gate, up, dout, dgate, dup))
+    fn swiglu_backward(&self, gate: ValuesMut<'_>, up: Values<'_>, dout: ValuesMut<'_>) {
+        self.timed("swiglu_backward", 0, || self.inner.swiglu_backward(gate, up, dout))
     }
 
     fn attention(
         &self,
-        q: Slice<'_, f32>,
-        k: Slice<'_, f32>,
-        v: Slice<'_, f32>,
+        q: Values<'_>,
+        k: Values<'_>,
+        v: Values<'_>,
         segments: Segments<'_>,
         shape: AttentionShape,
-        out: SliceMut<'_, f32>,
+        out: ValuesMut<'_>,
         lse: SliceMut<'_, f32>,
     ) {
         self.timed("attention", 0, || self.inner.attention(q, k, v, segments, shape, out, lse))
@@ -211,19 +208,19 @@ impl Device for TimedDevice {
     fn attention_backward(
         &self,
         forward: AttentionSaved<'_>,
-        dout: Slice<'_, f32>,
+        dout: Values<'_>,
         segments: Segments<'_>,
         shape: AttentionShape,
-        dq: SliceMut<'_, f32>,
-        dk: SliceMut<'_, f32>,
-        dv: SliceMut<'_, f32>,
+        dq: ValuesMut<'_>,
+        dk: ValuesMut<'_>,
+        dv: ValuesMut<'_>,
     ) {
         self.timed("attention_backward", 0, || {
             self.inner.attention_backward(forward, dout, segments, shape, dq, dk, dv)
         })
     }
 
-    fn attention_decode(&self, q: Slice<'_, f32>, cache: KeyValues<'_>, shape: AttentionShape, out: SliceMut<'_, f32>) {
+    fn attention_decode(&self, q: Values<'_>, cache: KeyValues<'_>, shape: AttentionShape, out: ValuesMut<'_>) {
         self.timed("attention_decode", 0, || self.inner.attention_decode(q, cache, shape, out))
     }
 
@@ -231,18 +228,11 @@ impl Device for TimedDevice {
         self.timed("embedding", 0, || self.inner.embedding(table, ids, width, out))
     }
 
-    fn gather_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
+    fn gather_rows(&self, x: Values<'_>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
         self.timed("gather_rows", 0, || self.inner.gather_rows(x, rows, width, out))
     }
 
-    fn sum_rows(
-        &self,
-        x: Slice<'_, f32>,
-        offsets: Slice<'_, u32>,
-        rows: Slice<'_, u32>,
-        width: usize,
-        out: SliceMut<'_, f32>,
-    ) {
+    fn sum_rows(&self, x: Values<'_>, offsets: Slice<'_, u32>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
         self.timed("sum_rows", 0, || self.inner.sum_rows(x, offsets, rows, width, out))
     }
 
@@ -252,7 +242,7 @@ impl Device for TimedDevice {
 
     fn cross_entropy(
         &self,
-        hidden: Slice<'_, f32>,
+        hidden: Values<'_>,
         targets: Slice<'_, u32>,
         head: Head<'_>,
         scale: Slice<'_, f32>,
@@ -267,7 +257,7 @@ impl Device for TimedDevice {
         )
     }
 
-    fn dropout(&self, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>) {
+    fn dropout(&self, x: Values<'_>, dropout: Dropout<'_>, accumulate: bool, out: ValuesMut<'_>) {
         self.timed("dropout", 0, || self.inner.dropout(x, dropout, accumulate, out))
     }
 
@@ -310,14 +300,14 @@ impl Device for TimedDevice {
         self.timed("dora_gains", 0, || self.inner.dora_gains(rows, magnitude, gains, inverse))
     }
 
-    fn scale_columns(&self, x: Slice<'_, f32>, factors: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f32>) {
+    fn scale_columns(&self, x: Values<'_>, factors: Slice<'_, f32>, accumulate: bool, out: ValuesMut<'_>) {
         self.timed("scale_columns", 0, || self.inner.scale_columns(x, factors, accumulate, out))
     }
 
     fn column_dots(
         &self,
-        dy: Slice<'_, f32>,
-        x: Slice<'_, f32>,
+        dy: Values<'_>,
+        x: Values<'_>,
         factors: Slice<'_, f32>,
         accumulate: bool,
         out: SliceMut<'_, f32>,

@@ -7,7 +7,7 @@
 //! Both depend on the layer alone. Tiles are counted from the start of their segment and parts of a cache from its first
 //! row, so a row's bits depend on its own sequence and on nothing else in the batch.
 
-use luthier_kernels::device::{AttentionSaved, AttentionShape, KeyValues, Segments, Slice, SliceMut};
+use luthier_kernels::device::{AttentionSaved, AttentionShape, KeyValues, Segments, Slice, SliceMut, Values};
 
 use crate::{Arguments, CudaDevice, Precision};
 
@@ -90,6 +90,7 @@ pub fn backward(
     dv: SliceMut<'_, f32>,
 ) {
     let AttentionSaved { q, k, v, out, lse } = forward;
+    let [q, k, v, out] = [q, k, v, out].map(Values::f32);
     let tokens = check(&shape, [q, k, v], lse.len());
     assert_eq!([out.len(), dout.len(), dq.len()], [q.len(); 3], "out, dout and dq must have the shape of q");
     assert_eq!([dk.len(), dv.len()], [k.len(); 2], "dk and dv must have the shape of k");
@@ -161,17 +162,18 @@ pub fn decode(
     out: SliceMut<'_, f32>,
 ) {
     let sequences = cache.lengths.len();
+    let [keys, values] = [cache.keys, cache.values].map(Values::f32);
     assert_eq!(q.len(), sequences * shape.query_width(), "q must be [{sequences}, heads * head_dim]");
     assert_eq!(out.len(), q.len(), "out must have the shape of q");
     let stored = sequences * cache.capacity * shape.key_width();
-    assert_eq!([cache.keys.len(), cache.values.len()], [stored; 2], "a cache must be [capacity, kv_heads * head_dim]");
+    assert_eq!([keys.len(), values.len()], [stored; 2], "a cache must be [capacity, kv_heads * head_dim]");
     if sequences == 0 {
         return;
     }
     let parts = cache.capacity.div_ceil(DECODE_KEYS);
     let scratch = device.scratch(parts_bytes(&shape, sequences, cache.capacity));
     let mut arguments = Arguments::new();
-    arguments.address(q.address()).address(cache.keys.address()).address(cache.values.address());
+    arguments.address(q.address()).address(keys.address()).address(values.address());
     arguments.address(cache.lengths.address()).int(cache.capacity).int(shape.heads).int(group(&shape));
     arguments.int(shape.head_dim);
     scores(&mut arguments, &shape);

@@ -25,26 +25,18 @@ pub fn forward(device: &CudaDevice, gate: Slice<'_, f32>, up: Slice<'_, f32>, ou
     device.launch("swiglu", [blocks, 1, 1], THREADS, arguments);
 }
 
-/// `dup = dout · silu(gate)`, `dgate = dout · up · silu'(gate)`.
+/// `dout` becomes `dout · silu(gate)`, the gradient of `up`, and `gate` becomes `dout · up · silu'(gate)`.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn backward(
-    device: &CudaDevice,
-    gate: Slice<'_, f32>,
-    up: Slice<'_, f32>,
-    dout: Slice<'_, f32>,
-    dgate: SliceMut<'_, f32>,
-    dup: SliceMut<'_, f32>,
-) {
-    let len = gate.len();
-    let lengths = [up.len(), dout.len(), dgate.len(), dup.len()];
-    assert_eq!(lengths, [len; 4], "up, dout, dgate and dup must have gate's length");
+pub fn backward(device: &CudaDevice, gate: SliceMut<'_, f32>, up: Slice<'_, f32>, dout: SliceMut<'_, f32>) {
+    let len = up.len();
+    assert_eq!([gate.len(), dout.len()], [len; 2], "gate and dout must have up's length");
     if len == 0 {
         return;
     }
     let mut arguments = Arguments::new();
     arguments.address(gate.address()).address(up.address()).address(dout.address()).long(len);
-    arguments.address(dgate.address()).address(dup.address());
+    arguments.address(gate.address()).address(dout.address());
     device.launch("swiglu_backward", [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
 }

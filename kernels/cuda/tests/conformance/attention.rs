@@ -91,9 +91,31 @@ impl Case {
         let [mut out, mut dq] = [(); 2].map(|()| Output::new(device, inputs.q.len(), f32::NAN));
         let [mut dk, mut dv] = [(); 2].map(|()| Output::new(device, inputs.k.len(), f32::NAN));
         let mut lse = Output::new(device, self.tokens() * self.shape.heads, f32::NAN);
-        device.attention(q.all(), k.all(), v.all(), segments, self.shape, out.view(), lse.view());
-        let saved = AttentionSaved { q: q.all(), k: k.all(), v: v.all(), out: out.shared(), lse: lse.shared() };
-        device.attention_backward(saved, dout.all(), segments, self.shape, dq.view(), dk.view(), dv.view());
+        device.attention(
+            q.all().into(),
+            k.all().into(),
+            v.all().into(),
+            segments,
+            self.shape,
+            out.view().into(),
+            lse.view(),
+        );
+        let saved = AttentionSaved {
+            q: q.all().into(),
+            k: k.all().into(),
+            v: v.all().into(),
+            out: out.shared().into(),
+            lse: lse.shared(),
+        };
+        device.attention_backward(
+            saved,
+            dout.all().into(),
+            segments,
+            self.shape,
+            dq.view().into(),
+            dk.view().into(),
+            dv.view().into(),
+        );
         [out.read(device), lse.read(device), dq.read(device), dk.read(device), dv.read(device)]
     }
 
@@ -128,8 +150,9 @@ impl Case {
         let (keys, values, lengths) = (upload(device, &keys), upload(device, &values), upload(device, &lengths));
         let queries = upload(device, &queries);
         let mut out = Output::new(device, queries.len(), f32::NAN);
-        let cache = KeyValues { keys: keys.all(), values: values.all(), capacity, lengths: lengths.all() };
-        device.attention_decode(queries.all(), cache, self.shape, out.view());
+        let cache =
+            KeyValues { keys: keys.all().into(), values: values.all().into(), capacity, lengths: lengths.all() };
+        device.attention_decode(queries.all().into(), cache, self.shape, out.view().into());
         out.read(device)
     }
 

@@ -29,10 +29,10 @@ fn whole_buffers() {
             let x = upload(device, &random("x", len));
             let [mut zeroed, mut copied, mut added, mut scaled] = [(); 4].map(|()| Output::new(device, len, 0.37));
             device.zero(zeroed.view());
-            device.copy(x.all(), copied.view());
-            device.add(x.all(), added.view());
-            device.copy(x.all(), scaled.view());
-            device.scale(0.3, scaled.view());
+            device.copy(x.all().into(), copied.view().into());
+            device.add(x.all().into(), added.view().into());
+            device.copy(x.all().into(), scaled.view().into());
+            device.scale(0.3, scaled.view().into());
             [zeroed, copied, added, scaled].map(|output| bits(&output.read(device)))
         }) else {
             return;
@@ -57,10 +57,10 @@ fn rows_and_columns() {
             let mut gathered = Output::new(device, picks.len() * width, f32::NAN);
             let mut summed = Output::new(device, 3 * width, f32::NAN);
             let mut scattered = Output::new(device, rows * width, f32::NAN);
-            device.add_bias(factors.all(), biased.view());
-            device.scale_columns(x.all(), factors.all(), true, columns.view());
-            device.gather_rows(x.all(), picks.all(), width, gathered.view());
-            device.sum_rows(x.all(), offsets.all(), spread.all(), width, summed.view());
+            device.add_bias(factors.all(), biased.view().into());
+            device.scale_columns(x.all().into(), factors.all(), true, columns.view().into());
+            device.gather_rows(x.all().into(), picks.all(), width, gathered.view().into());
+            device.sum_rows(x.all().into(), offsets.all(), spread.all(), width, summed.view().into());
             device.scatter_rows(x.all(), spread.all(), width, scattered.view());
             [biased, columns, gathered, summed, scattered].map(|output| bits(&output.read(device)))
         }) else {
@@ -79,8 +79,8 @@ fn dropout_and_noise_draw_the_same_numbers() {
             let offsets = upload(device, &[offset, offset + 3]);
             let [mut dropped, mut added, mut noisy] = [(); 3].map(|()| Output::new(device, len, 0.25));
             let dropout = Dropout { probability: 0.3, stream, offset: offsets.slice(..1) };
-            device.dropout(x.all(), dropout, false, dropped.view());
-            device.dropout(x.all(), dropout, true, added.view());
+            device.dropout(x.all().into(), dropout, false, dropped.view().into());
+            device.dropout(x.all().into(), dropout, true, added.view().into());
             // Sequences of different lengths, one of them empty, in rows of one.
             let middle = (len / 3) as u32;
             let starts = upload(device, &[0, middle, middle, len as u32]);
@@ -242,7 +242,7 @@ fn dora_s_rows_and_columns() {
             device.dora_gains(changed, Some(magnitude.all()), gains.view(), inverse.view());
             let (dy, x) = (upload(device, &random("dy", 7 * rows)), upload(device, &random("x", 7 * rows)));
             let mut dots = Output::new(device, rows, 0.5);
-            device.column_dots(dy.all(), x.all(), magnitude.all(), true, dots.view());
+            device.column_dots(dy.all().into(), x.all().into(), magnitude.all(), true, dots.view());
             squares.extend([gains, inverse, norms, dots].map(|output| output.read(device)));
             squares
         }) else {
@@ -269,7 +269,7 @@ fn operations_join_a_stream_of_somebody_else_s() {
     // SAFETY: it is a stream of the context, and destroyed below.
     let ours = unsafe { luthier_cuda::CudaDevice::join(options, stream.cast()) }.unwrap();
     let mut out = Output::new(&ours, 300, 0.5);
-    ours.add(x.all(), out.view());
+    ours.add(x.all().into(), out.view().into());
     ours.check().unwrap();
     let expected: Vec<f32> = random("x", 300).iter().map(|x| x + 0.5).collect();
     assert_eq!(bits(&out.read(&ours)), bits(&expected));

@@ -18,8 +18,8 @@ fn norm(device: &dyn Device, rows: usize, d: usize, shift: usize, accumulate: bo
     let mut inverse = Output::new(device, rows, f32::NAN);
     let mut dx = Output::new(device, rows * d, if accumulate { 0.25 } else { f32::NAN });
     let x = x.slice(shift..);
-    device.rms_norm(x, weight.all(), 1e-5, out.view(), inverse.view());
-    device.rms_norm_backward(x, weight.all(), inverse.shared(), dy.all(), accumulate, dx.view());
+    device.rms_norm(x.into(), weight.all(), 1e-5, out.view().into(), inverse.view());
+    device.rms_norm_backward(x.into(), weight.all(), inverse.shared(), dy.all().into(), accumulate, dx.view().into());
     [out.read(device), inverse.read(device), dx.read(device)]
 }
 
@@ -67,9 +67,9 @@ fn rotations_have_the_cpu_s_bits() {
             let positions = upload(device, &positions);
             let mut x = upload(device, &random("x", tokens * heads * d));
             let mut rotated = vec![0.0; x.len()];
-            device.rope(positions.all(), heads, &rotary, false, x.all_mut());
+            device.rope(positions.all(), heads, &rotary, false, x.all_mut().into());
             device.read(x.all(), &mut rotated);
-            device.rope(positions.all(), heads, &rotary, true, x.all_mut());
+            device.rope(positions.all(), heads, &rotary, true, x.all_mut().into());
             let mut back = vec![0.0; x.len()];
             device.read(x.all(), &mut back);
             (bits(&rotated), bits(&back))
@@ -84,7 +84,7 @@ fn a_position_outside_the_table_shows() {
     let rotary = cuda.rotary(Table::new(4, 10_000.0, Scaling::None, 3)).unwrap();
     let positions = upload(&cuda, &[2_u32, 3]);
     let mut x = upload(&cuda, &[1.0_f32; 8]);
-    cuda.rope(positions.all(), 1, &rotary, false, x.all_mut());
+    cuda.rope(positions.all(), 1, &rotary, false, x.all_mut().into());
     let mut rotated = [0.0; 8];
     (&cuda as &dyn Device).read(x.all(), &mut rotated);
     assert!(rotated[..4].iter().all(|x| x.is_finite()) && rotated[4..].iter().all(|x| x.is_nan()), "{rotated:?}");
@@ -100,8 +100,10 @@ fn gates_are_the_cpu_s() {
             let (gate, up, dout) =
                 (upload(device, &wide), upload(device, &random("up", len)), upload(device, &random("dout", len)));
             let [mut out, mut dgate, mut dup] = [(); 3].map(|()| Output::new(device, len, f32::NAN));
-            device.swiglu(gate.all(), up.all(), out.view());
-            device.swiglu_backward(gate.all(), up.all(), dout.all(), dgate.view(), dup.view());
+            device.copy(gate.all().into(), dgate.view().into());
+            device.copy(dout.all().into(), dup.view().into());
+            device.swiglu(gate.all().into(), up.all().into(), out.view().into());
+            device.swiglu_backward(dgate.view().into(), up.all().into(), dup.view().into());
             [out.read(device), dgate.read(device), dup.read(device)]
         };
         for (name, (found, expected)) in ["out", "dgate", "dup"].iter().zip(run(&cuda).iter().zip(&run(&cpu))) {

@@ -117,8 +117,8 @@ fn run(device: &dyn Device, way: Way, x: &[f32], w: Operand<'_>, shape: [usize; 
     let input = upload(device, x);
     let mut out = upload(device, &vec![INITIAL; m * if matches!(way, Way::Nt) { n } else { k }]);
     match way {
-        Way::Nt => device.matmul_nt(input.all(), w, shape, scale, true, out.all_mut()),
-        Way::Nn => device.matmul_nn(input.all(), w, shape, scale, true, out.all_mut()),
+        Way::Nt => device.matmul_nt(input.all().into(), w, shape, scale, true, out.all_mut().into()),
+        Way::Nn => device.matmul_nn(input.all().into(), w, shape, scale, true, out.all_mut().into()),
     }
     download(device, &out)
 }
@@ -189,7 +189,7 @@ fn tall_products_are_the_definition_s() {
         for accumulate in [false, true] {
             let (left, right) = (upload(device, &a), upload(device, &b));
             let mut out = upload(device, &vec![INITIAL; p * q]);
-            device.matmul_tn(left.all(), right.all(), [m, p, q], -0.5, accumulate, out.all_mut());
+            device.matmul_tn(left.all().into(), right.all().into(), [m, p, q], -0.5, accumulate, out.all_mut());
             let found = download(device, &out);
             let mut exact = product([p, q, m], -0.5, |i, s| a[s * p + i], |s, j| b[s * q + j]);
             if !accumulate {
@@ -235,7 +235,14 @@ fn operands_may_start_anywhere() {
             let expected = run(device, Way::Nt, &x[1..], matrix.operand(), [m, n, k], 1.0);
             let input = upload(device, &x);
             let mut out = upload(device, &vec![INITIAL; m * n + 1]);
-            device.matmul_nt(input.slice(1..), matrix.operand(), [m, n, k], 1.0, true, out.slice_mut(1..));
+            device.matmul_nt(
+                input.slice(1..).into(),
+                matrix.operand(),
+                [m, n, k],
+                1.0,
+                true,
+                out.slice_mut(1..).into(),
+            );
             assert_eq!(bits(&download(device, &out)[1..]), bits(&expected), "{name} {precision:?}");
         }
         for [n, k] in [[n, k], [8, k], [n, 16]] {
@@ -330,7 +337,7 @@ fn the_loss_and_its_gradient_are_the_definition_s() {
                 let gradient_out = Some(dhidden.all_mut());
                 let (scratch_out, losses_out) = (scratch.all_mut(), out.all_mut());
                 device.cross_entropy(
-                    input.all(),
+                    input.all().into(),
                     tokens.all(),
                     head,
                     scale.all(),
@@ -346,7 +353,15 @@ fn the_loss_and_its_gradient_are_the_definition_s() {
                 assert!(error <= bound, "{shown}: gradient has error {error:e}");
 
                 let (scratch_out, losses_out) = (scratch.all_mut(), out.all_mut());
-                device.cross_entropy(input.all(), tokens.all(), head, scale.all(), None, scratch_out, losses_out);
+                device.cross_entropy(
+                    input.all().into(),
+                    tokens.all(),
+                    head,
+                    scale.all(),
+                    None,
+                    scratch_out,
+                    losses_out,
+                );
                 assert_eq!(bits(&download(device, &out)), bits(&found), "{shown}: loss without gradient");
             }
         }
@@ -372,7 +387,7 @@ fn orders_of_threads_change_no_bit() {
                 let head = Head { weight: matrix.operand(), vocabulary, hidden: width, chunk_rows: rows };
                 let gradient = Some(dhidden.all_mut());
                 device.cross_entropy(
-                    input.all(),
+                    input.all().into(),
                     targets.all(),
                     head,
                     scale.all(),

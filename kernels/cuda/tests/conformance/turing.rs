@@ -21,9 +21,9 @@ fn product(device: &dyn Device, x: &[f32], w: Operand<'_>, [m, n, k]: [usize; 3]
     let input = upload(device, x);
     let mut out = upload(device, &vec![f32::NAN; m * if transposed { k } else { n }]);
     if transposed {
-        device.matmul_nn(input.all(), w, [m, n, k], 0.5, false, out.all_mut());
+        device.matmul_nn(input.all().into(), w, [m, n, k], 0.5, false, out.all_mut().into());
     } else {
-        device.matmul_nt(input.all(), w, [m, n, k], 0.5, false, out.all_mut());
+        device.matmul_nt(input.all().into(), w, [m, n, k], 0.5, false, out.all_mut().into());
     }
     let mut values = vec![0.0; out.len()];
     device.read(out.all(), &mut values);

@@ -76,7 +76,7 @@ impl Magnitudes {
     pub fn norms_into(&mut self, decoder: &Decoder, slots: &[Slot], params: &mut Buffer<f32>) {
         self.update(decoder, slots, params, false);
         let range = self.start..self.start + self.gains.len();
-        decoder.device.copy(self.gains.all(), params.slice_mut(range));
+        decoder.device.copy(self.gains.all().into(), params.slice_mut(range).into());
     }
 
     fn update(&mut self, decoder: &Decoder, slots: &[Slot], params: &Buffer<f32>, magnitudes: bool) {
@@ -88,8 +88,9 @@ impl Magnitudes {
             let matrix = &decoder.blocks[slot.layer].matrices[slot.projection as usize];
             let a = params.slice(slot.a_range());
             let cross = self.cross.slice_mut(..rank * outputs);
-            device.matmul_nt(a, matrix.operand(), [rank, outputs, inputs], 1.0, false, cross);
-            device.matmul_nt(a, a.into(), [rank, rank, inputs], 1.0, false, self.gram.slice_mut(..rank * rank));
+            device.matmul_nt(a.into(), matrix.operand(), [rank, outputs, inputs], 1.0, false, cross.into());
+            let gram = self.gram.slice_mut(..rank * rank);
+            device.matmul_nt(a.into(), a.into(), [rank, rank, inputs], 1.0, false, gram.into());
             let first = start - self.start;
             let range = first..first + outputs;
             let rows = DoraRows {

@@ -14,9 +14,14 @@
 //! dx = dy · W + drop(((g - 1) ⊙ dy) · W + s · t · A)
 //! ```
 
-use luthier_kernels::device::{AttentionSaved, Buffer, Slice, SliceMut};
+use luthier_kernels::device::{
+    AdapterBackward, AttentionSaved, Buffer, FloatType, LinearBackward, LinearScratch, LowRank, Slice, SliceMut,
+    Values, ValuesMut,
+};
 
-use super::block::{Carver, Kept, Pass, Pieces};
+use super::block::{Ascending, Carver, Kept, Pass, Pieces};
+use super::sizes::through_width;
+use crate::adapter::Slot;
 use crate::projection::Projection;
 
 /// Gradients of the adapters, laid out like the parameters.
@@ -54,136 +59,178 @@ impl Depth {
     }
 }
 
-/// A projection's inputs to backward.
-struct Site<'a> {
+/// Projections of one input, in backward.
+#[derive(Clone, Copy)]
+struct Site<'a, const N: usize> {
     layer: usize,
-    projection: Projection,
-    /// Its input.
-    x: Slice<'a, f32>,
-    /// The gradient of its output.
-    dy: Slice<'a, f32>,
-    kept: Kept<Slice<'a, f32>>,
+    /// Their input.
+    x: Values<'a>,
+    /// With the gradients of their outputs.
+    targets: [(Projection, Values<'a>); N],
+    kept: &'a Kept<'a>,
 }
 
 /// What a projection's backward writes to and forgets.
 struct Temporaries<'a> {
-    through: SliceMut<'a, f32>,
-    masked: SliceMut<'a, f32>,
-    scaled: SliceMut<'a, f32>,
+    scratch: LinearScratch<'a>,
+    scaled: ValuesMut<'a>,
 }
 
 impl Pass<'_> {
-    /// Adds to the adapter's gradients, and to `dx` if it is wanted (`dx.1` says to add rather than overwrite).
-    fn linear_backward(
+    /// Adds to the adapters' gradients, and to `dx` if it is wanted (`dx.1` says to add rather than overwrite).
+    fn linears_backward<const N: usize>(
         &self,
-        site: &Site<'_>,
+        site: &Site<'_, N>,
         gradients: &mut Gradients<'_>,
         temporaries: &mut Temporaries<'_>,
-        dx: Option<(SliceMut<'_, f32>, bool)>,
+        mut dx: Option<(ValuesMut<'_>, bool)>,
     ) {
-        let device = self.decoder.device.as_ref();
-        let matrix = &self.block(site.layer).matrices[site.projection as usize];
-        let (tokens, outputs, inputs) = (self.tokens, matrix.rows, matrix.cols);
-        let Temporaries { through, masked, scaled } = temporaries;
-        let slot = self.slot(site.layer, site.projection);
-        let dropout = slot.and_then(|slot| self.dropout(slot));
-        let magnified = slot.and_then(|slot| Some((slot, slot.magnitude?, self.gains(slot)?)));
-        let split = dropout.is_some() && magnified.is_some();
-        let mut scaled = scaled.borrow().slice(..if magnified.is_some() { outputs * tokens } else { 0 });
-        if let Some((slot, start, (gains, inverse))) = magnified {
-            let raw = site.kept.raw.slice(self.raw_range(slot));
-            let grad = gradients.buffer.slice_mut(start..start + outputs);
-            device.column_dots(site.dy, raw, inverse, gradients.accumulate, grad);
-            device.scale_columns(site.dy, gains, false, scaled.borrow());
-        }
-        let dy = if magnified.is_some() { scaled.freeze() } else { site.dy };
-        let mut dx = dx.map(|(mut dx, accumulate)| {
-            let dy = if split { site.dy } else { dy };
-            device.matmul_nn(dy, matrix.operand(), [tokens, outputs, inputs], 1.0, accumulate, dx.borrow());
-            dx
-        });
-        let Some(slot) = slot else { return };
-        let Some((a, b)) = self.factors(slot) else { return };
-        let (rank, scale, accumulate) = (slot.rank, slot.scale, gradients.accumulate);
-        let low = site.kept.low.slice(self.low_range(slot));
-        let grad_b = gradients.buffer.slice_mut(slot.b_range());
-        device.matmul_tn(dy, low, [tokens, outputs, rank], scale, accumulate, grad_b);
-        let mut through = through.borrow().slice(..rank * tokens);
-        device.matmul_nn(dy, b, [tokens, outputs, rank], 1.0, false, through.borrow());
-        let through = through.freeze();
-        let grad_a = gradients.buffer.slice_mut(slot.a_range());
-        let down = [tokens, rank, inputs];
-        match dropout {
-            None => {
-                device.matmul_tn(through, site.x, down, scale, accumulate, grad_a);
-                if let Some(dx) = &mut dx {
-                    device.matmul_nn(through, a, down, scale, true, dx.borrow());
+        let Site { layer, x, kept, .. } = *site;
+        let magnitude = |projection| self.slot(layer, projection).and_then(|slot| Some((slot, slot.magnitude?)));
+        if site.targets.iter().any(|(projection, _)| magnitude(*projection).is_some()) {
+            for target in site.targets {
+                let dx = dx.as_mut().map(|(dx, add)| (dx.borrow(), std::mem::replace(add, true)));
+                let site = Site { layer, x, targets: [target], kept };
+                match magnitude(target.0) {
+                    Some((slot, start)) => self.scaled_backward(&site, slot, start, gradients, temporaries, dx),
+                    None => self.plain_backward(&site, gradients, &mut temporaries.scratch, dx),
                 }
             }
-            Some(dropout) => {
-                let mut masked = masked.borrow().slice(..site.x.len());
-                device.dropout(site.x, dropout, false, masked.borrow());
-                device.matmul_tn(through, masked.freeze(), down, scale, accumulate, grad_a);
-                let Some(dx) = &mut dx else { return };
-                device.matmul_nn(through, a, down, scale, false, masked.borrow());
-                if split {
-                    device.scale(-1.0, scaled.borrow());
-                    device.add(site.dy, scaled.borrow());
-                    let less = scaled.freeze();
-                    let shape = [tokens, outputs, inputs];
-                    device.matmul_nn(less, matrix.operand(), shape, -1.0, true, masked.borrow());
-                }
-                device.dropout(masked.freeze(), dropout, true, dx.borrow());
-            }
+            return;
         }
+        self.plain_backward(site, gradients, &mut temporaries.scratch, dx);
     }
 
-    /// From the gradient of the block's output to that of `middle`, in place.
+    /// Of one projection with magnitudes, which start at `start` in the parameters.
+    fn scaled_backward(
+        &self,
+        site: &Site<'_, 1>,
+        slot: &Slot,
+        start: usize,
+        gradients: &mut Gradients<'_>,
+        temporaries: &mut Temporaries<'_>,
+        dx: Option<(ValuesMut<'_>, bool)>,
+    ) {
+        let device = self.decoder.device.as_ref();
+        let [(projection, dy)] = site.targets;
+        let Some((gains, inverse)) = self.gains(slot) else { return };
+        let raw = site.kept.raw.freeze().slice(self.raw_range(slot));
+        let grad = gradients.buffer.slice_mut(start..start + slot.outputs);
+        device.column_dots(dy, raw, inverse, gradients.accumulate, grad);
+        let Temporaries { scratch, scaled } = temporaries;
+        let mut scaled = scaled.borrow().slice(..slot.outputs * self.tokens);
+        device.scale_columns(dy, gains, false, scaled.borrow());
+        let scaled_site = Site { targets: [(projection, scaled.freeze())], ..*site };
+        let Some(dropout) = self.dropout(slot) else {
+            return self.plain_backward(&scaled_site, gradients, scratch, dx);
+        };
+        self.plain_backward(&scaled_site, gradients, scratch, None);
+        let Some((mut dx, accumulate)) = dx else { return };
+        let Some(LowRank { a, rank, scale, .. }) = self.factors(slot) else { return };
+        let weight = self.block(site.layer).matrices[projection as usize].operand();
+        let shape = [self.tokens, slot.outputs, slot.inputs];
+        device.matmul_nn(dy, weight, shape, 1.0, accumulate, dx.borrow());
+        let through = scratch.through.freeze().slice(..rank * self.tokens);
+        let mut masked = scratch.masked.borrow().slice(..site.x.len());
+        device.matmul_nn(through, a.into(), [self.tokens, rank, slot.inputs], scale, false, masked.borrow());
+        device.scale(-1.0, scaled.borrow());
+        device.add(dy, scaled.borrow());
+        device.matmul_nn(scaled.freeze(), weight, shape, -1.0, true, masked.borrow());
+        device.dropout(masked.freeze(), dropout, true, dx);
+    }
+
+    fn plain_backward<const N: usize>(
+        &self,
+        site: &Site<'_, N>,
+        gradients: &mut Gradients<'_>,
+        scratch: &mut LinearScratch<'_>,
+        dx: Option<(ValuesMut<'_>, bool)>,
+    ) {
+        let layer = site.layer;
+        // All `A` come before all `B` in the parameters, each in the order of the projections.
+        let mut parts = Ascending::new(gradients.buffer.all_mut().into());
+        let slots = site.targets.map(|(projection, _)| self.slot(layer, projection));
+        let grads_a = slots.map(|slot| slot.map(|slot| parts.take(slot.a_range()).f32()));
+        let mut grads = slots.iter().zip(grads_a).map(|(slot, grad_a)| {
+            slot.and_then(|slot| Some((slot, self.factors(slot)?, grad_a?, parts.take(slot.b_range()).f32())))
+        });
+        let mut inputs = 0;
+        let mut linears = site.targets.map(|(projection, dy)| {
+            let matrix = &self.block(layer).matrices[projection as usize];
+            inputs = matrix.cols;
+            let adapter = grads.next().flatten().map(|(slot, factors, grad_a, grad_b)| AdapterBackward {
+                factors,
+                low: site.kept.low.freeze().slice(self.low_range(slot)),
+                grad_a,
+                grad_b,
+            });
+            LinearBackward { weight: matrix.operand(), outputs: matrix.rows, dy, adapter }
+        });
+        let (device, shape) = (self.decoder.device.as_ref(), [self.tokens, inputs]);
+        device.linear_backward(site.x, shape, &mut linears, gradients.accumulate, scratch, dx);
+    }
+
+    /// The gradient that travels down as products take it: on a device whose activations are narrower than `f32`, a copy.
+    fn narrowed<'c>(&self, carver: &mut Carver<'c>, gradient: &'c SliceMut<'_, f32>) -> Values<'c> {
+        let device = self.decoder.device.as_ref();
+        if device.activation_type() == FloatType::F32 {
+            return gradient.freeze().into();
+        }
+        let mut copy = carver.take(self.decoder.config.hidden_size, self.tokens);
+        device.copy(gradient.freeze().into(), copy.borrow());
+        copy.into_shared()
+    }
+
+    /// From the gradient of the block's output to that of `middle`, in place. Gate and up become their gradients.
     pub fn feed_forward_backward(
         &self,
         layer: usize,
         depth: Depth,
-        saved: &Pieces<Slice<'_, f32>>,
+        saved: &mut Pieces<'_>,
         gradients: &mut Gradients<'_>,
-        arena: SliceMut<'_, f32>,
+        arena: SliceMut<'_, u8>,
         gradient: &mut SliceMut<'_, f32>,
     ) {
         let device = self.decoder.device.as_ref();
         let config = &self.decoder.config;
-        let (hidden, intermediate, kept) = (config.hidden_size, config.intermediate_size, saved.low);
-        let mut carver = Carver::new(arena);
-        let mut first = carver.take(intermediate, self.tokens);
-        let mut second = carver.take(intermediate, self.tokens);
-        let mut third = carver.take(intermediate, self.tokens);
-        let mut normed = carver.take(hidden, self.tokens);
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let mut carver = self.carver(arena);
+        let mut slopes = carver.take(intermediate, self.tokens);
         let mut temporaries = self.temporaries(&mut carver, hidden.max(intermediate));
-
-        if self.slot(layer, Projection::Down).is_some() {
-            device.swiglu(saved.gate, saved.up, first.borrow());
+        let mut rest = carver.rest();
+        {
+            let mut carver = self.carver(rest.borrow());
+            let mut active = carver.take(intermediate, self.tokens);
+            if self.slot(layer, Projection::Down).is_some() {
+                device.swiglu(saved.gate.freeze(), saved.up.freeze(), active.borrow());
+            }
+            let dy = self.narrowed(&mut carver, gradient);
+            let site = Site { layer, x: active.freeze(), targets: [(Projection::Down, dy)], kept: &saved.low };
+            let dx = (depth > Depth::Down).then(|| (slopes.borrow(), false));
+            self.linears_backward(&site, gradients, &mut temporaries, dx);
         }
-        let site = Site { layer, projection: Projection::Down, x: first.freeze(), dy: gradient.freeze(), kept };
-        let dx = (depth > Depth::Down).then(|| (second.borrow(), false));
-        self.linear_backward(&site, gradients, &mut temporaries, dx);
         if depth == Depth::Down {
             return;
         }
-        device.swiglu_backward(saved.gate, saved.up, second.freeze(), first.borrow(), third.borrow());
+        device.swiglu_backward(saved.gate.borrow(), saved.up.freeze(), slopes.borrow());
+        let mut carver = self.carver(rest);
+        let mut normed = carver.take(hidden, self.tokens);
+        let mut dnormed = carver.take_f32(hidden, self.tokens);
         let adapted = [Projection::Gate, Projection::Up].iter().any(|one| self.slot(layer, *one).is_some());
         let norm = self.block(layer).middle_norm.all();
         if adapted {
-            // The inverse comes out as it was saved; `second` is free to take it.
-            let inverse = second.borrow().slice(..self.tokens);
-            device.rms_norm(saved.middle, norm, self.decoder.eps(), normed.borrow(), inverse);
+            // The inverse comes out as it was saved; what comes next is free to take it.
+            let inverse = dnormed.borrow().slice(..self.tokens);
+            device.rms_norm(saved.middle.freeze().into(), norm, self.decoder.eps(), normed.borrow(), inverse);
         }
-        let mut dnormed = second.slice(..hidden * self.tokens);
-        for (projection, dy, accumulate) in [(Projection::Gate, &first, false), (Projection::Up, &third, true)] {
-            let site = Site { layer, projection, x: normed.freeze(), dy: dy.freeze(), kept };
-            let dx = (depth > Depth::GateUp).then(|| (dnormed.borrow(), accumulate));
-            self.linear_backward(&site, gradients, &mut temporaries, dx);
-        }
+        let targets = [(Projection::Gate, saved.gate.freeze()), (Projection::Up, slopes.freeze())];
+        let site = Site { layer, x: normed.freeze(), targets, kept: &saved.low };
+        let dx = (depth > Depth::GateUp).then(|| (dnormed.borrow().into(), false));
+        self.linears_backward(&site, gradients, &mut temporaries, dx);
         if depth > Depth::GateUp {
-            let (inverse, dy) = (saved.inverse_middle, dnormed.freeze());
-            device.rms_norm_backward(saved.middle, norm, inverse, dy, true, gradient.borrow());
+            let (middle, inverse, dy) =
+                (saved.middle.freeze().into(), saved.inverse_middle.freeze(), dnormed.freeze().into());
+            device.rms_norm_backward(middle, norm, inverse, dy, true, gradient.borrow().into());
         }
     }
 
@@ -194,9 +241,9 @@ impl Pass<'_> {
         layer: usize,
         depth: Depth,
         x: Slice<'_, f32>,
-        saved: &Pieces<Slice<'_, f32>>,
+        saved: &Pieces<'_>,
         gradients: &mut Gradients<'_>,
-        arena: SliceMut<'_, f32>,
+        arena: SliceMut<'_, u8>,
         gradient: &mut SliceMut<'_, f32>,
     ) {
         if depth < Depth::Output {
@@ -205,21 +252,23 @@ impl Pass<'_> {
         let device = self.decoder.device.as_ref();
         let config = &self.decoder.config;
         let (hidden, query, key) = (config.hidden_size, config.query_size(), config.key_value_size());
-        let (tokens, kept, block) = (self.tokens, saved.low, self.block(layer));
-        let mut carver = Carver::new(arena);
+        let (tokens, kept, block) = (self.tokens, &saved.low, self.block(layer));
+        let mut carver = self.carver(arena);
         let mut dattended = carver.take(query, tokens);
         let mut dquery = carver.take(query, tokens);
         let mut dkey = carver.take(key, tokens);
         let mut dvalue = carver.take(key, tokens);
         let mut spare = carver.take(if block.head_norms.is_some() { key } else { 0 }, tokens);
         let mut normed = carver.take(hidden, tokens);
-        let mut dnormed = carver.take(hidden, tokens);
+        let mut dnormed = carver.take_f32(hidden, tokens);
         let mut temporaries = self.temporaries(&mut carver, hidden.max(query));
-
-        let dy = gradient.freeze();
-        let site = Site { layer, projection: Projection::Output, x: saved.attended, dy, kept };
-        let dx = (depth > Depth::Output).then(|| (dattended.borrow(), false));
-        self.linear_backward(&site, gradients, &mut temporaries, dx);
+        {
+            let mut carver = self.carver(dnormed.borrow().into_bytes());
+            let targets = [(Projection::Output, self.narrowed(&mut carver, gradient))];
+            let site = Site { layer, x: saved.attended.freeze(), targets, kept };
+            let dx = (depth > Depth::Output).then(|| (dattended.borrow(), false));
+            self.linears_backward(&site, gradients, &mut temporaries, dx);
+        }
         if depth == Depth::Output {
             return;
         }
@@ -228,10 +277,10 @@ impl Pass<'_> {
         device.rope(self.positions, config.heads, &self.decoder.rotary, true, dquery.borrow());
         device.rope(self.positions, config.kv_heads, &self.decoder.rotary, true, dkey.borrow());
         if let Some([query_norm, key_norm]) = &block.head_norms {
-            let (inverse, dy) = (saved.inverse_query, dquery.freeze());
-            device.rms_norm_backward(saved.query_raw, query_norm.all(), inverse, dy, false, dattended.borrow());
-            let (inverse, dy) = (saved.inverse_key, dkey.freeze());
-            device.rms_norm_backward(saved.key_raw, key_norm.all(), inverse, dy, false, spare.borrow());
+            let (raw, inverse, dy) = (saved.query_raw.freeze(), saved.inverse_query.freeze(), dquery.freeze());
+            device.rms_norm_backward(raw, query_norm.all(), inverse, dy, false, dattended.borrow());
+            let (raw, inverse, dy) = (saved.key_raw.freeze(), saved.inverse_key.freeze(), dkey.freeze());
+            device.rms_norm_backward(raw, key_norm.all(), inverse, dy, false, spare.borrow());
             (dattended, dquery) = (dquery, dattended);
             (spare, dkey) = (dkey, spare);
         }
@@ -240,27 +289,29 @@ impl Pass<'_> {
         let norm = block.input_norm.all();
         if projections.iter().any(|one| self.slot(layer, *one).is_some()) {
             let inverse = dnormed.borrow().slice(..tokens);
-            device.rms_norm(x, norm, self.decoder.eps(), normed.borrow(), inverse);
+            device.rms_norm(x.into(), norm, self.decoder.eps(), normed.borrow(), inverse);
         }
-        for (projection, dy) in projections.into_iter().zip([&dquery, &dkey, &dvalue]) {
-            let site = Site { layer, projection, x: normed.freeze(), dy: dy.freeze(), kept };
-            let accumulate = projection != Projection::Query;
-            let dx = (depth == Depth::Input).then(|| (dnormed.borrow(), accumulate));
-            self.linear_backward(&site, gradients, &mut temporaries, dx);
-        }
+        let targets = [
+            (Projection::Query, dquery.freeze()),
+            (Projection::Key, dkey.freeze()),
+            (Projection::Value, dvalue.freeze()),
+        ];
+        let site = Site { layer, x: normed.freeze(), targets, kept };
+        let dx = (depth == Depth::Input).then(|| (dnormed.borrow().into(), false));
+        self.linears_backward(&site, gradients, &mut temporaries, dx);
         if depth == Depth::Input {
-            let (inverse, dy) = (saved.inverse_input, dnormed.freeze());
-            device.rms_norm_backward(x, norm, inverse, dy, true, gradient.borrow());
+            let (inverse, dy) = (saved.inverse_input.freeze(), dnormed.freeze().into());
+            device.rms_norm_backward(x.into(), norm, inverse, dy, true, gradient.borrow().into());
         }
     }
 
     /// Through attention alone; with a shared prefix, over the whole sequences, whose gradients are then summed.
     fn attention_core_backward<'c>(
         &self,
-        saved: &Pieces<Slice<'_, f32>>,
-        dout: Slice<'_, f32>,
+        saved: &Pieces<'_>,
+        dout: Values<'_>,
         carver: &mut Carver<'c>,
-        [dquery, dkey, dvalue]: [SliceMut<'_, f32>; 3],
+        [dquery, dkey, dvalue]: [ValuesMut<'_>; 3],
     ) {
         let device = self.decoder.device.as_ref();
         let shape = self.decoder.attention_shape();
@@ -270,9 +321,11 @@ impl Pass<'_> {
         };
         let whole = shared.kept_of_whole.len();
         let (query_width, key_width) = (shape.query_width(), shape.key_width());
-        let (query, key, value) = self.whole(carver, saved.query, saved.key, saved.value);
-        let out = self.expand(carver, saved.attended, query_width);
-        let lse = self.expand(carver, saved.lse, shape.heads);
+        let forward = saved.attention();
+        let (query, key, value) = self.whole(carver, forward.q, forward.k, forward.v);
+        let out = self.expand(carver, forward.out, query_width);
+        let mut lse = carver.take_f32(shape.heads, whole);
+        device.gather_rows(forward.lse.into(), shared.kept_of_whole, shape.heads, lse.borrow().into());
         // A repeated row is one row: its output's gradient counts once, those of its key and value are summed.
         let mut dout_whole = carver.take(query_width, whole);
         device.gather_rows(dout, shared.kept_once, query_width, dout_whole.borrow());
@@ -303,9 +356,12 @@ impl Pass<'_> {
     }
 
     fn temporaries<'c>(&self, carver: &mut Carver<'c>, width: usize) -> Temporaries<'c> {
+        let device = self.decoder.device.as_ref();
         Temporaries {
-            through: carver.take(self.widest_rank(), self.tokens),
-            masked: self.masked(carver, width),
+            scratch: LinearScratch {
+                through: carver.take(through_width(device.activation_type(), self.widest_rank()), self.tokens),
+                masked: self.masked(carver, width),
+            },
             scaled: self.scaled(carver, width),
         }
     }

@@ -1,6 +1,8 @@
 //! Forward through one block.
 
-use luthier_kernels::device::{AttentionSaved, Buffer, Dropout, Noise, Operand, Segments, Slice, SliceMut};
+use luthier_kernels::device::{
+    AttentionSaved, Buffer, Dropout, FloatType, Linear, LowRank, Noise, Segments, Slice, SliceMut, Values, ValuesMut,
+};
 use luthier_kernels::random::Stream;
 
 use super::sizes::BlockWidths;
@@ -41,101 +43,133 @@ pub(crate) struct Shared<'a> {
     pub offsets: Slice<'a, u32>,
 }
 
-/// A block's saved values, as views of one buffer: `S` is a shared or an exclusive view.
-pub(crate) struct Pieces<S> {
-    pub inverse_input: S,
-    pub inverse_middle: S,
+/// A block's saved values, as views of one buffer.
+///
+/// What later sums start from is `f32` on every device: reciprocal norms, the logs of attention's denominators, and
+/// `middle`, which is the residual stream. The others are of the device's type.
+pub(crate) struct Pieces<'b> {
+    pub inverse_input: SliceMut<'b, f32>,
+    pub inverse_middle: SliceMut<'b, f32>,
     /// Before the norm of heads; empty without one.
-    pub query_raw: S,
-    pub key_raw: S,
-    pub inverse_query: S,
-    pub inverse_key: S,
-    pub query: S,
-    pub key: S,
-    pub value: S,
-    pub attended: S,
-    pub lse: S,
-    pub middle: S,
-    pub gate: S,
-    pub up: S,
+    pub query_raw: ValuesMut<'b>,
+    pub key_raw: ValuesMut<'b>,
+    pub inverse_query: SliceMut<'b, f32>,
+    pub inverse_key: SliceMut<'b, f32>,
+    pub query: ValuesMut<'b>,
+    pub key: ValuesMut<'b>,
+    pub value: ValuesMut<'b>,
+    pub attended: ValuesMut<'b>,
+    pub lse: SliceMut<'b, f32>,
+    pub middle: SliceMut<'b, f32>,
+    pub gate: ValuesMut<'b>,
+    pub up: ValuesMut<'b>,
     /// What the adapters of the block keep.
-    pub low: Kept<S>,
+    pub low: Kept<'b>,
 }
 
 /// What the adapters of a block keep, one after another.
-#[derive(Clone, Copy)]
-pub(crate) struct Kept<S> {
+pub(crate) struct Kept<'b> {
     /// `x · Aᵀ`.
-    pub low: S,
+    pub low: ValuesMut<'b>,
     /// With magnitudes: the product before it is scaled.
-    pub raw: S,
+    pub raw: ValuesMut<'b>,
 }
 
-impl<S> Pieces<S> {
-    /// Takes views of `width` floats per token, in order.
-    fn carve(widths: &BlockWidths, mut take: impl FnMut(usize) -> S) -> Self {
+impl<'b> Pieces<'b> {
+    pub fn new(buffer: &'b mut Buffer<u8>, widths: &BlockWidths, kind: FloatType, tokens: usize) -> Self {
+        let mut carver = Carver::new(buffer.all_mut(), kind);
         let norms = usize::from(widths.head_norms);
         Self {
-            inverse_input: take(1),
-            inverse_middle: take(1),
-            query_raw: take(norms * widths.query),
-            key_raw: take(norms * widths.key),
-            inverse_query: take(norms * widths.heads),
-            inverse_key: take(norms * widths.kv_heads),
-            query: take(widths.query),
-            key: take(widths.key),
-            value: take(widths.key),
-            attended: take(widths.query),
-            lse: take(widths.heads),
-            middle: take(widths.hidden),
-            gate: take(widths.intermediate),
-            up: take(widths.intermediate),
-            low: Kept { low: take(widths.low), raw: take(widths.raw) },
+            inverse_input: carver.take_f32(1, tokens),
+            inverse_middle: carver.take_f32(1, tokens),
+            query_raw: carver.take(norms * widths.query, tokens),
+            key_raw: carver.take(norms * widths.key, tokens),
+            inverse_query: carver.take_f32(norms * widths.heads, tokens),
+            inverse_key: carver.take_f32(norms * widths.kv_heads, tokens),
+            query: carver.take(widths.query, tokens),
+            key: carver.take(widths.key, tokens),
+            value: carver.take(widths.key, tokens),
+            attended: carver.take(widths.query, tokens),
+            lse: carver.take_f32(widths.heads, tokens),
+            middle: carver.take_f32(widths.hidden, tokens),
+            gate: carver.take(widths.intermediate, tokens),
+            up: carver.take(widths.intermediate, tokens),
+            low: Kept { low: carver.take(widths.low, tokens), raw: carver.take(widths.raw, tokens) },
+        }
+    }
+
+    pub fn attention(&self) -> AttentionSaved<'_> {
+        AttentionSaved {
+            q: self.query.freeze(),
+            k: self.key.freeze(),
+            v: self.value.freeze(),
+            out: self.attended.freeze(),
+            lse: self.lse.freeze(),
         }
     }
 }
 
-impl<'b> Pieces<SliceMut<'b, f32>> {
-    pub fn exclusive(buffer: &'b mut Buffer<f32>, widths: &BlockWidths, tokens: usize) -> Self {
-        let mut carver = Carver::new(buffer.all_mut());
-        Self::carve(widths, |width| carver.take(width, tokens))
-    }
-}
-
-impl<'b> Pieces<Slice<'b, f32>> {
-    pub fn shared(buffer: &'b Buffer<f32>, widths: &BlockWidths, tokens: usize) -> Self {
-        let mut rest = buffer.all();
-        Self::carve(widths, |width| {
-            let piece = rest.slice(..width * tokens);
-            rest = rest.slice(width * stride(tokens)..);
-            piece
-        })
-    }
-
-    pub fn attention(&self) -> AttentionSaved<'b> {
-        AttentionSaved { q: self.query, k: self.key, v: self.value, out: self.attended, lse: self.lse }
-    }
-}
-
 /// Hands out consecutive parts of an exclusive view.
-pub(crate) struct Carver<'a>(Option<SliceMut<'a, f32>>);
+pub(crate) struct Carver<'a> {
+    rest: Option<SliceMut<'a, u8>>,
+    kind: FloatType,
+}
 
 impl<'a> Carver<'a> {
-    pub fn new(all: SliceMut<'a, f32>) -> Self {
-        Self(Some(all))
+    /// Parts of `all`; activations are `kind`.
+    pub fn new(all: SliceMut<'a, u8>, kind: FloatType) -> Self {
+        Self { rest: Some(all), kind }
+    }
+
+    fn bytes(&mut self, len: usize) -> SliceMut<'a, u8> {
+        let Some(all) = self.rest.take() else { unreachable!("the carver always holds the rest") };
+        let (piece, rest) = all.split_at(len);
+        self.rest = Some(rest);
+        piece
     }
 
     /// Exactly `len` floats.
     pub fn take_exact(&mut self, len: usize) -> SliceMut<'a, f32> {
-        let Some(all) = self.0.take() else { unreachable!("the carver always holds the rest") };
-        let (piece, rest) = all.split_at(len);
-        self.0 = Some(rest);
-        piece
+        self.bytes(4 * len).cast()
     }
 
-    /// `width · tokens` floats; the next part starts aligned.
-    pub fn take(&mut self, width: usize, tokens: usize) -> SliceMut<'a, f32> {
-        self.take_exact(width * stride(tokens)).slice(..width * tokens)
+    /// `width · tokens` activations; the next part starts aligned.
+    pub fn take(&mut self, width: usize, tokens: usize) -> ValuesMut<'a> {
+        let bytes = self.bytes(self.kind.bytes() * width * stride(tokens));
+        ValuesMut::new(bytes, self.kind).slice(..width * tokens)
+    }
+
+    /// `width · tokens` floats in `f32`; the next part starts aligned.
+    pub fn take_f32(&mut self, width: usize, tokens: usize) -> SliceMut<'a, f32> {
+        self.bytes(4 * width * stride(tokens)).cast().slice(..width * tokens)
+    }
+
+    /// All that is left.
+    pub fn rest(self) -> SliceMut<'a, u8> {
+        let Some(rest) = self.rest else { unreachable!("the carver always holds the rest") };
+        rest
+    }
+}
+
+/// Parts of a view in ascending order.
+pub(super) struct Ascending<'a> {
+    rest: Option<ValuesMut<'a>>,
+    at: usize,
+}
+
+impl<'a> Ascending<'a> {
+    pub fn new(all: ValuesMut<'a>) -> Self {
+        Self { rest: Some(all), at: 0 }
+    }
+
+    /// # Panics
+    /// If it starts before the end of the one before.
+    pub fn take(&mut self, range: std::ops::Range<usize>) -> ValuesMut<'a> {
+        let Some(rest) = self.rest.take() else { unreachable!("the rest is always held") };
+        let (piece, rest) = rest.split_at(range.end - self.at);
+        let piece = piece.slice(range.start - self.at..);
+        (self.rest, self.at) = (Some(rest), range.end);
+        piece
     }
 }
 
@@ -185,121 +219,138 @@ impl<'a> Pass<'a> {
     }
 
     /// The two factors of a slot's update: `A [rank, inputs]` and `B [outputs, rank]`.
-    pub fn factors(&self, slot: &Slot) -> Option<(Operand<'a>, Operand<'a>)> {
+    pub fn factors(&self, slot: &Slot) -> Option<LowRank<'a>> {
         let params = self.adapters?.params();
-        Some((params.slice(slot.a_range()).into(), params.slice(slot.b_range()).into()))
+        Some(LowRank {
+            a: params.slice(slot.a_range()),
+            b: params.slice(slot.b_range()),
+            rank: slot.rank,
+            scale: slot.scale,
+            dropout: self.dropout(slot),
+        })
     }
 
-    /// `out (+)= x · Wᵀ + bias + scale · (drop(x) · Aᵀ) · Bᵀ`; with magnitudes all but the bias is scaled by the gains.
-    ///
-    /// With magnitudes and dropout, as in PEFT, the product that is scaled is that of the dropped input too, and what the
-    /// base alone makes of the difference is added: `(x - x̃) · Wᵀ + g ⊙ (x̃ · Wᵀ + scale · x̃ · Aᵀ · Bᵀ)`.
-    #[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
-    pub fn linear(
+    /// `out = x · Wᵀ + bias + scale · (drop(x) · Aᵀ) · Bᵀ (+ residual)` for projections of one input, in their order; with
+    /// magnitudes all but the bias is scaled by the gains.
+    pub fn linears<const N: usize>(
         &self,
         layer: usize,
-        projection: Projection,
-        x: Slice<'_, f32>,
-        kept: &mut Kept<SliceMut<'_, f32>>,
-        masked: &mut SliceMut<'_, f32>,
-        accumulate: bool,
-        mut out: SliceMut<'_, f32>,
+        x: Values<'_>,
+        targets: [(Projection, ValuesMut<'_>); N],
+        kept: &mut Kept<'_>,
+        masked: &mut ValuesMut<'_>,
+        residual: Option<Slice<'_, f32>>,
     ) {
         let device = self.decoder.device.as_ref();
-        let index = projection as usize;
-        let slot = self.slot(layer, projection);
-        if let Some(slot) = slot
-            && let Some((gains, _)) = self.gains(slot)
-        {
-            self.unscaled(slot, x, kept, masked);
-            let raw = kept.raw.freeze().slice(self.raw_range(slot));
-            device.scale_columns(raw, gains, accumulate, out.borrow());
-            if self.dropout(slot).is_some() {
-                let mut rest = masked.borrow().slice(..x.len());
-                device.scale(-1.0, rest.borrow());
-                device.add(x, rest.borrow());
-                let matrix = self.block(layer).matrices[index].operand();
-                device.matmul_nt(
-                    rest.freeze(),
-                    matrix,
-                    [self.tokens, slot.outputs, slot.inputs],
-                    1.0,
-                    true,
-                    out.borrow(),
-                );
-            }
-            if let Some(bias) = &self.block(layer).biases[index] {
-                device.add_bias(bias.all(), out);
+        let scaled = |projection| self.slot(layer, projection).filter(|slot| self.gains(slot).is_some());
+        if targets.iter().any(|(projection, _)| scaled(*projection).is_some()) {
+            for (projection, out) in targets {
+                match scaled(projection) {
+                    Some(slot) => self.scaled_linear(slot, x, out, kept, masked, residual),
+                    None => self.linears(layer, x, [(projection, out)], kept, masked, residual),
+                }
             }
             return;
         }
-        let matrix = &self.block(layer).matrices[index];
-        let (outputs, inputs) = (matrix.rows, matrix.cols);
-        device.matmul_nt(x, matrix.operand(), [self.tokens, outputs, inputs], 1.0, accumulate, out.borrow());
-        if let Some(bias) = &self.block(layer).biases[index] {
-            device.add_bias(bias.all(), out.borrow());
+        let mut low = Ascending::new(kept.low.borrow());
+        let mut inputs = 0;
+        let mut linears = targets.map(|(projection, out)| {
+            let matrix = &self.block(layer).matrices[projection as usize];
+            inputs = matrix.cols;
+            Linear {
+                weight: matrix.operand(),
+                outputs: matrix.rows,
+                bias: self.block(layer).biases[projection as usize].as_ref().map(Buffer::all),
+                adapter: self
+                    .slot(layer, projection)
+                    .and_then(|slot| Some((self.factors(slot)?, low.take(self.low_range(slot))))),
+                out,
+            }
+        });
+        device.linear(x, [self.tokens, inputs], &mut linears, residual, masked);
+    }
+
+    /// A projection with magnitudes.
+    ///
+    /// With dropout, as in PEFT, the product that is scaled is that of the dropped input too, and what the base alone makes
+    /// of the difference is added: `(x - x̃) · Wᵀ + g ⊙ (x̃ · Wᵀ + scale · x̃ · Aᵀ · Bᵀ)`.
+    fn scaled_linear(
+        &self,
+        slot: &Slot,
+        x: Values<'_>,
+        mut out: ValuesMut<'_>,
+        kept: &mut Kept<'_>,
+        masked: &mut ValuesMut<'_>,
+        residual: Option<Slice<'_, f32>>,
+    ) {
+        let device = self.decoder.device.as_ref();
+        let Some((gains, _)) = self.gains(slot) else { return };
+        self.unscaled(slot, x, kept, masked);
+        let raw = kept.raw.freeze().slice(self.raw_range(slot));
+        if let Some(residual) = residual {
+            device.copy(residual.into(), out.borrow());
         }
-        let Some(slot) = slot else { return };
-        let Some((_, b)) = self.factors(slot) else { return };
-        self.reduce(slot, x, &mut kept.low, masked);
-        let low = kept.low.freeze().slice(self.low_range(slot));
-        device.matmul_nt(low, b, [self.tokens, outputs, slot.rank], slot.scale, true, out);
+        device.scale_columns(raw, gains, residual.is_some(), out.borrow());
+        if self.dropout(slot).is_some() {
+            let mut rest = masked.borrow().slice(..x.len());
+            device.scale(-1.0, rest.borrow());
+            device.add(x, rest.borrow());
+            let matrix = &self.block(slot.layer).matrices[slot.projection as usize];
+            let shape = [self.tokens, slot.outputs, slot.inputs];
+            device.matmul_nt(rest.freeze(), matrix.operand(), shape, 1.0, true, out.borrow());
+        }
+        if let Some(bias) = &self.block(slot.layer).biases[slot.projection as usize] {
+            device.add_bias(bias.all(), out);
+        }
     }
 
     /// `raw = x̃ · Wᵀ + scale · (x̃ · Aᵀ) · Bᵀ`, and `low` with it; leaves `x̃ = drop(x)` in `masked`, with dropout.
-    fn unscaled(
-        &self,
-        slot: &Slot,
-        x: Slice<'_, f32>,
-        kept: &mut Kept<SliceMut<'_, f32>>,
-        masked: &mut SliceMut<'_, f32>,
-    ) {
+    fn unscaled(&self, slot: &Slot, x: Values<'_>, kept: &mut Kept<'_>, masked: &mut ValuesMut<'_>) {
         let device = self.decoder.device.as_ref();
-        let matrix = &self.block(slot.layer).matrices[slot.projection as usize];
-        let Some((_, b)) = self.factors(slot) else { return };
-        let mut raw = kept.raw.borrow().slice(self.raw_range(slot));
-        self.reduce(slot, x, &mut kept.low, masked);
-        let x = if self.dropout(slot).is_some() { masked.freeze().slice(..x.len()) } else { x };
-        device.matmul_nt(x, matrix.operand(), [self.tokens, slot.outputs, slot.inputs], 1.0, false, raw.borrow());
-        let low = kept.low.freeze().slice(self.low_range(slot));
-        device.matmul_nt(low, b, [self.tokens, slot.outputs, slot.rank], slot.scale, true, raw);
+        let Some(factors) = self.factors(slot) else { return };
+        let weight = self.block(slot.layer).matrices[slot.projection as usize].operand();
+        let mut low = kept.low.borrow().slice(self.low_range(slot));
+        let mut out = kept.raw.borrow().slice(self.raw_range(slot));
+        let outputs = slot.outputs;
+        if factors.dropout.is_none() {
+            let linear = Linear { weight, outputs, bias: None, adapter: Some((factors, low)), out };
+            return device.linear(x, [self.tokens, slot.inputs], &mut [linear], None, masked);
+        }
+        device.linear_reduce(x, [self.tokens, slot.inputs], &mut [(factors, low.borrow())], masked);
+        let x = masked.freeze().slice(..x.len());
+        device.matmul_nt(x, weight, [self.tokens, outputs, slot.inputs], 1.0, false, out.borrow());
+        device.matmul_nt(low.freeze(), factors.b.into(), [self.tokens, outputs, slot.rank], slot.scale, true, out);
     }
 
     /// From the block's input to rotated q and k, and v.
-    pub fn project(
-        &self,
-        layer: usize,
-        x: Slice<'_, f32>,
-        saved: &mut Pieces<SliceMut<'_, f32>>,
-        arena: SliceMut<'_, f32>,
-    ) {
+    pub fn project(&self, layer: usize, x: Slice<'_, f32>, saved: &mut Pieces<'_>, arena: SliceMut<'_, u8>) {
         let device = self.decoder.device.as_ref();
         let config = &self.decoder.config;
         let block = self.block(layer);
-        let mut carver = Carver::new(arena);
+        let mut carver = self.carver(arena);
         let mut normed = carver.take(config.hidden_size, self.tokens);
         let mut masked = self.masked(&mut carver, config.hidden_size);
         let eps = self.decoder.eps();
-        device.rms_norm(x, block.input_norm.all(), eps, normed.borrow(), saved.inverse_input.borrow());
-        let normed = normed.freeze();
-        let low = &mut saved.low;
+        device.rms_norm(x.into(), block.input_norm.all(), eps, normed.borrow(), saved.inverse_input.borrow());
+        let Pieces { query_raw, key_raw, query, key, value, low, .. } = saved;
+        let (first, second) = if block.head_norms.is_some() {
+            (query_raw.borrow(), key_raw.borrow())
+        } else {
+            (query.borrow(), key.borrow())
+        };
+        let targets = [(Projection::Query, first), (Projection::Key, second), (Projection::Value, value.borrow())];
+        self.linears(layer, normed.freeze(), targets, low, &mut masked, None);
         if let Some([query_norm, key_norm]) = &block.head_norms {
-            self.linear(layer, Projection::Query, normed, low, &mut masked, false, saved.query_raw.borrow());
-            self.linear(layer, Projection::Key, normed, low, &mut masked, false, saved.key_raw.borrow());
             let (query, key) = (saved.query.borrow(), saved.key.borrow());
             device.rms_norm(saved.query_raw.freeze(), query_norm.all(), eps, query, saved.inverse_query.borrow());
             device.rms_norm(saved.key_raw.freeze(), key_norm.all(), eps, key, saved.inverse_key.borrow());
-        } else {
-            self.linear(layer, Projection::Query, normed, low, &mut masked, false, saved.query.borrow());
-            self.linear(layer, Projection::Key, normed, low, &mut masked, false, saved.key.borrow());
         }
-        self.linear(layer, Projection::Value, normed, low, &mut masked, false, saved.value.borrow());
         device.rope(self.positions, config.heads, &self.decoder.rotary, false, saved.query.borrow());
         device.rope(self.positions, config.kv_heads, &self.decoder.rotary, false, saved.key.borrow());
     }
 
     /// Attention of the packed sequences among themselves.
-    pub fn attend(&self, saved: &mut Pieces<SliceMut<'_, f32>>, arena: SliceMut<'_, f32>) {
+    pub fn attend(&self, saved: &mut Pieces<'_>, arena: SliceMut<'_, u8>) {
         let device = self.decoder.device.as_ref();
         let shape = self.decoder.attention_shape();
         let (query, key, value) = (saved.query.freeze(), saved.key.freeze(), saved.value.freeze());
@@ -308,32 +359,32 @@ impl<'a> Pass<'a> {
             device.attention(query, key, value, self.segments, shape, out, lse);
             return;
         };
-        let mut carver = Carver::new(arena);
+        let mut carver = self.carver(arena);
         let (query, key, value) = self.whole(&mut carver, query, key, value);
         let whole = shared.kept_of_whole.len();
         let mut out = carver.take(shape.query_width(), whole);
-        let mut lse = carver.take(shape.heads, whole);
+        let mut lse = carver.take_f32(shape.heads, whole);
         let (q, k, v) = (query.freeze(), key.freeze(), value.freeze());
         device.attention(q, k, v, self.segments, shape, out.borrow(), lse.borrow());
         device.gather_rows(out.freeze(), shared.whole_of_kept, shape.query_width(), saved.attended.borrow());
-        device.gather_rows(lse.freeze(), shared.whole_of_kept, shape.heads, saved.lse.borrow());
+        device.gather_rows(lse.freeze().into(), shared.whole_of_kept, shape.heads, saved.lse.borrow().into());
     }
 
     /// q, k and v of the whole sequences.
     pub fn whole<'c>(
         &self,
         carver: &mut Carver<'c>,
-        query: Slice<'_, f32>,
-        key: Slice<'_, f32>,
-        value: Slice<'_, f32>,
-    ) -> (SliceMut<'c, f32>, SliceMut<'c, f32>, SliceMut<'c, f32>) {
+        query: Values<'_>,
+        key: Values<'_>,
+        value: Values<'_>,
+    ) -> (ValuesMut<'c>, ValuesMut<'c>, ValuesMut<'c>) {
         let shape = self.decoder.attention_shape();
-        let mut expand = |x: Slice<'_, f32>, width: usize| self.expand(carver, x, width);
+        let mut expand = |x: Values<'_>, width: usize| self.expand(carver, x, width);
         (expand(query, shape.query_width()), expand(key, shape.key_width()), expand(value, shape.key_width()))
     }
 
     /// `x` of the whole sequences.
-    pub fn expand<'c>(&self, carver: &mut Carver<'c>, x: Slice<'_, f32>, width: usize) -> SliceMut<'c, f32> {
+    pub fn expand<'c>(&self, carver: &mut Carver<'c>, x: Values<'_>, width: usize) -> ValuesMut<'c> {
         let Some(shared) = &self.shared else { return carver.take(0, 0) };
         let mut out = carver.take(width, shared.kept_of_whole.len());
         self.decoder.device.gather_rows(x, shared.kept_of_whole, width, out.borrow());
@@ -341,85 +392,63 @@ impl<'a> Pass<'a> {
     }
 
     /// From attention's output to gate and up.
-    pub fn widen(
-        &self,
-        layer: usize,
-        x: Slice<'_, f32>,
-        saved: &mut Pieces<SliceMut<'_, f32>>,
-        arena: SliceMut<'_, f32>,
-    ) {
+    pub fn widen(&self, layer: usize, x: Slice<'_, f32>, saved: &mut Pieces<'_>, arena: SliceMut<'_, u8>) {
         let device = self.decoder.device.as_ref();
         let config = &self.decoder.config;
-        let mut carver = Carver::new(arena);
+        let mut carver = self.carver(arena);
         let mut normed = carver.take(config.hidden_size, self.tokens);
         let mut masked = self.masked(&mut carver, config.hidden_size.max(config.query_size()));
-        let low = &mut saved.low;
-        device.copy(x, saved.middle.borrow());
-        let (attended, middle) = (saved.attended.freeze(), saved.middle.borrow());
-        self.linear(layer, Projection::Output, attended, low, &mut masked, true, middle);
+        let Pieces { attended, middle, inverse_middle, gate, up, low, .. } = saved;
+        let target = [(Projection::Output, middle.borrow().into())];
+        self.linears(layer, attended.freeze(), target, low, &mut masked, Some(x));
         let norm = self.block(layer).middle_norm.all();
-        let inverse = saved.inverse_middle.borrow();
-        device.rms_norm(saved.middle.freeze(), norm, self.decoder.eps(), normed.borrow(), inverse);
-        self.linear(layer, Projection::Gate, normed.freeze(), low, &mut masked, false, saved.gate.borrow());
-        self.linear(layer, Projection::Up, normed.freeze(), low, &mut masked, false, saved.up.borrow());
+        let inverse = inverse_middle.borrow();
+        device.rms_norm(middle.freeze().into(), norm, self.decoder.eps(), normed.borrow(), inverse);
+        let targets = [(Projection::Gate, gate.borrow()), (Projection::Up, up.borrow())];
+        self.linears(layer, normed.freeze(), targets, low, &mut masked, None);
     }
 
     /// From gate and up to the next block's input.
-    pub fn narrow(
-        &self,
-        layer: usize,
-        saved: &mut Pieces<SliceMut<'_, f32>>,
-        arena: SliceMut<'_, f32>,
-        mut out: SliceMut<'_, f32>,
-    ) {
+    pub fn narrow(&self, layer: usize, saved: &mut Pieces<'_>, arena: SliceMut<'_, u8>, out: SliceMut<'_, f32>) {
         let device = self.decoder.device.as_ref();
         let intermediate = self.decoder.config.intermediate_size;
-        let mut carver = Carver::new(arena);
+        let mut carver = self.carver(arena);
         let mut active = carver.take(intermediate, self.tokens);
         let mut masked = self.masked(&mut carver, intermediate);
         device.swiglu(saved.gate.freeze(), saved.up.freeze(), active.borrow());
-        device.copy(saved.middle.freeze(), out.borrow());
-        self.linear(layer, Projection::Down, active.freeze(), &mut saved.low, &mut masked, true, out);
+        let target = [(Projection::Down, out.into())];
+        let residual = Some(saved.middle.freeze());
+        self.linears(layer, active.freeze(), target, &mut saved.low, &mut masked, residual);
     }
 
     /// What the down projection's adapter keeps, which is all that recomputation needs of it.
-    pub fn down_kept(&self, slot: &Slot, saved: &mut Pieces<SliceMut<'_, f32>>, arena: SliceMut<'_, f32>) {
+    pub fn down_kept(&self, slot: &Slot, saved: &mut Pieces<'_>, arena: SliceMut<'_, u8>) {
         let device = self.decoder.device.as_ref();
-        let mut carver = Carver::new(arena);
+        let mut carver = self.carver(arena);
         let mut active = carver.take(slot.inputs, self.tokens);
         let mut masked = self.masked(&mut carver, slot.inputs);
         device.swiglu(saved.gate.freeze(), saved.up.freeze(), active.borrow());
         if self.gains(slot).is_some() {
             self.unscaled(slot, active.freeze(), &mut saved.low, &mut masked);
-        } else {
-            self.reduce(slot, active.freeze(), &mut saved.low.low, &mut masked);
+        } else if let Some(factors) = self.factors(slot) {
+            let low = saved.low.low.borrow().slice(self.low_range(slot));
+            device.linear_reduce(active.freeze(), [self.tokens, slot.inputs], &mut [(factors, low)], &mut masked);
         }
     }
 
-    /// `low = drop(x) · Aᵀ`; with dropout, leaves `drop(x)` in `masked`.
-    fn reduce(&self, slot: &Slot, x: Slice<'_, f32>, low: &mut SliceMut<'_, f32>, masked: &mut SliceMut<'_, f32>) {
-        let device = self.decoder.device.as_ref();
-        let Some((a, _)) = self.factors(slot) else { return };
-        let low = low.borrow().slice(self.low_range(slot));
-        let narrow = [self.tokens, slot.rank, slot.inputs];
-        match self.dropout(slot) {
-            Some(dropout) => {
-                let mut masked = masked.borrow().slice(..x.len());
-                device.dropout(x, dropout, false, masked.borrow());
-                device.matmul_nt(masked.freeze(), a, narrow, 1.0, false, low);
-            }
-            None => device.matmul_nt(x, a, narrow, 1.0, false, low),
-        }
+    /// Parts of the arena.
+    pub fn carver<'c>(&self, arena: SliceMut<'c, u8>) -> Carver<'c> {
+        Carver::new(arena, self.decoder.device.activation_type())
     }
 
     /// Room for an input with dropout applied; empty without dropout.
-    pub fn masked<'c>(&self, carver: &mut Carver<'c>, width: usize) -> SliceMut<'c, f32> {
+    pub fn masked<'c>(&self, carver: &mut Carver<'c>, width: usize) -> ValuesMut<'c> {
         let masks = self.dropouts.is_some_and(|dropouts| dropouts.probability > 0.0);
         carver.take(if masks { width } else { 0 }, self.tokens)
     }
 
     /// Room for the gradient of an output scaled by its gains; empty without magnitudes.
-    pub fn scaled<'c>(&self, carver: &mut Carver<'c>, width: usize) -> SliceMut<'c, f32> {
+    pub fn scaled<'c>(&self, carver: &mut Carver<'c>, width: usize) -> ValuesMut<'c> {
         let scales = self.adapters.is_some_and(AdapterSet::has_magnitudes);
         carver.take(if scales { width } else { 0 }, self.tokens)
     }

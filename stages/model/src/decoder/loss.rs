@@ -4,6 +4,7 @@ use luthier_kernels::device::{Device, DeviceExt, Slice, SliceMut};
 
 use super::block::Carver;
 use super::indices::Uploaded;
+use super::sizes::wider;
 use super::workspace::Workspace;
 use super::{Batch, Decoder};
 
@@ -43,15 +44,15 @@ impl Workspace {
             let count = end - start;
             let (rows, targets) = (views.rows.slice(start..end), views.targets.slice(start..end));
             let losses = self.losses.slice_mut(start..end);
-            let mut carver = Carver::new(self.arena.all_mut());
-            let mut inverse = carver.take(1, count);
-            let mut raw = carver.take(hidden, count);
+            let mut carver = Carver::new(self.arena.all_mut(), self.sizes.activations);
+            let mut inverse = carver.take_f32(1, count);
+            let mut raw = carver.take_f32(hidden, count);
             let mut normed = carver.take(hidden, count);
             let final_hidden: Slice<'_, f32> =
                 self.residuals[self.sizes.landing(self.sizes.residuals - 1)].slice(..floats);
-            device.gather_rows(final_hidden, rows, hidden, raw.borrow());
+            device.gather_rows(final_hidden.into(), rows, hidden, raw.borrow().into());
             let norm = decoder.final_norm.all();
-            device.rms_norm(raw.freeze(), norm, decoder.eps(), normed.borrow(), inverse.borrow());
+            device.rms_norm(raw.freeze().into(), norm, decoder.eps(), normed.borrow(), inverse.borrow());
             let head = decoder.head(self.sizes.chunk_rows);
             let logits = self.sizes.chunk_rows * head.vocabulary;
             if !gradient {
@@ -59,13 +60,15 @@ impl Workspace {
                 device.cross_entropy(normed.freeze(), targets, head, views.scale, None, scratch, losses);
                 continue;
             }
-            let mut dnormed = carver.take(hidden, count);
+            let mut dnormed = carver.take_f32(hidden, count);
+            let mut dhidden = carver.take_f32(wider(self.sizes.activations, hidden), count);
             let scratch = carver.take_exact(logits);
             let (input, output) = (normed.freeze(), Some(dnormed.borrow()));
             device.cross_entropy(input, targets, head, views.scale, output, scratch, losses);
-            let (inverse, dy) = (inverse.freeze(), dnormed.freeze());
-            device.rms_norm_backward(raw.freeze(), norm, inverse, dy, false, normed.borrow());
-            device.scatter_rows(normed.freeze(), rows, hidden, self.gradient.slice_mut(..floats));
+            let mut dhidden = if dhidden.is_empty() { normed.borrow().f32() } else { dhidden.borrow() };
+            let (inverse, dy) = (inverse.freeze(), dnormed.freeze().into());
+            device.rms_norm_backward(raw.freeze().into(), norm, inverse, dy, false, dhidden.borrow().into());
+            device.scatter_rows(dhidden.freeze(), rows, hidden, self.gradient.slice_mut(..floats));
         }
     }
 
@@ -83,18 +86,25 @@ impl Workspace {
         for rows in rows.chunks(part) {
             self.indices.upload_rows(device, &mut uploaded, rows, &[]);
             let count = rows.len();
-            let mut carver = Carver::new(self.arena.all_mut());
-            let mut inverse = carver.take(1, count);
-            let mut raw = carver.take(hidden, count);
+            let mut carver = Carver::new(self.arena.all_mut(), self.sizes.activations);
+            let mut inverse = carver.take_f32(1, count);
+            let mut raw = carver.take_f32(hidden, count);
             let mut normed = carver.take(hidden, count);
             let mut logits = carver.take_exact(count * vocabulary);
             let final_hidden =
                 self.residuals[self.sizes.landing(self.sizes.residuals - 1)].slice(..hidden * uploaded.tokens);
-            device.gather_rows(final_hidden, self.indices.views(uploaded).rows, hidden, raw.borrow());
+            device.gather_rows(final_hidden.into(), self.indices.views(uploaded).rows, hidden, raw.borrow().into());
             let norm = decoder.final_norm.all();
-            device.rms_norm(raw.freeze(), norm, decoder.eps(), normed.borrow(), inverse.borrow());
+            device.rms_norm(raw.freeze().into(), norm, decoder.eps(), normed.borrow(), inverse.borrow());
             let head = decoder.head(part);
-            device.matmul_nt(normed.freeze(), head.weight, [count, vocabulary, hidden], 1.0, false, logits.borrow());
+            device.matmul_nt(
+                normed.freeze(),
+                head.weight,
+                [count, vocabulary, hidden],
+                1.0,
+                false,
+                logits.borrow().into(),
+            );
             each(device, logits.freeze());
         }
     }

@@ -27,7 +27,7 @@ impl Offload {
     /// # Errors
     /// Out of host memory.
     pub fn new(transfers: &dyn Transfers, sizes: &Sizes) -> StageResult<Self> {
-        let bytes = 4 * sizes.residual;
+        let bytes = sizes.residual;
         let pool =
             (0..sizes.pooled()).map(|_| transfers.pin(bytes).map_err(device_error)).collect::<StageResult<_>>()?;
         Ok(Self { pool, busy: Default::default() })

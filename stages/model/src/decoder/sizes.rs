@@ -2,14 +2,17 @@
 //! two cannot disagree.
 
 use luthier_formats::model_files::ModelConfig;
+use luthier_kernels::device::FloatType;
 
 use super::LANDINGS;
 use super::indices::words;
 use crate::adapter::Slot;
 use crate::projection::Projection;
 
-/// Bytes of one chunk of logits, about.
+/// Bytes of one chunk of logits, about; more where other phases need the room anyway and activations are narrow.
 const LOGITS_CHUNK: usize = 64 << 20;
+/// Rows beyond which a larger chunk of logits wins nothing.
+const MOST_ROWS: usize = 1024;
 /// Rows of pieces inside a shared buffer start at multiples of this many tokens, which aligns them to 64 bytes.
 const TOKEN_GRAIN: usize = 16;
 
@@ -84,15 +87,44 @@ impl BlockWidths {
     /// Floats per token, in total.
     #[must_use]
     pub fn saved(&self) -> usize {
-        let norms = if self.head_norms { self.query + self.key + self.heads + self.kv_heads } else { 0 };
-        2 + 2 * self.query
-            + 2 * self.key
-            + self.heads
-            + self.hidden
-            + 2 * self.intermediate
-            + self.low
-            + self.raw
-            + norms
+        self.full() + self.activations()
+    }
+
+    /// Those of them that are `f32` on every device.
+    #[must_use]
+    pub fn full(&self) -> usize {
+        let norms = if self.head_norms { self.heads + self.kv_heads } else { 0 };
+        2 + self.heads + self.hidden + norms
+    }
+
+    /// Those of them that are of the device's type.
+    #[must_use]
+    pub fn activations(&self) -> usize {
+        let norms = if self.head_norms { self.query + self.key } else { 0 };
+        2 * self.query + 2 * self.key + 2 * self.intermediate + self.low + self.raw + norms
+    }
+
+    /// Bytes per token.
+    #[must_use]
+    pub fn bytes(&self, activations: FloatType) -> usize {
+        4 * self.full() + activations.bytes() * self.activations()
+    }
+}
+
+/// The width of what a group of projections keeps of its way through the rank: of the widest adapter where they go one
+/// after another, of three where they go together.
+pub(super) fn through_width(activations: FloatType, rank: usize) -> usize {
+    match activations {
+        FloatType::F32 => rank,
+        FloatType::Bf16 => 3 * rank,
+    }
+}
+
+/// The width of a copy in `f32`, where activations are narrower.
+pub(super) fn wider(activations: FloatType, width: usize) -> usize {
+    match activations {
+        FloatType::F32 => 0,
+        FloatType::Bf16 => width,
     }
 }
 
@@ -118,10 +150,15 @@ fn offsets(slots: &[Slot], layer: usize, width: impl Fn(&Slot) -> usize) -> [usi
     offsets
 }
 
-/// Elements (of four bytes) of every buffer of a [`super::Workspace`].
+/// Bytes of every buffer of a [`super::Workspace`].
+///
+/// Block inputs, the gradient that travels down and what the loss is made of are `f32` on every device, since many blocks
+/// add to them: in bf16 the sum of an 8B model's 64 halves of blocks would lose what a late one adds. What a product reads
+/// is of the device's type: it would round it anyway, and it is 96 % of what a block keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sizes {
     pub capacity: Capacity,
+    pub activations: FloatType,
     /// The first block whose values are kept for backward; the number of blocks if none is.
     pub lowest: usize,
     pub checkpointing: bool,
@@ -141,11 +178,11 @@ pub struct Sizes {
     pub chunk_rows: usize,
     /// Rows that go through the head at once.
     pub part: usize,
-    /// Indices and row losses.
+    /// Indices and row losses, in elements of four bytes.
     pub indices: usize,
 }
 
-/// Elements that are alive at once, beside what is kept, in each phase of a step.
+/// Bytes that are alive at once, beside what is kept, in each phase of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Peaks {
     pub forward: usize,
@@ -162,7 +199,7 @@ impl Peaks {
 }
 
 impl Sizes {
-    /// For training, if `train` names the lowest adapted block; else for inference.
+    /// For training, if `train`; else for inference.
     #[must_use]
     pub fn new(
         config: &ModelConfig,
@@ -171,59 +208,41 @@ impl Sizes {
         train: bool,
         dropout: bool,
         checkpointing: bool,
+        activations: FloatType,
     ) -> Self {
-        // The loss takes its rows in parts of one chunk of logits.
-        let chunk_rows = chunk_rows(config.vocab_size).min(stride(capacity.trained).max(TOKEN_GRAIN));
-        let part = capacity.trained.min(chunk_rows);
         let tokens = stride(capacity.tokens);
-        let rows = stride(part);
         let lowest =
             if train { slots.iter().map(|slot| slot.layer).min().unwrap_or(config.layers) } else { config.layers };
         let widths: Vec<BlockWidths> = (0..config.layers).map(|layer| BlockWidths::new(config, slots, layer)).collect();
-        let widest = widths.iter().map(BlockWidths::saved).max().unwrap_or(0) * tokens;
+        let bytes = |widths: &BlockWidths| widths.bytes(activations) * tokens;
+        let widest = widths.iter().map(bytes).max().unwrap_or(0);
         let kept = config.layers - lowest;
         let saved = if checkpointing || kept == 0 {
             vec![widest]
         } else {
             // The first kept block's set also serves the blocks below it, which may have other ranks.
-            let mut saved: Vec<usize> = widths[lowest..].iter().map(|widths| widths.saved() * tokens).collect();
+            let mut saved: Vec<usize> = widths[lowest..].iter().map(bytes).collect();
             saved[0] = widest;
             saved
         };
-        let (hidden, query, key) = (config.hidden_size, config.query_size(), config.key_value_size());
-        let intermediate = config.intermediate_size;
-        let rank = slots.iter().map(|slot| slot.rank).max().unwrap_or(0);
-        let masked = if dropout { hidden.max(query).max(intermediate) } else { 0 };
-        let head_norms = if config.qk_norm { key } else { 0 };
-        // The gradient of an output, scaled by its gains.
-        let scaled =
-            if slots.iter().any(|slot| slot.magnitude.is_some()) { hidden.max(query).max(intermediate) } else { 0 };
-        let attention = 2 * query + 2 * key + 2 * hidden + head_norms + rank + masked + scaled;
-        let whole = stride(capacity.whole);
-        let attention_whole = 2 * query + 2 * key + config.heads;
-        let peaks = Peaks {
-            forward: ((hidden + intermediate + masked) * tokens).max(attention_whole * whole),
-            feed_forward_backward: if train {
-                (3 * intermediate + hidden + rank + masked + scaled) * tokens
-            } else {
-                0
-            },
-            attention_backward: if train {
-                attention * tokens + (attention_whole + 2 * query + 2 * key) * whole
-            } else {
-                0
-            },
-            loss: (1 + hidden * if train { 3 } else { 2 }) * rows + chunk_rows * config.vocab_size,
-        };
+        let mut peaks = Peaks::of_blocks(config, slots, capacity, train, dropout, activations);
+        // The loss takes its rows in parts of one chunk of logits.
+        let row = loss_row(config.hidden_size, train, activations);
+        let chunk_rows =
+            chunk_rows(config.vocab_size, row, peaks.max(), activations).min(stride(capacity.trained).max(TOKEN_GRAIN));
+        let part = capacity.trained.min(chunk_rows);
+        peaks.loss = row * stride(part) + 4 * chunk_rows * config.vocab_size;
+        let residual = 4 * config.hidden_size * tokens;
         Self {
             capacity,
+            activations,
             lowest,
             checkpointing,
             saved,
             residuals: kept + 1,
-            residual: hidden * tokens,
+            residual,
             offload: false,
-            gradient: if train { hidden * tokens } else { 0 },
+            gradient: if train { residual } else { 0 },
             arena: peaks.max(),
             peaks,
             chunk_rows,
@@ -260,7 +279,61 @@ impl Sizes {
     }
 }
 
-/// Rows whose logits fit the chunk, a multiple of 16.
-fn chunk_rows(vocabulary: usize) -> usize {
-    (LOGITS_CHUNK / (4 * vocabulary) / TOKEN_GRAIN * TOKEN_GRAIN).max(TOKEN_GRAIN)
+impl Peaks {
+    /// All but the loss's.
+    fn of_blocks(
+        config: &ModelConfig,
+        slots: &[Slot],
+        capacity: Capacity,
+        train: bool,
+        dropout: bool,
+        activations: FloatType,
+    ) -> Self {
+        let (tokens, whole) = (stride(capacity.tokens), stride(capacity.whole));
+        let (hidden, query, key) = (config.hidden_size, config.query_size(), config.key_value_size());
+        let intermediate = config.intermediate_size;
+        let rank = slots.iter().map(|slot| slot.rank).max().unwrap_or(0);
+        let widest = hidden.max(query).max(intermediate);
+        let masked = if dropout { widest } else { 0 };
+        let head_norms = if config.qk_norm { key } else { 0 };
+        // The gradient of an output, scaled by its gains.
+        let scaled = if slots.iter().any(|slot| slot.magnitude.is_some()) { widest } else { 0 };
+        let aside = through_width(activations, rank) + masked + scaled;
+        let width = activations.bytes();
+        let whole_rows = width * (2 * query + 2 * key) + 4 * config.heads;
+        let forward = (width * (hidden + intermediate + masked) * tokens).max(whole_rows * whole);
+        if !train {
+            return Self { forward, ..Self::default() };
+        }
+        let attention = width * (2 * query + 2 * key + hidden + head_norms + aside) + 4 * hidden;
+        // The down projection's input and output gradient, then the norm's output and its gradient in their place.
+        let down = width * (intermediate + wider(activations, hidden));
+        let mut feed_forward = width * (intermediate + aside) + down.max((width + 4) * hidden);
+        if activations == FloatType::F32 {
+            // What recorded plans say: two more widths than are used.
+            feed_forward = feed_forward.max(4 * (3 * intermediate + hidden + aside));
+        }
+        Self {
+            forward,
+            feed_forward_backward: feed_forward * tokens,
+            attention_backward: attention * tokens + (whole_rows + width * (2 * query + 2 * key)) * whole,
+            loss: 0,
+        }
+    }
+}
+
+/// Bytes of a row of the loss beside its logits.
+fn loss_row(hidden: usize, train: bool, activations: FloatType) -> usize {
+    let gradients = if train { 4 * (hidden + wider(activations, hidden)) } else { 0 };
+    4 + (4 + activations.bytes()) * hidden + gradients
+}
+
+/// Rows whose logits fit the chunk, or what the other phases need, a multiple of 16.
+fn chunk_rows(vocabulary: usize, row: usize, others: usize, activations: FloatType) -> usize {
+    let rows = |bytes: usize, each: usize| bytes / each / TOKEN_GRAIN * TOKEN_GRAIN;
+    let spare = match activations {
+        FloatType::F32 => 0,
+        FloatType::Bf16 => rows(others, 4 * vocabulary + row).min(MOST_ROWS),
+    };
+    rows(LOGITS_CHUNK, 4 * vocabulary).max(spare).max(TOKEN_GRAIN)
 }

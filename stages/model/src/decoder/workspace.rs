@@ -1,7 +1,7 @@
 //! The buffers of a pass, made once, and the passes over all blocks.
 
 use luthier_core::StageResult;
-use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, SliceMut};
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt};
 
 use super::backward::{Depth, Gradients};
 use super::block::{Dropouts, Pass, Pieces};
@@ -13,7 +13,7 @@ use crate::adapter::AdapterSet;
 use crate::error::device_error;
 
 /// Attends in one block: the pass, the layer, and the pieces it reads and writes.
-pub(crate) type Attend<'a> = dyn FnMut(&Pass<'_>, usize, &mut Pieces<SliceMut<'_, f32>>) + 'a;
+pub(crate) type Attend<'a> = dyn FnMut(&Pass<'_>, usize, &mut Pieces<'_>) + 'a;
 
 /// Everything a forward or backward writes to.
 pub struct Workspace {
@@ -24,9 +24,9 @@ pub struct Workspace {
     offload: Option<Offload>,
     /// No backward follows, so inputs need not be kept.
     pub(crate) forward_only: bool,
-    pub(crate) saved: Vec<Buffer<f32>>,
+    pub(crate) saved: Vec<Buffer<u8>>,
     pub(crate) gradient: Buffer<f32>,
-    pub(crate) arena: Buffer<f32>,
+    pub(crate) arena: Buffer<u8>,
     /// Of each row.
     pub(crate) losses: Buffer<f32>,
 }
@@ -40,15 +40,16 @@ impl Workspace {
         if sizes.offload && device.transfers().is_none() {
             return Err(offload::nothing_to_move(device));
         }
-        let floats = |component, len| device.buffer::<f32>(component, len).map_err(device_error);
+        let floats = |component, bytes: usize| device.buffer::<f32>(component, bytes / 4).map_err(device_error);
+        let bytes = |component, bytes| device.buffer::<u8>(component, bytes).map_err(device_error);
         let kept = if sizes.checkpointing { Component::Checkpoint } else { Component::Activations };
         Ok(Self {
             indices: Indices::new(device, sizes.capacity)?,
             residuals: (0..sizes.landings()).map(|_| floats(kept, sizes.residual)).collect::<StageResult<_>>()?,
-            saved: sizes.saved.iter().map(|len| floats(Component::Activations, *len)).collect::<StageResult<_>>()?,
+            saved: sizes.saved.iter().map(|len| bytes(Component::Activations, *len)).collect::<StageResult<_>>()?,
             gradient: floats(Component::Workspace, sizes.gradient)?,
-            arena: floats(Component::Workspace, sizes.arena)?,
-            losses: floats(Component::Scratch, sizes.capacity.trained)?,
+            arena: bytes(Component::Workspace, sizes.arena)?,
+            losses: floats(Component::Scratch, 4 * sizes.capacity.trained)?,
             offload: match device.transfers() {
                 Some(transfers) if sizes.offload => Some(Offload::new(transfers, &sizes)?),
                 _ => None,
@@ -81,7 +82,7 @@ impl Workspace {
         adapters: Option<&AdapterSet>,
         dropouts: Option<&Dropouts<'_>>,
         uploaded: Uploaded,
-        after: &mut dyn FnMut(usize, &Pieces<SliceMut<'_, f32>>),
+        after: &mut dyn FnMut(usize, &Pieces<'_>),
     ) {
         let Self { sizes, indices, residuals, saved, arena, offload, forward_only, .. } = self;
         let device = decoder.device.as_ref();
@@ -102,7 +103,7 @@ impl Workspace {
             let widths = pass.widths(layer);
             let kept = layer.saturating_sub(sizes.lowest);
             let set = if sizes.checkpointing { 0 } else { kept };
-            let mut pieces = Pieces::exclusive(&mut saved[set], &widths, pass.tokens);
+            let mut pieces = Pieces::new(&mut saved[set], &widths, sizes.activations, pass.tokens);
             let input = residuals[sizes.landing(kept)].slice(..floats);
             if let (Some(offload), false) = (offload.as_mut(), *forward_only || layer < sizes.lowest) {
                 offload.store(device, kept, input);
@@ -129,7 +130,7 @@ impl Workspace {
         positions: &[u32],
         attend: &mut Attend<'_>,
     ) -> Uploaded {
-        let Self { indices, residuals, saved, arena, .. } = self;
+        let Self { sizes, indices, residuals, saved, arena, .. } = self;
         let device = decoder.device.as_ref();
         let tokens = ids.len();
         let uploaded = indices.upload_step(device, ids, positions);
@@ -140,7 +141,7 @@ impl Workspace {
         device.embedding(decoder.embedding.operand(), indices.views(uploaded).ids, decoder.config.hidden_size, first);
         for layer in 0..decoder.config.layers {
             decoder.enter(layer, if layer + 1 == decoder.config.layers { 0 } else { layer + 1 });
-            let mut pieces = Pieces::exclusive(&mut saved[0], &pass.widths(layer), tokens);
+            let mut pieces = Pieces::new(&mut saved[0], &pass.widths(layer), sizes.activations, tokens);
             let input = residual.slice(..floats);
             pass.project(layer, input, &mut pieces, arena.all_mut());
             attend(&pass, layer, &mut pieces);
@@ -177,9 +178,9 @@ impl Workspace {
                 }
             }
             let input = residuals[sizes.landing(kept)].slice(..floats);
+            let mut pieces = Pieces::new(&mut saved[set], &widths, sizes.activations, pass.tokens);
             // The last block's values are still there from the forward pass.
             if sizes.checkpointing && layer + 1 < layers {
-                let mut pieces = Pieces::exclusive(&mut saved[0], &widths, pass.tokens);
                 pass.project(layer, input, &mut pieces, arena.all_mut());
                 pass.attend(&mut pieces, arena.all_mut());
                 pass.widen(layer, input, &mut pieces, arena.all_mut());
@@ -187,9 +188,8 @@ impl Workspace {
                     pass.down_kept(slot, &mut pieces, arena.all_mut());
                 }
             }
-            let pieces = Pieces::shared(&saved[set], &widths, pass.tokens);
             let depth = if layer == sizes.lowest { Depth::of(&pass, layer) } else { Depth::Input };
-            pass.feed_forward_backward(layer, depth, &pieces, &mut gradients, arena.all_mut(), &mut gradient);
+            pass.feed_forward_backward(layer, depth, &mut pieces, &mut gradients, arena.all_mut(), &mut gradient);
             pass.attention_backward(layer, depth, input, &pieces, &mut gradients, arena.all_mut(), &mut gradient);
         }
     }

@@ -1,7 +1,7 @@
 //! Greedy generation with a key-value cache.
 
 use luthier_core::StageResult;
-use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, KeyValues, Slice};
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, FloatType, KeyValues, Values, ValuesMut};
 
 use super::LanguageModel;
 use crate::decoder::{Capacity, Decoder, Pass, Uploaded, Workspace};
@@ -30,9 +30,10 @@ pub struct Generated {
 
 /// Keys and values of a batch, per layer `[sequence, capacity, kv_heads · head_dim]`.
 struct Cache {
-    keys: Vec<Buffer<f32>>,
-    values: Vec<Buffer<f32>>,
+    keys: Vec<Buffer<u8>>,
+    values: Vec<Buffer<u8>>,
     lengths: Buffer<u32>,
+    kind: FloatType,
     capacity: usize,
     width: usize,
 }
@@ -41,11 +42,14 @@ impl Cache {
     fn new(decoder: &Decoder, sequences: usize, capacity: usize) -> StageResult<Self> {
         let device = decoder.device.as_ref();
         let width = decoder.config.key_value_size();
-        let layer = || device.buffer(Component::Cache, sequences * capacity * width).map_err(device_error);
+        let kind = device.activation_type();
+        let bytes = sequences * capacity * width * kind.bytes();
+        let layer = || device.buffer(Component::Cache, bytes).map_err(device_error);
         Ok(Self {
             keys: (0..decoder.config.layers).map(|_| layer()).collect::<StageResult<_>>()?,
             values: (0..decoder.config.layers).map(|_| layer()).collect::<StageResult<_>>()?,
             lengths: device.buffer(Component::Scratch, sequences).map_err(device_error)?,
+            kind,
             capacity,
             width,
         })
@@ -58,11 +62,12 @@ impl Cache {
         layer: usize,
         sequence: usize,
         position: usize,
-        [keys, values]: [Slice<'_, f32>; 2],
+        [keys, values]: [Values<'_>; 2],
     ) {
         let start = (sequence * self.capacity + position) * self.width;
-        device.copy(keys, self.keys[layer].slice_mut(start..start + keys.len()));
-        device.copy(values, self.values[layer].slice_mut(start..start + values.len()));
+        let end = start + keys.len();
+        device.copy(keys, ValuesMut::new(self.keys[layer].all_mut(), self.kind).slice(start..end));
+        device.copy(values, ValuesMut::new(self.values[layer].all_mut(), self.kind).slice(start..end));
     }
 }
 
@@ -190,7 +195,8 @@ fn compact(running: &mut [Running], cache: &mut Cache, device: &dyn Device) {
         let stride = cache.capacity * cache.width;
         let len = sequence.length * cache.width;
         for buffer in cache.keys.iter_mut().chain(&mut cache.values) {
-            let (low, high) = buffer.all_mut().split_at(sequence.row * stride);
+            let all = ValuesMut::new(buffer.all_mut(), cache.kind);
+            let (low, high) = all.split_at(sequence.row * stride);
             device.copy(high.freeze().slice(..len), low.slice(row * stride..row * stride + len));
         }
         sequence.row = row;
@@ -219,8 +225,8 @@ fn decode_step(
         }
         let used = count * cache.capacity * cache.width;
         let view = KeyValues {
-            keys: cache.keys[layer].slice(..used),
-            values: cache.values[layer].slice(..used),
+            keys: Values::new(cache.keys[layer].all(), cache.kind).slice(..used),
+            values: Values::new(cache.values[layer].all(), cache.kind).slice(..used),
             capacity: cache.capacity,
             lengths: cache.lengths.slice(..count),
         };

@@ -113,7 +113,8 @@ impl LanguageModel {
         let capacity = current.max(needed);
         if capacity != current || self.workspace.is_none() {
             self.workspace = None;
-            let sizes = Sizes::new(&self.decoder.config, slots, capacity, false, false, false);
+            let kind = self.decoder.device.activation_type();
+            let sizes = Sizes::new(&self.decoder.config, slots, capacity, false, false, false, kind);
             self.workspace = Some(Workspace::new(self.decoder.device.as_ref(), sizes)?);
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use luthier_core::StageResult;
 use luthier_formats::model_files::ModelConfig;
-use luthier_kernels::device::Storage;
+use luthier_kernels::device::{FloatType, Storage};
 use serde::Serialize;
 
 use super::{MemoryPlan, RunShape, WeightTypes};
@@ -86,7 +86,7 @@ impl AcceleratorPlan {
         let slots = spec.lora.slots(config)?;
         let plan = MemoryPlan::new(config, types, spec, shape)?;
         let dropout = spec.lora.dropout > 0.0;
-        let sizes = Sizes::new(config, &slots, shape.capacity, true, dropout, spec.checkpointing);
+        let sizes = Sizes::new(config, &slots, shape.capacity, true, dropout, spec.checkpointing, FloatType::F32);
         let largest = Projection::ALL
             .into_iter()
             .map(|projection| {
@@ -105,7 +105,7 @@ impl AcceleratorPlan {
         let inputs = 2 * config.hidden_size * tokens * (sizes.residuals - 1);
         // Reciprocal norms and the logarithms of attention's denominators stay in f32.
         let narrow = sizes.saved.len() * (2 + config.heads) * tokens;
-        let activations = 2 * sizes.saved.iter().sum::<usize>() + 2 * narrow;
+        let activations = sizes.saved.iter().sum::<usize>() / 2 + 2 * narrow;
         let quantized = types.projection == Storage::Nf4;
         let device_inputs = if options.offload { 0 } else { inputs };
         let kept = Self {
@@ -126,9 +126,9 @@ impl AcceleratorPlan {
         let pass = base + kept.dequantized + activations + device_inputs + 4 * config.hidden_size * tokens;
         let logits = sizes.chunk_rows * config.vocab_size;
         let peaks = AcceleratorPeaks {
-            loss: pass + 2 * (sizes.peaks.loss - logits) + 4 * logits,
+            loss: pass + (sizes.peaks.loss - 4 * logits) / 2 + 4 * logits,
             widest_backward: pass
-                + 2 * sizes.peaks.feed_forward_backward.max(sizes.peaks.attention_backward).max(sizes.peaks.forward),
+                + sizes.peaks.feed_forward_backward.max(sizes.peaks.attention_backward).max(sizes.peaks.forward) / 2,
             // Paged moments come back for it; what the pass kept is gone.
             optimizer_step: base + paged,
         };

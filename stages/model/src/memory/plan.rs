@@ -2,7 +2,7 @@
 
 use luthier_core::StageResult;
 use luthier_formats::model_files::{ModelConfig, ModelFiles};
-use luthier_kernels::device::{Component, Storage};
+use luthier_kernels::device::{Component, FloatType, Storage};
 use serde::Serialize;
 
 use super::RunShape;
@@ -103,15 +103,31 @@ fn is_zero(bytes: &usize) -> bool {
 }
 
 impl MemoryPlan {
+    /// Of a device that keeps activations in `f32`.
+    ///
     /// # Errors
     /// Targets that match nothing.
     pub fn new(config: &ModelConfig, types: WeightTypes, spec: &TrainSpec, shape: RunShape) -> StageResult<Self> {
+        Self::on(config, types, spec, shape, FloatType::F32)
+    }
+
+    /// Of a device that keeps activations as `activations`.
+    ///
+    /// # Errors
+    /// Targets that match nothing.
+    pub fn on(
+        config: &ModelConfig,
+        types: WeightTypes,
+        spec: &TrainSpec,
+        shape: RunShape,
+        activations: FloatType,
+    ) -> StageResult<Self> {
         let slots = spec.lora.slots(config)?;
         let trainable = crate::adapter::parameters(&slots);
         let (norms, norms_scratch) = crate::adapter::magnitude_floats(&slots);
         let states = OptimizerBytes::new(&slots, spec.optimizer.states, spec.pages.is_some());
         let dropout = spec.lora.dropout > 0.0;
-        let sizes = Sizes::new(config, &slots, shape.capacity, true, dropout, spec.checkpointing);
+        let sizes = Sizes::new(config, &slots, shape.capacity, true, dropout, spec.checkpointing, activations);
         let sizes = if spec.offload { sizes.offloaded() } else { sizes };
         let per_layer: usize = Projection::ALL
             .into_iter()
@@ -132,8 +148,8 @@ impl MemoryPlan {
         let vectors = config.layers * (2 * config.hidden_size + biases + head_norms) + config.hidden_size;
         let table = config.vocab_size * config.hidden_size;
         let tables = if config.tie_embeddings { 1 } else { 2 };
-        let residuals = 4 * sizes.landings() * sizes.residual;
-        let saved = 4 * sizes.saved.iter().sum::<usize>();
+        let residuals = sizes.landings() * sizes.residual;
+        let saved = sizes.saved.iter().sum::<usize>();
         Ok(Self {
             weights: types.found.map_or(config.layers * per_layer, |[projections, _]| projections) + 4 * vectors,
             embeddings: types.found.map_or(tables * types.table.bytes(table), |[_, tables]| tables),
@@ -141,16 +157,16 @@ impl MemoryPlan {
             gradients: 4 * trainable,
             optimizer: states.resident,
             paged: states.paged,
-            host: 4 * sizes.pooled() * sizes.residual,
+            host: sizes.pooled() * sizes.residual,
             activations: if spec.checkpointing { saved } else { saved + residuals },
             checkpoint: if spec.checkpointing { residuals } else { 0 },
-            workspace: 4 * (sizes.arena + sizes.gradient),
+            workspace: sizes.arena + sizes.gradient,
             scratch: 4 * (sizes.indices + norms_scratch) + STEP_BYTES,
             phases: PhasePeaks {
-                forward: 4 * sizes.peaks.forward,
-                feed_forward_backward: 4 * sizes.peaks.feed_forward_backward,
-                attention_backward: 4 * sizes.peaks.attention_backward,
-                loss: 4 * sizes.peaks.loss,
+                forward: sizes.peaks.forward,
+                feed_forward_backward: sizes.peaks.feed_forward_backward,
+                attention_backward: sizes.peaks.attention_backward,
+                loss: sizes.peaks.loss,
             },
             block: per_layer,
             trainable_parameters: trainable,

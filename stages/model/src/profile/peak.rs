@@ -26,7 +26,7 @@ pub fn product_rate(device: &dyn Device, rounds: usize) -> luthier_core::StageRe
     for _ in 0..rounds.max(1) {
         let start = Instant::now();
         device.run(&mut || {
-            device.matmul_nt(x.all(), w.all().into(), [WIDTH, WIDTH, WIDTH], 1.0, false, out.all_mut());
+            device.matmul_nt(x.all().into(), w.all().into(), [WIDTH, WIDTH, WIDTH], 1.0, false, out.all_mut().into());
         });
         device.synchronize().map_err(device_error)?;
         best = best.min(start.elapsed().as_secs_f64());

@@ -181,7 +181,8 @@ impl<'a> Trainer<'a> {
             Ok(())
         })?;
         let dropout = spec.lora.dropout > 0.0;
-        let sizes = Sizes::new(&decoder.config, adapters.slots(), capacity, true, dropout, spec.checkpointing);
+        let kind = decoder.device.activation_type();
+        let sizes = Sizes::new(&decoder.config, adapters.slots(), capacity, true, dropout, spec.checkpointing, kind);
         let sizes = if spec.offload { sizes.offloaded() } else { sizes };
         let floats = |component| device.as_ref().buffer::<f32>(component, adapters.len()).map_err(device_error);
         Ok(Self {
