@@ -42,6 +42,7 @@ pub mod optimizer_8bit;
 pub mod random;
 pub mod rms_norm;
 pub mod rope;
+pub mod sampling;
 pub mod scalar;
 pub mod swiglu;
 pub mod testkit;

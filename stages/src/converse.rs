@@ -7,11 +7,13 @@ use luthier_core::{StageError, StageResult};
 use luthier_formats::chat_template::ChatTemplate;
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokenizer::Tokenizer;
+pub use luthier_model::Sampler;
 use luthier_model::adapter::AdapterFiles;
+pub use luthier_model::device::Sampling;
 use luthier_model::{BaseFormat, LanguageModel, LanguageModelOptions};
 use serde_json::{Value, json};
 
-use crate::device::{ComputeType, DeviceChoice, Opened};
+use crate::device::{Compute, DeviceChoice, Opened};
 
 /// What to load.
 #[derive(Debug, Clone)]
@@ -20,6 +22,8 @@ pub struct ConversationOptions {
     pub adapter: Option<Utf8PathBuf>,
     pub threads: usize,
     pub device: DeviceChoice,
+    /// How tokens are drawn; `None` takes the likeliest.
+    pub sampler: Option<Sampler>,
     /// The longest prompt and answer together.
     pub max_tokens: usize,
 }
@@ -38,6 +42,7 @@ pub struct Conversation {
     model: LanguageModel,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    sampler: Option<Sampler>,
 }
 
 impl Conversation {
@@ -53,7 +58,7 @@ impl Conversation {
         let tokenizer = Tokenizer::from_model(&options.model)?;
         let template = ChatTemplate::from_model(&options.model)?;
         let limit = ModelFiles::open(&options.model)?.config().max_positions;
-        let Opened { device, .. } = options.device.open(ComputeType::default(), options.threads)?;
+        let Opened { device, .. } = options.device.open(Compute::default(), options.threads)?;
         let load = LanguageModelOptions {
             model: &options.model,
             adapter: options.adapter.as_deref(),
@@ -62,7 +67,7 @@ impl Conversation {
             threads: options.threads,
         };
         let model = LanguageModel::load_on(&device, load)?;
-        Ok(Self { model, tokenizer, template })
+        Ok(Self { model, tokenizer, template, sampler: options.sampler })
     }
 
     /// The answer to a list of messages.
@@ -118,7 +123,11 @@ impl Conversation {
 
     fn generate(&mut self, prompts: &[Vec<u32>], limit: usize) -> StageResult<Vec<String>> {
         let stop = self.tokenizer.eos_ids();
-        let answers = self.model.generate_greedy(prompts, limit, &stop)?;
+        let answers = self.model.generate(prompts, limit, &stop, self.sampler)?;
+        // The next question's numbers are others.
+        if let Some(sampler) = &mut self.sampler {
+            sampler.seed = sampler.seed.wrapping_add(1);
+        }
         Ok(answers.into_iter().map(|answer| self.tokenizer.decode(&answer.tokens, true)).collect())
     }
 }

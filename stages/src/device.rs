@@ -26,6 +26,36 @@ impl ComputeType {
     }
 }
 
+/// Whether NVIDIA's library of products is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Cublas {
+    /// For large products where it is found.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Never,
+}
+
+impl Cublas {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How a CUDA device computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compute {
+    pub factors: ComputeType,
+    pub cublas: Cublas,
+}
+
+impl Compute {
+    fn on(self, ordinal: u8) -> CudaOptions {
+        CudaOptions { ordinal, precision: self.factors.into(), cublas: self.cublas == Cublas::Auto }
+    }
+}
+
 impl From<ComputeType> for luthier_cuda::Precision {
     fn from(compute: ComputeType) -> Self {
         match compute {
@@ -100,11 +130,9 @@ impl DeviceChoice {
     }
 
     /// What enters the key of a stage whose floats are computed there.
-    fn numeric_class(self, compute: ComputeType) -> StageResult<String> {
+    fn numeric_class(self, compute: Compute) -> StageResult<String> {
         match self.resolve() {
-            Self::Cuda(ordinal) => {
-                CudaDevice::class_of(CudaOptions { ordinal, precision: compute.into() }).map_err(device_error)
-            }
+            Self::Cuda(ordinal) => CudaDevice::class_of(compute.on(ordinal)).map_err(device_error),
             _ => Ok(NUMERIC_CLASS.to_owned()),
         }
     }
@@ -113,11 +141,10 @@ impl DeviceChoice {
     ///
     /// # Errors
     /// It is not there.
-    pub fn open(self, compute: ComputeType, threads: usize) -> StageResult<Opened> {
+    pub fn open(self, compute: Compute, threads: usize) -> StageResult<Opened> {
         match self.resolve() {
             Self::Cuda(ordinal) => {
-                let device =
-                    CudaDevice::open(CudaOptions { ordinal, precision: compute.into() }).map_err(device_error)?;
+                let device = CudaDevice::open(compute.on(ordinal)).map_err(device_error)?;
                 let (free, _) = device.memory().map_err(device_error)?;
                 let model = device.model().to_owned();
                 Ok(Opened { device: Arc::new(device), free: Some(free), model })
@@ -139,7 +166,7 @@ pub(crate) fn is_cpu(name: &String) -> bool {
 }
 
 /// A `device` of a stage's `with`: the choice of this machine, and the numeric class that it has there.
-pub(crate) fn prepared(name: &str, compute: ComputeType) -> Result<(DeviceChoice, String), ConfigIssue> {
+pub(crate) fn prepared(name: &str, compute: Compute) -> Result<(DeviceChoice, String), ConfigIssue> {
     let choice = DeviceChoice::parse(name).ok_or_else(|| {
         ConfigIssue::new("device", format!("there is no device `{name}`"))
             .help("write `auto`, `cpu`, `cuda` or `cuda:1`")
@@ -153,7 +180,7 @@ pub(crate) fn prepared(name: &str, compute: ComputeType) -> Result<(DeviceChoice
 /// As [`prepared`], for a stage: `name` becomes that of the choice, and what is wrong joins the issues.
 pub(crate) fn settle(
     name: &mut String,
-    compute: ComputeType,
+    compute: Compute,
     issues: &mut Vec<ConfigIssue>,
 ) -> Option<(DeviceChoice, String)> {
     match prepared(name, compute) {
@@ -169,12 +196,20 @@ pub(crate) fn settle(
 }
 
 /// The device of a configuration that was prepared.
-pub(crate) fn open(name: &str, compute: ComputeType, threads: usize) -> StageResult<Opened> {
+pub(crate) fn open(name: &str, compute: Compute, threads: usize) -> StageResult<Opened> {
     let choice = DeviceChoice::parse(name).ok_or_else(|| {
         StageError::input("model::device", format!("there is no device `{name}`"))
             .hint("name `auto`, `cpu`, `cuda` or `cuda:1`")
     })?;
     choice.open(compute, threads)
+}
+
+/// The cuBLAS of this machine, for `luthier doctor`.
+///
+/// # Errors
+/// Why there is none.
+pub fn describe_cublas() -> Result<String, String> {
+    luthier_cuda::cublas_version().map(|version| format!("cuBLAS {version}"))
 }
 
 /// The NVIDIA devices of this machine, a line for each, for `luthier doctor`.

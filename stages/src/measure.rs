@@ -74,10 +74,10 @@ impl TrainBench {
         let data = self.tokens(&files, spec.batch * spec.accumulate)?;
         let request =
             ProfileRequest { spec, base: config.method.base(), threads: self.threads.max(1), steps: self.steps };
-        let choice = device::prepared(&config.device, config.compute_type)
+        let choice = device::prepared(&config.device, config.compute())
             .and_then(|(choice, _)| config.check_on(choice).into_iter().next().map_or(Ok(choice), Err));
         let choice = choice.map_err(|issue| refused(vec![issue]))?;
-        let opened = choice.open(config.compute_type, self.threads)?;
+        let opened = choice.open(config.compute(), self.threads)?;
         opened.check_real()?;
         profile(&opened.device, files, &data, &request)
     }

@@ -220,3 +220,16 @@ fn the_committed_schema_is_fresh() {
         "pipelines/schema.json is stale; run: cargo run --release -- schema > pipelines/schema.json"
     );
 }
+
+#[test]
+fn sampling_says_what_it_takes() {
+    let project = project();
+    for (arguments, message, hint) in [
+        (&["--temperature=200"][..], "`--temperature 200` is not from 0 to 100", "give `--temperature 0.7`"),
+        (&["--temperature=1", "--top-p=0"], "`--top-p 0` is not a share above 0 and up to 1", "give `--top-p 0.9`"),
+        (&["--top-k=5"], "`--top-k` and `--top-p` are given, but nothing is drawn", "add `--temperature 0.7`"),
+    ] {
+        let said = project.run(&[&["chat", "model.gguf", "--once", "hello"], arguments].concat()).failure(2);
+        assert!(said.stderr.contains(message) && said.stderr.contains(hint), "{}", said.stderr);
+    }
+}

@@ -103,7 +103,19 @@ fn the_doctor_says_what_each_thing_is_for() {
         checks.as_array().expect("checks").iter().filter_map(|check| check["name"].as_str()).collect();
     assert_eq!(
         names,
-        ["processor", "memory", "disk", "gpu driver", "cargo", "wasm32-wasip2", "pip or uv", "npm", "python", "git"]
+        [
+            "processor",
+            "memory",
+            "disk",
+            "gpu driver",
+            "cublas",
+            "cargo",
+            "wasm32-wasip2",
+            "pip or uv",
+            "npm",
+            "python",
+            "git"
+        ]
     );
     for check in checks.as_array().expect("checks") {
         assert!(check["purpose"].as_str().is_some_and(|text| !text.is_empty()), "{check}");

@@ -13,6 +13,8 @@ struct Handle {
 enum Status { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
 enum { REAL_32 = 0, BRAIN_16 = 14, COMPUTE_32 = 68 };
 
+unsigned long products;
+
 float widen(uint16_t bits) {
   uint32_t wide = (uint32_t)bits << 16;
   float value;
@@ -35,11 +37,15 @@ int cublasDestroy_v2(Handle *handle) {
   return SUCCESS;
 }
 
-int cublasGetVersion_v2(Handle *handle, int *version) {
-  if (!handle) return NOT_INITIALIZED;
-  *version = 120900;
+int cublasGetProperty(int property, int *value) {
+  const int version[] = {12, 9, 4};
+  if (property < 0 || property > 2) return INVALID_VALUE;
+  *value = version[property];
   return SUCCESS;
 }
+
+// Of the emulation only: products since the library was loaded.
+unsigned long emulator_cublas_products() { return products; }
 
 int cublasSetStream_v2(Handle *handle, void *stream) {
   if (!handle) return NOT_INITIALIZED;
@@ -63,6 +69,7 @@ int cublasGemmEx(Handle *handle, int transposed_a, int transposed_b, int m, int 
   if (type_a != BRAIN_16 || type_b != BRAIN_16 || type_c != REAL_32 || compute != COMPUTE_32) return NOT_SUPPORTED;
   if (m < 0 || n < 0 || k < 0 || lda < (transposed_a ? k : m) || ldb < (transposed_b ? n : k) || ldc < m)
     return INVALID_VALUE;
+  products++;
   for (int column = 0; column < n; column++)
     for (int row = 0; row < m; row++) {
       double sum = 0;

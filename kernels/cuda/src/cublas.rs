@@ -3,7 +3,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libloading::{Library, Symbol};
 use luthier_kernels::device::{Buffer, Component, Device, DeviceError, DeviceResult};
@@ -69,12 +69,56 @@ pub struct Call {
     pub accumulate: bool,
 }
 
-/// A handle of the library, on one stream.
-struct Cublas {
+/// The library, once it was found: it stays loaded, as loading it takes long.
+struct Found {
     library: Library,
-    handle: Handle,
     /// Such as 120904 of 12.9.4.
     version: c_int,
+}
+
+static FOUND: OnceLock<Found> = OnceLock::new();
+
+fn found() -> Result<&'static Found, String> {
+    if let Some(found) = FOUND.get() {
+        return Ok(found);
+    }
+    // SAFETY: loading cuBLAS runs its initialisers, which is what every program with it does.
+    let library = LIBRARIES.iter().find_map(|name| unsafe { Library::new(*name) }.ok());
+    let library = library.ok_or("cuBLAS was not found (libcublas)")?;
+    let mut parts: [c_int; 3] = [0; 3];
+    for (property, part) in (0..).zip(&mut parts) {
+        // SAFETY: the signature is that of cublas_api.h, and `part` is writable.
+        let code = unsafe {
+            let get: Symbol<'_, unsafe extern "C" fn(c_int, *mut c_int) -> c_int> =
+                library.get(b"cublasGetProperty").map_err(|error| format!("cuBLAS is incomplete: {error}"))?;
+            get(property, part)
+        };
+        if code != SUCCESS {
+            return Err(format!("cuBLAS does not tell its version (status {code})"));
+        }
+    }
+    let [major, minor, patch] = parts;
+    Ok(FOUND.get_or_init(|| Found { library, version: 10_000 * major + 100 * minor + patch }))
+}
+
+/// The version of cuBLAS, such as 12.9.4, if it is where the system looks for libraries.
+///
+/// # Errors
+/// Why there is none.
+pub fn cublas_version() -> Result<String, String> {
+    let version = found()?.version;
+    Ok(format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100))
+}
+
+/// What cuBLAS adds to the numeric class of a device that uses it; nothing where it is not found.
+pub(crate) fn class() -> Option<String> {
+    found().ok().map(|found| format!("-cublas{}", found.version))
+}
+
+/// A handle of the library, on one stream.
+struct Cublas {
+    library: &'static Library,
+    handle: Handle,
 }
 
 // SAFETY: a handle may be used by any thread, by one at a time; it is kept in a mutex.
@@ -86,11 +130,8 @@ impl Cublas {
     /// # Errors
     /// Why it cannot be used.
     fn open(stream: *mut c_void, workspace: u64) -> Result<Self, String> {
-        // SAFETY: loading cuBLAS runs its initialisers, which is what every program with it does.
-        let library = LIBRARIES.iter().find_map(|name| unsafe { Library::new(*name) }.ok());
-        let library = library.ok_or("cuBLAS was not found (libcublas)")?;
+        let library = &found()?.library;
         let mut handle: Handle = ptr::null_mut();
-        let mut version = 0;
         let failed = |error: libloading::Error| format!("cuBLAS is incomplete: {error}");
         // SAFETY: the signatures are those of cublas_api.h; the out-parameters are writable.
         let code = unsafe {
@@ -101,24 +142,17 @@ impl Cublas {
         if code != SUCCESS {
             return Err(format!("cuBLAS does not start (status {code})"));
         }
-        let mut this = Self { library, handle, version };
+        let this = Self { library, handle };
         // SAFETY: as above; the handle was just made.
         let codes = unsafe {
-            let get_version: Symbol<'_, unsafe extern "C" fn(Handle, *mut c_int) -> c_int> =
-                this.library.get(b"cublasGetVersion_v2").map_err(failed)?;
             let set_stream: Symbol<'_, unsafe extern "C" fn(Handle, *mut c_void) -> c_int> =
                 this.library.get(b"cublasSetStream_v2").map_err(failed)?;
             let set_workspace: Symbol<'_, unsafe extern "C" fn(Handle, u64, usize) -> c_int> =
                 this.library.get(b"cublasSetWorkspace_v2").map_err(failed)?;
             let _: Symbol<'_, Gemm> = this.library.get(b"cublasGemmEx").map_err(failed)?;
             // The stream first: setting it takes the workspace away.
-            [
-                get_version(this.handle, &raw mut version),
-                set_stream(this.handle, stream),
-                set_workspace(this.handle, workspace, WORKSPACE_BYTES),
-            ]
+            [set_stream(this.handle, stream), set_workspace(this.handle, workspace, WORKSPACE_BYTES)]
         };
-        this.version = version;
         match codes.iter().find(|code| **code != SUCCESS) {
             Some(code) => Err(format!("cuBLAS refuses a stream and workspace (status {code})")),
             None => Ok(this),
@@ -184,15 +218,13 @@ impl Drop for Cublas {
 /// cuBLAS as a device keeps it.
 pub(crate) struct Products {
     cublas: Mutex<Cublas>,
-    version: c_int,
     /// What the handle works in, freed after it.
     _workspace: Buffer<u8>,
 }
 
 impl CudaDevice {
-    /// Has cuBLAS compute large products with frozen matrices from now on, if it is found. Which algorithm it chooses, and
-    /// with it the last bits of a row, may depend on the number of rows, so this is not done unasked; the numeric class
-    /// names the library's version.
+    /// Has cuBLAS compute large products with frozen matrices from now on. Which algorithm it chooses, and with it the last
+    /// bits of a row, may depend on the number of rows; the numeric class names the library's version.
     ///
     /// # Errors
     /// [`DeviceError::Unavailable`]: no library, or one that does not start; [`DeviceError::OutOfMemory`].
@@ -203,18 +235,12 @@ impl CudaDevice {
         let address = buffer.all().address().as_ptr().addr() as u64;
         let opened = self.driver().on_stream(|stream| Cublas::open(stream, address)).map_err(explain);
         let cublas = opened.and_then(|opened| opened).map_err(unavailable)?;
-        let version = cublas.version;
-        self.set_products(Products { cublas: Mutex::new(cublas), version, _workspace: buffer });
+        self.set_products(Products { cublas: Mutex::new(cublas), _workspace: buffer });
         Ok(())
     }
 }
 
 impl Products {
-    /// Ends the numeric class of a device that uses it.
-    pub fn class(&self) -> String {
-        format!("-cublas{}", self.version)
-    }
-
     /// Queues a product.
     ///
     /// # Errors

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use cudarc::driver::DriverError;
 use luthier_kernels::device::{
     Allocation, AttentionSaved, AttentionShape, Component, Device, DeviceError, DeviceExt, DeviceResult, DoraRows,
-    Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Rotary, Segments, Slice, SliceMut, Space, Transfers,
-    Values, ValuesMut,
+    Draw, Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Rotary, Segments, Slice, SliceMut, Space,
+    Transfers, Values, ValuesMut,
 };
 use luthier_kernels::rope::Table;
 
-use crate::cublas::{Call, Products};
+use crate::cublas::{self, Call, Products};
 use crate::driver::{self, Driver, Extent, Function, explain};
 use crate::memory::{DeviceMemory, Region, Staging};
 use crate::modules::Module;
@@ -34,6 +34,15 @@ pub enum Precision {
 pub struct CudaOptions {
     pub ordinal: u8,
     pub precision: Precision,
+    /// Whether cuBLAS computes large products of bf16 factors if it is found.
+    pub cublas: bool,
+}
+
+impl CudaOptions {
+    /// Whether products are cuBLAS's on a device of this capability, as far as it is found.
+    fn wants_cublas(self, capability: (i32, i32)) -> bool {
+        self.cublas && self.precision == Precision::Bf16 && capability.0 >= 8
+    }
 }
 
 /// What an allocation of no bytes points to.
@@ -68,9 +77,13 @@ impl CudaDevice {
     /// Looks for the driver and takes a device.
     ///
     /// # Errors
-    /// [`DeviceError::Unavailable`]: no driver, one that is too old, no such device.
+    /// [`DeviceError::Unavailable`]: no driver, one that is too old, no such device, a cuBLAS that does not start.
     pub fn open(options: CudaOptions) -> DeviceResult<Self> {
-        Self::on(options, Driver::open(options.ordinal))
+        let mut device = Self::on(options, Driver::open(options.ordinal))?;
+        if options.wants_cublas(device.capability()) && cublas::class().is_some() {
+            device.use_cublas()?;
+        }
+        Ok(device)
     }
 
     /// Takes a device on which somebody else already works, and queues operations on their stream.
@@ -125,7 +138,8 @@ impl CudaDevice {
     pub fn class_of(options: CudaOptions) -> DeviceResult<String> {
         let unavailable = |why| DeviceError::Unavailable { device: format!("cuda:{}", options.ordinal), why };
         let (_, properties) = driver::find(options.ordinal).map_err(unavailable)?;
-        Ok(class(properties.capability, options.precision))
+        let library = if options.wants_cublas(properties.capability) { cublas::class() } else { None };
+        Ok(class(properties.capability, options.precision) + &library.unwrap_or_default())
     }
 
     /// The card's name.
@@ -298,8 +312,8 @@ impl Device for CudaDevice {
     }
 
     fn numeric_class(&self) -> String {
-        let library = self.products.as_ref().map(Products::class).unwrap_or_default();
-        class(self.capability(), self.options.precision) + &library
+        let library = if self.products.is_some() { cublas::class() } else { None };
+        class(self.capability(), self.options.precision) + &library.unwrap_or_default()
     }
 
     fn ledger(&self) -> &Arc<Ledger> {
@@ -599,5 +613,9 @@ impl Device for CudaDevice {
         dup: SliceMut<'_, f32>,
     ) {
         ops::geglu::backward(self, [gate, up, dout], dgate, dup);
+    }
+
+    fn choose_tokens(&self, logits: Slice<'_, f32>, vocabulary: usize, draw: Option<Draw<'_>>, ids: SliceMut<'_, u32>) {
+        ops::sampling::choose(self, logits, vocabulary, draw, ids);
     }
 }

@@ -13,8 +13,8 @@ mod modules;
 pub mod ops;
 mod transfers;
 
+pub use cublas::cublas_version;
 pub use device::{CudaDevice, CudaOptions, Precision};
 pub use driver::{Properties, list};
-pub use ops::sampling::Sampling;
 
 pub(crate) use arguments::Arguments;

@@ -18,11 +18,11 @@ use luthier_core::{
 use luthier_cuda::Precision;
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokens::TokenSet;
-use luthier_kernels::device::{Component, Device};
+use luthier_kernels::device::{Component, CpuDevice, Device, Sampling};
 use luthier_model::adapter::{Initialization, LoraSpec, Targets};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
 use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, TrainSpec, Trainer};
-use luthier_model::{BaseFormat, Decoder, LoadOptions};
+use luthier_model::{BaseFormat, Decoder, LanguageModel, LanguageModelOptions, LoadOptions, Sampler};
 use luthier_test::{TinyModel, token_set};
 use serde_json::{Value, json};
 
@@ -146,7 +146,7 @@ impl EventSink for StopAfter {
 fn with(device: &str, compute: &str) -> Value {
     json!({
         "rank": 4, "alpha": 8, "batch": 4, "steps": 5, "learning_rate": 1e-2, "seed": 5, "dropout": 0.1,
-        "checkpoint_seconds": 0, "device": device, "compute_type": compute,
+        "checkpoint_seconds": 0, "device": device, "compute_type": compute, "cublas": "never",
     })
 }
 
@@ -198,7 +198,7 @@ fn a_training_is_that_of_the_cpu_repeats_its_bits_and_goes_on_after_a_stop() {
     let eval = |device: &str, name: &str| {
         let inputs = [("model", ArtifactKind::Model), ("adapter", ArtifactKind::Adapter)];
         let with = json!({
-            "forgetting": {"enabled": true, "window": 32, "documents": 2}, "device": device, "compute_type": "f32",
+            "forgetting": {"enabled": true, "window": 32, "documents": 2}, "device": device, "compute_type": "f32", "cublas": "never",
         });
         bench.run("eval", &with, name, 99, &inputs).unwrap()
     };
@@ -208,6 +208,91 @@ fn a_training_is_that_of_the_cpu_repeats_its_bits_and_goes_on_after_a_stop() {
         let (a, b) = (metric.value, found.metrics[name].value);
         assert!(!metric.deterministic || (a - b).abs() <= 1e-4 * a.abs().max(1.0), "{name}: {a} {b}");
     }
+    assert_eq!(used(), 0, "bytes that nobody freed");
+}
+
+#[test]
+fn cublas_computes_large_products_where_it_is_found_and_not_refused() {
+    let _alone = ALONE.lock();
+    if support::is_real() || support::emulated(Precision::F32).is_none() {
+        return;
+    }
+    let bench = Bench::new();
+    // A batch of enough rows for cuBLAS.
+    fs_err::remove_dir_all(bench.path("data")).unwrap();
+    token_set(24, TinyModel::new(3).config.vocab_size).write(&bench.path("data")).unwrap();
+    let with = |device: &str, cublas: &str| {
+        let mut with = with(device, "bf16");
+        with["batch"] = json!(24);
+        with["cublas"] = json!(cublas);
+        with
+    };
+    let class = |cublas: &str| {
+        let (directory, stages) = (bench.path("pipeline"), luthier_stages::registry());
+        let env = PrepareEnv { directory: &directory, cache: None, build: false };
+        stages.get("train").unwrap().prepare(&with("cuda", cublas), env).unwrap().numeric_class.unwrap()
+    };
+    // SAFETY: loading it runs nothing; it stays, so that whoever asks for cuBLAS finds this one by the name inside it.
+    let library = unsafe { Library::new(support::emulator::build_cublas()) }.unwrap();
+    // SAFETY: the function takes nothing.
+    let products = || unsafe {
+        let count: Symbol<'_, unsafe extern "C" fn() -> u64> = library.get(b"emulator_cublas_products").unwrap();
+        count()
+    };
+    assert_eq!(class("auto"), "cuda-8.0-bf16-cublas120904");
+    assert_eq!(class("never"), "cuda-8.0-bf16");
+    let cpu = bench.train(&with("cpu", "auto"), "cpu", 99).unwrap();
+    let own = bench.train(&with("cuda", "never"), "cuda", 99).unwrap();
+    assert_eq!(products(), 0);
+    let theirs = bench.train(&with("cuda", "auto"), "cublas", 99).unwrap();
+    assert!(products() > 0);
+    assert_eq!(used(), 0, "bytes that nobody freed");
+    for name in ["loss_first", "loss"] {
+        let [cpu, own, theirs] = [&cpu, &own, &theirs].map(|outcome| outcome.metrics[name].value);
+        // Factors have 8 bits, as in the test above; both round them alike, so their difference is that of sums.
+        assert!((cpu - theirs).abs() < 2e-2, "{name}: {theirs}, on the CPU {cpu}");
+        assert!((own - theirs).abs() < 2e-3, "{name}: {theirs}, with our kernels {own}");
+    }
+    assert!(theirs.metrics["loss"].value < theirs.metrics["loss_first"].value);
+    let distance = support::nmse(&bench.values("cublas"), &bench.values("cuda"));
+    assert!(distance < 1e-2, "adapters differ by {distance:e} of their energy");
+    std::mem::forget(library);
+
+    let inputs = [("model", ArtifactKind::Model), ("adapter", ArtifactKind::Adapter)];
+    let evaluate = |cublas: &str| {
+        let with = json!({
+            "forgetting": {"enabled": true, "window": 128, "documents": 1}, "device": "cuda", "cublas": cublas,
+        });
+        bench.run("eval", &with, cublas, 99, &inputs).unwrap()
+    };
+    let (own, theirs) = (evaluate("never"), evaluate("auto"));
+    for (name, metric) in own.metrics.iter().filter(|(_, metric)| metric.deterministic) {
+        let (a, b) = (metric.value, theirs.metrics[name].value);
+        assert!((a - b).abs() <= 2e-3 * a.abs().max(1.0), "{name}: {a} {b}");
+    }
+}
+
+#[test]
+fn tokens_chosen_on_the_device_are_the_cpu_s() {
+    let _alone = ALONE.lock();
+    let Some(cuda) = support::emulated(Precision::F32) else { return };
+    let bench = Bench::new();
+    let devices: [Arc<dyn Device>; 2] = [Arc::new(CpuDevice::new(2).unwrap()), Arc::new(cuda)];
+    let prompts: Vec<Vec<u32>> = (1..5u32).map(|length| (0..length).map(|at| 9 * length + 5 * at).collect()).collect();
+    let answers = devices.map(|device| {
+        let model = bench.path("model");
+        let base = BaseFormat::Stored;
+        let options = LanguageModelOptions { model: &model, adapter: None, base, max_tokens: 64, threads: 2 };
+        let mut model = LanguageModel::load_on(&device, options).unwrap();
+        [(0.0, 0, 1.0), (0.8, 0, 1.0), (1.0, 20, 1.0), (1.5, 0, 0.6)].map(|(temperature, top_k, top_p)| {
+            let sampling = Sampling { temperature, top_k, top_p };
+            let sampler = (temperature > 0.0).then_some(Sampler { sampling, seed: 11 });
+            model.generate(&prompts, 8, &[2], sampler).unwrap()
+        })
+    });
+    let [cpu, cuda] = &answers;
+    assert_eq!(cuda, cpu);
+    assert!(cpu[0] != cpu[1] && cpu[1] != cpu[2], "something is drawn");
     assert_eq!(used(), 0, "bytes that nobody freed");
 }
 

@@ -49,7 +49,8 @@ fn joined(stream: &Arc<CudaStream>) -> Result<Arc<Joined>> {
     let ordinal = u8::try_from(stream.context().ordinal()).map_err(Error::wrap)?;
     let handle: *mut c_void = stream.cu_stream().cast();
     // SAFETY: candle's streams are of the primary context, and `Joined` keeps this one.
-    let device = unsafe { CudaDevice::join(CudaOptions { ordinal, precision }, handle) }.map_err(Error::wrap)?;
+    let device =
+        unsafe { CudaDevice::join(CudaOptions { ordinal, precision, cublas: false }, handle) }.map_err(Error::wrap)?;
     let joined = Arc::new(Joined { device, stream: Arc::clone(stream), turn: Mutex::new(()) });
     devices.push(Arc::clone(&joined));
     Ok(joined)

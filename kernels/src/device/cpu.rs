@@ -14,14 +14,15 @@ use super::ledger::{Component, Ledger};
 use super::values::{Values, ValuesMut};
 use super::weight::Operand;
 use super::{
-    AttentionSaved, Device, DoraRows, Dropout, Factors, Head, KeyValues, Moments8, NO_ROW, Noise, Rotary, Segments,
+    AttentionSaved, Device, DoraRows, Draw, Dropout, Factors, Head, KeyValues, Moments8, NO_ROW, Noise, Rotary,
+    Segments,
 };
 use crate::attention::{AttentionShape, CacheView};
 use crate::blocks::BlockView;
 use crate::nf4::{AbsMax, Nf4View};
 use crate::optimizer_8bit::{Moment8, adamw_8bit};
 use crate::{NUMERIC_CLASS, Weight, attention, cross_entropy, dora, elementwise, embedding, geglu, matmul, optimizer};
-use crate::{rms_norm, rope, swiglu};
+use crate::{rms_norm, rope, sampling, swiglu};
 
 const ALIGNMENT: usize = 64;
 /// Elements per task of the element-wise loops of this file.
@@ -484,5 +485,23 @@ impl Device for CpuDevice {
         dup: SliceMut<'_, f32>,
     ) {
         geglu::backward(gate.host(), up.host(), dout.host(), dgate.host(), dup.host());
+    }
+
+    fn choose_tokens(&self, logits: Slice<'_, f32>, vocabulary: usize, draw: Option<Draw<'_>>, ids: SliceMut<'_, u32>) {
+        let (logits, ids) = (logits.host(), ids.host());
+        let count = ids.len();
+        assert_eq!(logits.len(), count * vocabulary, "logits must be [{count}, {vocabulary}]");
+        if logits.is_empty() {
+            return;
+        }
+        let rows = logits.par_chunks_exact(vocabulary).zip(ids.par_iter_mut());
+        match draw {
+            None => rows.for_each(|(row, id)| *id = sampling::likeliest(row)),
+            Some(draw) => {
+                let random = draw.random.host();
+                assert_eq!(random.len(), count, "a random number for each row");
+                rows.zip(random).for_each(|((row, id), random)| *id = sampling::draw(row, draw.sampling, *random));
+            }
+        }
     }
 }

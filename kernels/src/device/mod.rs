@@ -41,6 +41,7 @@ pub use crate::attention::AttentionShape;
 pub use crate::optimizer::{AdamW, Factors};
 use crate::random::Stream;
 use crate::rope;
+pub use crate::sampling::Sampling;
 
 /// Sequences of one packed micro-batch.
 #[derive(Clone, Copy)]
@@ -119,6 +120,14 @@ pub struct DoraRows<'a> {
     pub gram: Slice<'a, f32>,
     pub b: Slice<'a, f32>,
     pub scale: f32,
+}
+
+/// How [`Device::choose_tokens`] draws.
+#[derive(Clone, Copy)]
+pub struct Draw<'a> {
+    pub sampling: Sampling,
+    /// A number for each row, uniform over 64 bits.
+    pub random: Slice<'a, u64>,
 }
 
 /// A row that [`Device::gather_rows`] fills with zeros.
@@ -406,6 +415,10 @@ pub trait Device: Send + Sync {
         dgate: SliceMut<'_, f32>,
         dup: SliceMut<'_, f32>,
     );
+
+    /// The likeliest token of each row of `logits[ids, vocabulary]`, the lowest of equals, or a drawn one; see
+    /// [`crate::sampling`].
+    fn choose_tokens(&self, logits: Slice<'_, f32>, vocabulary: usize, draw: Option<Draw<'_>>, ids: SliceMut<'_, u32>);
 }
 
 /// What attention's forward leaves for its backward.

@@ -341,4 +341,8 @@ impl Device for TimedDevice {
     ) {
         self.timed("geglu_backward", 0, || self.inner.geglu_backward(gate, up, dout, dgate, dup));
     }
+
+    fn choose_tokens(&self, logits: Slice<'_, f32>, vocabulary: usize, draw: Option<Draw<'_>>, ids: SliceMut<'_, u32>) {
+        self.timed("choose_tokens", 0, || self.inner.choose_tokens(logits, vocabulary, draw, ids));
+    }
 }

@@ -6,7 +6,7 @@ mod remote;
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use model::{BenchArgs, BenchCommand, BenchTrainArgs, ChatArgs, LogitsArgs, ModelArgs, SampleArgs};
+pub use model::{BenchArgs, BenchCommand, BenchTrainArgs, ChatArgs, LogitsArgs, ModelArgs, SampleArgs, SamplingArgs};
 pub use remote::{ImportLockArgs, PullArgs, PushArgs, RemoteArgs, RemoteCheckArgs};
 
 /// Run language-model fine-tunes the way a build system runs compiles.

@@ -9,9 +9,10 @@ use common::{Family, TinyModel, VOCABULARY, lora, spec, sub, tokens};
 use luthier_core::Digest;
 use luthier_formats::tokens::TokenSet;
 use luthier_kernels::random::Stream;
+use luthier_kernels::sampling::{Sampling, draw};
 use luthier_model::adapter::{AdapterStamp, Targets, write_adapter};
 use luthier_model::train::Trainer;
-use luthier_model::{BaseFormat, LanguageModel, LanguageModelOptions, Stop};
+use luthier_model::{BaseFormat, LanguageModel, LanguageModelOptions, Sampler, Stop};
 
 fn load(model: &TinyModel, adapter: Option<&str>, base: BaseFormat) -> LanguageModel {
     let adapter = adapter.map(|name| sub(model, name));
@@ -123,6 +124,36 @@ fn cached_generation_equals_running_the_whole_text_again() {
         assert_eq!(shared, together[20..]);
         assert!(together.iter().any(|generated| generated.stop == Stop::Length));
         assert!(together.iter().any(|generated| matches!(generated.stop, Stop::Token(_))));
+    }
+}
+
+#[test]
+fn drawn_tokens_are_those_of_the_whole_text_s_logits() {
+    let model = TinyModel::new(Family::LlamaTied);
+    let mut loaded = load(&model, None, BaseFormat::Stored);
+    let prompts = sequences(&tokens(12, 1, 4));
+    for sampling in [
+        Sampling { temperature: 0.9, top_k: 0, top_p: 1.0 },
+        Sampling { temperature: 1.3, top_k: 9, top_p: 0.8 },
+        Sampling { temperature: 1.0, top_k: 1, top_p: 1.0 },
+    ] {
+        let sampler = Sampler { sampling, seed: 5 };
+        let drawn = loaded.generate(&prompts, 6, &[], Some(sampler)).unwrap();
+        for (index, (prompt, generated)) in prompts.iter().zip(&drawn).enumerate() {
+            let mut text = prompt.clone();
+            for at in 0..6 {
+                let logits = loaded.logits(&text).unwrap();
+                let last = &logits[(text.len() - 1) * loaded.config().vocab_size..];
+                // The first two words of a Philox block named after the prompt, at the token's position.
+                let [high, low, ..] = Stream::new(5, &format!("prompt {index}")).block(at);
+                text.push(draw(last, sampling, u64::from(high) << 32 | u64::from(low)));
+            }
+            assert_eq!(generated.tokens, text[prompt.len()..], "{sampling:?}");
+        }
+        let again = loaded.generate(&prompts[..5], 6, &[], Some(sampler)).unwrap();
+        assert_eq!(again, drawn[..5], "other prompts change nothing");
+        let greedy = loaded.generate_greedy(&prompts, 6, &[]).unwrap();
+        assert_eq!(drawn == greedy, sampling.top_k == 1);
     }
 }
 

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::expect::Expectation;
-use crate::device::ComputeType;
+use crate::device::{Compute, ComputeType, Cublas};
 
 /// What to measure. At least one of `generation`, `perplexity`, `multiple_choice` and `forgetting` must be asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -51,6 +51,11 @@ pub struct EvalConfig {
     #[serde(default, skip_serializing_if = "ComputeType::is_default")]
     #[schemars(extend("default" = "bf16"))]
     pub compute_type: ComputeType,
+    /// On a CUDA device, `auto` lets NVIDIA's cuBLAS compute large products where the system has it; `never` keeps to
+    /// Luthier's own kernels, whose bits do not depend on how many rows are computed together.
+    #[serde(default, skip_serializing_if = "Cublas::is_default")]
+    #[schemars(extend("default" = "auto"))]
+    pub cublas: Cublas,
     /// Seed of the bootstrap.
     #[serde(default)]
     pub seed: u64,
@@ -245,6 +250,10 @@ fn yes() -> bool {
 }
 
 impl EvalConfig {
+    pub fn compute(&self) -> Compute {
+        Compute { factors: self.compute_type, cublas: self.cublas }
+    }
+
     /// Everything wrong that a schema cannot say.
     pub fn check(&self) -> Vec<ConfigIssue> {
         let mut issues = Vec::new();

@@ -93,7 +93,8 @@ impl Stage for EvalStage {
     fn prepare(&self, with: &Value, _env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
         let mut config: EvalConfig = parse_config(with)?;
         let mut issues = config.check();
-        let settled = device::settle(&mut config.device, config.compute_type, &mut issues);
+        let compute = config.compute();
+        let settled = device::settle(&mut config.device, compute, &mut issues);
         let numeric_class = settled.map(|(_, class)| class);
         if !issues.is_empty() {
             return Err(issues);
@@ -103,7 +104,7 @@ impl Stage for EvalStage {
         let mut key = config.clone();
         if let Value::Object(key) = &mut key {
             // The numeric class stands for them.
-            for name in ["device", "compute_type"] {
+            for name in ["device", "compute_type", "cublas"] {
                 key.shift_remove(name);
             }
         }

@@ -37,7 +37,7 @@ pub fn evaluate(context: &StageContext<'_>, config: &EvalConfig) -> StageResult<
     let work = read(context, config)?;
     check_expectations(config, adapter.is_some())?;
     context.check_cancelled()?;
-    let Opened { device, .. } = device::open(&config.device, config.compute_type, context.threads())?;
+    let Opened { device, .. } = device::open(&config.device, config.compute(), context.threads())?;
     let mut subject = Subject::load(
         &model.path,
         adapter.map(|adapter| adapter.path.as_path()),

@@ -9,7 +9,7 @@ use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, Train
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::device::{ComputeType, DeviceChoice};
+use crate::device::{Compute, ComputeType, Cublas, DeviceChoice};
 use crate::one_or_many::OneOrMany;
 
 /// How the base model is held while adapters are trained on it.
@@ -255,6 +255,11 @@ pub(crate) struct TrainConfig {
     #[serde(default, skip_serializing_if = "ComputeType::is_default")]
     #[schemars(extend("default" = "bf16"))]
     pub compute_type: ComputeType,
+    /// On a CUDA device, `auto` lets NVIDIA's cuBLAS compute large products where the system has it; `never` keeps to
+    /// Luthier's own kernels, whose bits do not depend on how many rows are computed together.
+    #[serde(default, skip_serializing_if = "Cublas::is_default")]
+    #[schemars(extend("default" = "auto"))]
+    pub cublas: Cublas,
     /// Write a checkpoint every so many steps, beside `checkpoint_seconds`; 0 for none.
     #[serde(default)]
     pub checkpoint_every: u64,
@@ -333,6 +338,10 @@ pub(crate) fn targets(texts: &OneOrMany) -> Targets {
 }
 
 impl TrainConfig {
+    pub(crate) fn compute(&self) -> Compute {
+        Compute { factors: self.compute_type, cublas: self.cublas }
+    }
+
     /// What the device that it will run on does not offer.
     pub fn check_on(&self, device: DeviceChoice) -> Vec<ConfigIssue> {
         let mut issues = Vec::new();
@@ -501,6 +510,7 @@ impl Default for TrainConfig {
             offload: OffloadName::default(),
             device: crate::device::cpu(),
             compute_type: ComputeType::default(),
+            cublas: Cublas::default(),
             checkpoint_every: 0,
             checkpoint_seconds: defaults::checkpoint_seconds(),
             validate_every: 0,

@@ -28,7 +28,8 @@ pub struct TrainStage;
 const RECIPE: u32 = 1;
 
 /// Keys of `with` that cannot change an output byte, or that the numeric class stands for.
-const UNKEYED: [&str; 6] = ["checkpoint_every", "checkpoint_seconds", "stream", "offload", "device", "compute_type"];
+const UNKEYED: [&str; 7] =
+    ["checkpoint_every", "checkpoint_seconds", "stream", "offload", "device", "compute_type", "cublas"];
 
 impl Stage for TrainStage {
     fn kind(&self) -> &'static str {
@@ -84,7 +85,8 @@ impl Stage for TrainStage {
     fn prepare(&self, with: &Value, _env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
         let mut config: TrainConfig = parse_config(with)?;
         let mut issues = config.check();
-        let settled = device::settle(&mut config.device, config.compute_type, &mut issues);
+        let compute = config.compute();
+        let settled = device::settle(&mut config.device, compute, &mut issues);
         let numeric_class = settled.map(|(choice, class)| {
             issues.extend(config.check_on(choice));
             class

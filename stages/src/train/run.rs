@@ -57,7 +57,7 @@ impl Validation {
 }
 
 pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> StageResult<StageOutcome> {
-    let Opened { device, free, .. } = device::open(&config.device, config.compute_type, context.threads())?;
+    let Opened { device, free, .. } = device::open(&config.device, config.compute(), context.threads())?;
     let (model, data) = (context.input("model")?.clone(), context.input("data")?.clone());
     let tokens = TokenSet::open(&data.path)?;
     let validation_input = context.optional_input("validation").cloned();

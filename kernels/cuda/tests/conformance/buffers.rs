@@ -259,7 +259,7 @@ fn dora_s_rows_and_columns() {
 fn operations_join_a_stream_of_somebody_else_s() {
     use cudarc::driver::sys;
     let Some(theirs) = emulated(Precision::F32) else { return };
-    let options = luthier_cuda::CudaOptions { ordinal: 0, precision: Precision::F32 };
+    let options = luthier_cuda::CudaOptions { precision: Precision::F32, ..luthier_cuda::CudaOptions::default() };
     let mut stream = std::ptr::null_mut();
     // A write makes the device's context this thread's.
     let x = upload(&theirs, &random("x", 300));

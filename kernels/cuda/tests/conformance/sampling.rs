@@ -1,9 +1,8 @@
 //! Tokens chosen on the CUDA device, against a sort on the host.
 
 use crate::support::{emulated, upload};
-use luthier_cuda::Sampling;
-use luthier_cuda::{CudaDevice, Precision};
-use luthier_kernels::device::{Buffer, Device, DeviceExt};
+use luthier_cuda::Precision;
+use luthier_kernels::device::{Buffer, CpuDevice, Device, DeviceExt, Draw, Sampling};
 use luthier_kernels::random::Stream;
 
 fn download(device: &dyn Device, buffer: &Buffer<u32>) -> Vec<u32> {
@@ -20,11 +19,12 @@ fn logits(vocabulary: usize, round: u64) -> Vec<f32> {
     values.iter().map(|value| (value * 4.0).round() / 4.0).collect()
 }
 
-fn sample(device: &CudaDevice, logits: &[f32], sampling: Sampling, random: &[u64]) -> Vec<u32> {
+fn sample(device: &dyn Device, logits: &[f32], sampling: Sampling, random: &[u64]) -> Vec<u32> {
     let vocabulary = logits.len() / random.len();
     let (rows, numbers) = (upload(device, logits), upload(device, random));
     let mut ids = upload(device, &vec![u32::MAX; random.len()]);
-    device.sample(rows.all(), vocabulary, sampling, numbers.all(), ids.all_mut());
+    let draw = Draw { sampling, random: numbers.all() };
+    device.choose_tokens(rows.all(), vocabulary, Some(draw), ids.all_mut());
     download(device, &ids)
 }
 
@@ -52,12 +52,14 @@ fn kept(logits: &[f32], sampling: Sampling) -> Vec<(usize, f64)> {
 #[test]
 fn draws_fall_where_the_shares_say() {
     let Some(device) = emulated(Precision::F32) else { return };
+    let cpu = CpuDevice::new(2).unwrap();
     for vocabulary in [1, 2, 17, 300, 1500] {
         for (top_k, top_p) in [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.7), (0, 0.1), (40, 0.9)] {
             let sampling = Sampling { temperature: 0.8, top_k, top_p };
             let rows: Vec<Vec<f32>> = (0..3).map(|row| logits(vocabulary, row)).collect();
             let random: Vec<u64> = (0..3).map(|row| u64::MAX / 7 * (2 * row + 1)).collect();
             let found = sample(&device, &rows.concat(), sampling, &random);
+            assert_eq!(found, sample(&cpu, &rows.concat(), sampling, &random), "{vocabulary} tokens, {sampling:?}");
             for ((row, random), found) in rows.iter().zip(&random).zip(&found) {
                 let kept = kept(row, sampling);
                 let total: f64 = kept.iter().map(|token| token.1).sum();
@@ -83,7 +85,7 @@ fn the_first_of_the_likeliest_is_greedy_s() {
         let rows: Vec<Vec<f32>> = (0..4).map(|row| logits(vocabulary, row)).collect();
         let input = upload(&device, &rows.concat());
         let mut ids = upload(&device, &[u32::MAX; 4]);
-        device.sample_greedy(input.all(), vocabulary, ids.all_mut());
+        device.choose_tokens(input.all(), vocabulary, None, ids.all_mut());
         for (row, found) in rows.iter().zip(download(&device, &ids)) {
             let expected = (0..vocabulary).rev().max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
             assert_eq!(found as usize, expected, "{vocabulary} tokens");
@@ -96,7 +98,7 @@ fn zeros_of_both_signs_are_equal_and_nan_is_never_chosen() {
     let Some(device) = emulated(Precision::F32) else { return };
     let input = upload(&device, &[f32::NAN, -0.0, 0.0, -1.0]);
     let mut ids = upload(&device, &[u32::MAX]);
-    device.sample_greedy(input.all(), 4, ids.all_mut());
+    device.choose_tokens(input.all(), 4, None, ids.all_mut());
     assert_eq!(download(&device, &ids), [1]);
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };
     for random in [0, u64::MAX / 2, u64::MAX] {

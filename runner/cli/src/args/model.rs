@@ -25,10 +25,29 @@ pub struct ModelArgs {
     pub device: String,
 }
 
+/// How the next token is taken.
+#[derive(Debug, Clone, Args)]
+pub struct SamplingArgs {
+    /// Draw tokens, after dividing logits by it; 0 takes the likeliest token.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Draw among so many of the likeliest tokens; 0 for all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub top_k: u32,
+    /// Draw among the fewest of the likeliest tokens that have this share.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// What is drawn depends on it and the text alone.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
 #[derive(Debug, Args)]
 pub struct ChatArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Say one thing, print the answer, and end.
     #[arg(long, value_name = "TEXT")]
     pub once: Option<String>,
@@ -44,6 +63,8 @@ pub struct ChatArgs {
 pub struct SampleArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Prompts, one a line; standard input if left out.
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<Utf8PathBuf>,

@@ -42,6 +42,7 @@ pub fn run(global: &Global, printer: Printer) -> u8 {
         memory(),
         disk(&global.store),
         gpu(),
+        cublas(),
         cargo(),
         wasm_target(),
         package_client(),
@@ -155,6 +156,15 @@ fn gpu() -> Check {
         "`device: cuda` of train, eval and chat; without one everything runs on the CPU",
         luthier_stages::device::describe().map(|devices| devices.join("; ")),
         "install NVIDIA's driver for CUDA 12.0 or later (525 or later); no CUDA toolkit is needed",
+    )
+}
+
+fn cublas() -> Check {
+    Check::new(
+        "cublas",
+        "large products on a GPU (`cublas: auto`); without it Luthier's own kernels compute them",
+        luthier_stages::device::describe_cublas(),
+        "install NVIDIA's cuBLAS and have the system find it, such as by `LD_LIBRARY_PATH`; nothing needs it",
     )
 }
 

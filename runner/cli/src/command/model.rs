@@ -2,12 +2,12 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use luthier_stages::converse::{Conversation, ConversationOptions};
+use luthier_stages::converse::{Conversation, ConversationOptions, Sampler, Sampling};
 use luthier_stages::device::DeviceChoice;
 use serde_json::{Value, json};
 
 use super::show;
-use crate::args::{ChatArgs, Global, LogitsArgs, ModelArgs, SampleArgs};
+use crate::args::{ChatArgs, Global, LogitsArgs, ModelArgs, SampleArgs, SamplingArgs};
 use crate::exit;
 use crate::failure::Failure;
 use crate::printer::Printer;
@@ -15,7 +15,32 @@ use crate::printer::Printer;
 /// The longest conversation that memory is set aside for.
 const MAX_TOKENS: usize = 4096;
 
-fn open(args: &ModelArgs, global: &Global, printer: Printer) -> Result<Conversation, Failure> {
+fn sampler(args: &SamplingArgs) -> Result<Option<Sampler>, Failure> {
+    let SamplingArgs { temperature, top_k, top_p, seed } = *args;
+    if !(0.0..=100.0).contains(&temperature) {
+        return Err(Failure::input(
+            "model::temperature",
+            format!("`--temperature {temperature}` is not from 0 to 100"),
+        )
+        .hint("give `--temperature 0.7`, or leave it out for the likeliest token"));
+    }
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        return Err(Failure::input("model::top_p", format!("`--top-p {top_p}` is not a share above 0 and up to 1"))
+            .hint("give `--top-p 0.9`, or leave it out to draw among all tokens"));
+    }
+    if temperature == 0.0 && (top_k > 0 || top_p < 1.0) {
+        return Err(Failure::input("model::temperature", "`--top-k` and `--top-p` are given, but nothing is drawn")
+            .hint("add `--temperature 0.7`"));
+    }
+    Ok((temperature > 0.0).then_some(Sampler { sampling: Sampling { temperature, top_k, top_p }, seed }))
+}
+
+fn open(
+    args: &ModelArgs,
+    sampler: Option<Sampler>,
+    global: &Global,
+    printer: Printer,
+) -> Result<Conversation, Failure> {
     let file = args.pipeline.as_deref();
     let model = show::resolve(&args.model, file, global, printer)?;
     let adapter = args.adapter.as_ref().map(|word| show::resolve(word, file, global, printer)).transpose()?;
@@ -25,11 +50,11 @@ fn open(args: &ModelArgs, global: &Global, printer: Printer) -> Result<Conversat
         Failure::input("model::device", format!("there is no device `{}`", args.device))
             .hint("give `--device auto`, `--device cpu`, `--device cuda` or `--device cuda:1`")
     })?;
-    Ok(Conversation::open(&ConversationOptions { model, adapter, threads, device, max_tokens: MAX_TOKENS })?)
+    Ok(Conversation::open(&ConversationOptions { model, adapter, threads, device, sampler, max_tokens: MAX_TOKENS })?)
 }
 
 pub fn chat(args: &ChatArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
-    let mut conversation = open(&args.model, global, printer)?;
+    let mut conversation = open(&args.model, sampler(&args.sampling)?, global, printer)?;
     let mut messages: Vec<Value> = Vec::new();
     if let Some(system) = &args.system {
         messages.push(json!({"role": "system", "content": system}));
@@ -72,7 +97,7 @@ pub fn sample(args: &SampleArgs, global: &Global, printer: Printer) -> Result<u8
         None => std::io::stdin().lock().lines().collect::<Result<_, _>>()?,
     };
     let prompts: Vec<String> = prompts.into_iter().filter(|prompt| !prompt.trim().is_empty()).collect();
-    let mut conversation = open(&args.model, global, printer)?;
+    let mut conversation = open(&args.model, sampler(&args.sampling)?, global, printer)?;
     let answers = conversation.complete(&prompts, args.system.as_deref(), args.raw, args.max_new_tokens)?;
     if printer.json {
         let rows: Vec<Value> = prompts
@@ -90,7 +115,7 @@ pub fn sample(args: &SampleArgs, global: &Global, printer: Printer) -> Result<u8
 }
 
 pub fn logits(args: &LogitsArgs, global: &Global, printer: Printer) -> Result<u8, Failure> {
-    let mut conversation = open(&args.model, global, printer)?;
+    let mut conversation = open(&args.model, None, global, printer)?;
     let found = conversation.logits(&args.prompt)?;
     if printer.json {
         // Compact: a prompt's logits are megabytes.

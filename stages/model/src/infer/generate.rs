@@ -1,7 +1,10 @@
-//! Greedy generation with a key-value cache.
+//! Generation with a key-value cache.
 
 use luthier_core::StageResult;
-use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, FloatType, KeyValues, Values, ValuesMut};
+use luthier_kernels::device::{
+    Buffer, Component, Device, DeviceExt, Draw, FloatType, KeyValues, Sampling, Values, ValuesMut,
+};
+use luthier_kernels::random::Stream;
 
 use super::LanguageModel;
 use crate::decoder::{Capacity, Decoder, Pass, Uploaded, Workspace};
@@ -26,6 +29,27 @@ pub enum Stop {
 pub struct Generated {
     pub tokens: Vec<u32>,
     pub stop: Stop,
+}
+
+/// How tokens are drawn. What a prompt gets depends on the seed and its own number among the prompts, not on the others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampler {
+    pub sampling: Sampling,
+    pub seed: u64,
+}
+
+impl Sampler {
+    /// The number for token `token` of prompt `prompt`.
+    fn random(&self, prompt: usize, token: usize) -> u64 {
+        let [high, low, ..] = Stream::new(self.seed, &format!("prompt {prompt}")).block(token as u64);
+        u64::from(high) << 32 | u64::from(low)
+    }
+}
+
+/// The token chosen for each row, and the numbers they are drawn with, on the device.
+struct Chosen {
+    ids: Buffer<u32>,
+    random: Buffer<u64>,
 }
 
 /// Keys and values of a batch, per layer `[sequence, capacity, kv_heads · head_dim]`.
@@ -93,18 +117,40 @@ impl LanguageModel {
         limit: usize,
         stop: &[u32],
     ) -> StageResult<Vec<Generated>> {
+        self.generate(prompts, limit, stop, None)
+    }
+
+    /// As [`LanguageModel::generate_greedy`], with tokens that are drawn if there is a sampler.
+    ///
+    /// # Errors
+    /// Those of [`LanguageModel::generate_greedy`].
+    pub fn generate<P: AsRef<[u32]> + Sync>(
+        &mut self,
+        prompts: &[P],
+        limit: usize,
+        stop: &[u32],
+        sampler: Option<Sampler>,
+    ) -> StageResult<Vec<Generated>> {
         let mut all = Vec::with_capacity(prompts.len());
         let prompts: Vec<&[u32]> = prompts.iter().map(AsRef::as_ref).collect();
-        let mut rest = prompts.as_slice();
-        while !rest.is_empty() {
-            let (chunk, others) = rest.split_at(fitting(rest, limit));
-            all.extend(self.inside(|this| this.generate_chunk(chunk, limit, stop))?);
-            rest = others;
+        while all.len() < prompts.len() {
+            let (first, rest) = (all.len(), &prompts[all.len()..]);
+            let chunk = &rest[..fitting(rest, limit)];
+            let random = |prompt: usize, token: usize| sampler.map(|sampler| sampler.random(first + prompt, token));
+            let sampling = sampler.map(|sampler| sampler.sampling);
+            all.extend(self.inside(|this| this.generate_chunk(chunk, limit, stop, sampling, &random))?);
         }
         Ok(all)
     }
 
-    fn generate_chunk(&mut self, prompts: &[&[u32]], limit: usize, stop: &[u32]) -> StageResult<Vec<Generated>> {
+    fn generate_chunk(
+        &mut self,
+        prompts: &[&[u32]],
+        limit: usize,
+        stop: &[u32],
+        sampling: Option<Sampling>,
+        random: &(dyn Fn(usize, usize) -> Option<u64> + Sync),
+    ) -> StageResult<Vec<Generated>> {
         let empty = Generated { tokens: Vec::new(), stop: Stop::Length };
         let mut done: Vec<Generated> = prompts.iter().map(|_| empty.clone()).collect();
         let used: Vec<usize> = (0..prompts.len()).filter(|index| !prompts[*index].is_empty()).collect();
@@ -129,6 +175,10 @@ impl LanguageModel {
         let device = decoder.device.clone();
         let capacity = (batch.longest() + limit).min(decoder.positions);
         let mut cache = Cache::new(decoder, used.len(), capacity)?;
+        let mut choice = Chosen {
+            ids: device.buffer(Component::Scratch, used.len()).map_err(device_error)?,
+            random: device.buffer(Component::Scratch, used.len()).map_err(device_error)?,
+        };
 
         let uploaded = workspace.upload_scored(device.as_ref(), batch);
         let width = cache.width;
@@ -145,7 +195,8 @@ impl LanguageModel {
             }
         });
         let last: Vec<u32> = (0..batch.sequences()).map(|row| batch.kept_rows(row).1.end as u32 - 1).collect();
-        let mut chosen = choose(workspace, decoder, uploaded, &last);
+        let numbers: Vec<u64> = used.iter().filter_map(|prompt| random(*prompt, 0)).collect();
+        let mut chosen = choose(workspace, decoder, uploaded, &last, &mut choice, sampling, &numbers);
         let mut running: Vec<Running> = used
             .iter()
             .enumerate()
@@ -167,7 +218,9 @@ impl LanguageModel {
             compact(&mut running, &mut cache, device.as_ref());
             let uploaded = decode_step(workspace, decoder, adapter, &mut cache, &mut running);
             let rows: Vec<u32> = (0..running.len() as u32).collect();
-            chosen = choose(workspace, decoder, uploaded, &rows);
+            let next = |sequence: &Running| random(sequence.prompt, done[sequence.prompt].tokens.len());
+            let numbers: Vec<u64> = running.iter().filter_map(next).collect();
+            chosen = choose(workspace, decoder, uploaded, &rows, &mut choice, sampling, &numbers);
             for (sequence, next) in running.iter_mut().zip(&chosen) {
                 sequence.next = *next;
                 sequence.length += 1;
@@ -234,26 +287,27 @@ fn decode_step(
     })
 }
 
-/// The most likely next token after each of `rows`.
-fn choose(workspace: &mut Workspace, decoder: &Decoder, uploaded: Uploaded, rows: &[u32]) -> Vec<u32> {
+/// The next token after each of `rows`, chosen on the device.
+fn choose(
+    workspace: &mut Workspace,
+    decoder: &Decoder,
+    uploaded: Uploaded,
+    rows: &[u32],
+    Chosen { ids, random }: &mut Chosen,
+    sampling: Option<Sampling>,
+    numbers: &[u64],
+) -> Vec<u32> {
     let vocabulary = decoder.config.vocab_size;
-    let mut chosen = Vec::with_capacity(rows.len());
-    let mut host = Vec::new();
+    let device = decoder.device.as_ref();
+    device.write(numbers, random.slice_mut(..numbers.len()));
+    let mut start = 0;
     workspace.logits(decoder, uploaded, rows, &mut |device, logits| {
-        host.resize(logits.len(), 0f32);
-        device.read(logits, &mut host);
-        chosen.extend(host.chunks_exact(vocabulary).map(highest));
+        let range = start..start + logits.len() / vocabulary;
+        start = range.end;
+        let draw = sampling.map(|sampling| Draw { sampling, random: random.slice(range.clone()) });
+        device.choose_tokens(logits, vocabulary, draw, ids.slice_mut(range));
     });
+    let mut chosen = vec![0; rows.len()];
+    device.read(ids.slice(..rows.len()), &mut chosen);
     chosen
-}
-
-/// The position of the highest value, the first of equals.
-fn highest(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (index, value) in logits.iter().enumerate() {
-        if *value > logits[best] {
-            best = index;
-        }
-    }
-    best as u32
 }

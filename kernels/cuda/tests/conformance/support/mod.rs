@@ -82,7 +82,7 @@ pub fn is_real() -> bool {
 /// emulated driver cannot be built. `LUTHIER_EMULATED_DRIVER` names another build of it.
 pub fn emulated(precision: Precision) -> Option<CudaDevice> {
     static DRIVER: OnceLock<Option<Library>> = OnceLock::new();
-    let options = CudaOptions { ordinal: 0, precision };
+    let options = CudaOptions { ordinal: 0, precision, cublas: false };
     if is_real() {
         let device = CudaDevice::open(options).unwrap();
         assert!(!device.model().contains("emulation"), "{REAL} is set, but the driver is the emulated one");
