@@ -38,6 +38,12 @@ pub enum Section {
         y_label: String,
         series: Vec<Series>,
     },
+    /// Shares of the whole by the middle of each bin; all bins are equally wide.
+    Histogram {
+        title: String,
+        x_label: String,
+        bins: Vec<(f64, f64)>,
+    },
     /// A funnel: a label and a count per step, in order, with the reason rows fell out.
     Funnel {
         title: String,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use luthier_core::{Section, Series, StageOutcome};
+use luthier_core::{Section, StageOutcome};
 use serde_json::{Value, json};
 
 use super::sketch::ScoreSketch;
@@ -155,11 +155,10 @@ pub(super) fn report(accounts: &[StepAccount], rows_in: u64, rows_kept: u64) -> 
     }
     for account in accounts {
         for (score, sketch) in &account.scores {
-            outcome.section(Section::Plot {
+            outcome.section(Section::Histogram {
                 title: format!("{}: {score}", account.name),
                 x_label: score.clone(),
-                y_label: "share of rows".to_owned(),
-                series: vec![Series { name: score.clone(), points: sketch.histogram(BINS) }],
+                bins: sketch.histogram(BINS),
             });
         }
     }

@@ -152,8 +152,8 @@ fn builtins_rewrite_text_and_report_scores() {
     assert_eq!(dropped, ["too_few_sentences", "curly_bracket", "lorem_ipsum"]);
     // Dropped rows are written as they came in.
     assert_eq!(column(&done.out.join("dropped"), "text")[1], "{ code }.");
-    let plots = done.outcome.sections.iter().filter(|section| matches!(section, Section::Plot { .. })).count();
-    assert_eq!(plots, 4);
+    let drawn = done.outcome.sections.iter().filter(|section| matches!(section, Section::Histogram { .. })).count();
+    assert_eq!(drawn, 4);
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Stage for MergeStage {
     }
 
     fn recipe_version(&self) -> u32 {
-        1
+        2
     }
 
     fn about(&self) -> &'static str {

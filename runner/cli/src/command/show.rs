@@ -174,9 +174,9 @@ pub fn section_text(section: &Section) -> String {
             lines.join("\n")
         }
         Section::Text { title, body } => format!("\n{}\n{body}", title.bold()),
-        Section::Plot { title, y_label, series, .. } if y_label == "share of rows" => {
+        Section::Histogram { title, bins, .. } => {
             let mut lines = vec![format!("\n{}", title.bold())];
-            lines.extend(series.iter().flat_map(|one| histogram::draw(&one.points)));
+            lines.extend(histogram::draw(bins));
             lines.join("\n")
         }
         Section::Plot { title, series, .. } => {

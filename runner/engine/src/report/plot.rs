@@ -1,4 +1,4 @@
-//! Line plots as SVG: linear axes with round ticks, one colour class per series, a legend.
+//! Line plots and histograms as SVG: linear axes with round ticks, one colour class per series, a legend.
 
 use luthier_core::Series;
 use maud::{Markup, html};
@@ -22,6 +22,48 @@ pub fn draw(x_label: &str, y_label: &str, series: &[Series]) -> Markup {
         .fold((first.0, first.0, first.1, first.1), |b, p| (b.0.min(p.0), b.1.max(p.0), b.2.min(p.1), b.3.max(p.1)));
     let x = Axis::new(bounds.0, bounds.1, LEFT, WIDTH - RIGHT);
     let y = Axis::new(bounds.2, bounds.3, HEIGHT - BOTTOM, TOP);
+    let lines = html! {
+        @for (index, line) in series.iter().enumerate() {
+            polyline class={"line c" (index % 6)} points=(polyline(line, &x, &y)) {}
+        }
+    };
+    html! {
+        (framed(x_label, y_label, &x, &y, &lines))
+        @if series.len() > 1 {
+            p class="legend" {
+                @for (index, line) in series.iter().enumerate() {
+                    span class={"key c" (index % 6)} {} (line.name) " "
+                }
+            }
+        }
+    }
+}
+
+/// A bar for each bin, given as middles and heights; what is not finite is left out.
+pub fn draw_bars(x_label: &str, y_label: &str, bins: &[(f64, f64)]) -> Markup {
+    let bins: Vec<(f64, f64)> = bins.iter().filter(|bin| bin.0.is_finite() && bin.1.is_finite()).copied().collect();
+    let [first, .., last] = bins[..] else {
+        return match bins[..] {
+            [] => html! { p class="quiet" { "no rows" } },
+            _ => html! { p class="quiet" { "all at " (crate::format::number(bins[0].0)) } },
+        };
+    };
+    let half = (last.0 - first.0) / (bins.len() - 1) as f64 / 2.0;
+    let most = bins.iter().fold(0.0, |most: f64, bin| most.max(bin.1));
+    let x = Axis::new(first.0 - half, last.0 + half, LEFT, WIDTH - RIGHT);
+    let y = Axis { low: 0.0, high: if most > 0.0 { most } else { 1.0 }, from: HEIGHT - BOTTOM, to: TOP };
+    let bars = html! {
+        @for (middle, height) in &bins {
+            rect class="bin" x=(format!("{:.1}", x.at(middle - half) + 0.5)) y=(format!("{:.1}", y.at(*height)))
+                width=(format!("{:.1}", (x.at(middle + half) - x.at(middle - half) - 1.0).max(0.5)))
+                height=(format!("{:.1}", y.from - y.at(*height))) {}
+        }
+    };
+    framed(x_label, y_label, &x, &y, &bars)
+}
+
+/// `content` between axes with ticks and labels.
+fn framed(x_label: &str, y_label: &str, x: &Axis, y: &Axis, content: &Markup) -> Markup {
     html! {
         svg class="plot" role="img" aria-label={(y_label) " over " (x_label)} viewBox={"0 0 " (WIDTH) " " (HEIGHT)} {
             @for tick in y.ticks() {
@@ -33,16 +75,7 @@ pub fn draw(x_label: &str, y_label: &str, series: &[Series]) -> Markup {
             }
             text class="label" x=((LEFT + WIDTH - RIGHT) / 2.0) y=(HEIGHT - 4.0) text-anchor="middle" { (x_label) }
             text class="label" x="12" y=(HEIGHT / 2.0) text-anchor="middle" transform={"rotate(-90 12 " (HEIGHT / 2.0) ")"} { (y_label) }
-            @for (index, line) in series.iter().enumerate() {
-                polyline class={"line c" (index % 6)} points=(polyline(line, &x, &y)) {}
-            }
-        }
-        @if series.len() > 1 {
-            p class="legend" {
-                @for (index, line) in series.iter().enumerate() {
-                    span class={"key c" (index % 6)} {} (line.name) " "
-                }
-            }
+            (content)
         }
     }
 }

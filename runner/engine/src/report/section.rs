@@ -21,6 +21,10 @@ pub fn draw(section: &Section) -> Markup {
                 h4 { (title) }
                 (plot::draw(x_label, y_label, series))
             }
+            Section::Histogram { title, x_label, bins } => {
+                h4 { (title) }
+                (plot::draw_bars(x_label, "share", bins))
+            }
             Section::Funnel { title, unit, steps } => {
                 h4 { (title) }
                 (funnel(unit, steps))

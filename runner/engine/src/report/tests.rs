@@ -27,6 +27,11 @@ fn sample() -> Report {
         columns: vec!["word".to_owned(), "<b>tuned</b>".to_owned()],
         rows: vec![vec!["luthier".to_owned(), "L UW1 <script>alert(1)</script>".to_owned()]],
     });
+    train.sections.push(Section::Histogram {
+        title: "Scores".to_owned(),
+        x_label: "score".to_owned(),
+        bins: vec![(0.0, 0.25), (1.0, 0.75), (2.0, f64::NAN)],
+    });
     train.sections.push(Section::Funnel {
         title: "Rows".to_owned(),
         unit: "rows".to_owned(),
@@ -52,6 +57,18 @@ fn page_is_self_contained_and_escaped() {
     assert!(!page.contains("http://") && !page.contains("https://"), "no network references");
     assert!(page.contains("1 ran, 1 reused"));
     assert!(page.contains("−45,000"));
+}
+
+#[test]
+fn a_histogram_is_a_bar_for_each_bin() {
+    let page = render(&sample());
+    let heights: Vec<f64> = page
+        .split("<rect class=\"bin\"")
+        .skip(1)
+        .filter_map(|bar| bar.split("height=\"").nth(1)?.split('"').next()?.parse().ok())
+        .collect();
+    let [low, high] = heights[..] else { panic!("two bars, {heights:?}") };
+    assert!((high / low - 3.0).abs() < 0.01, "{low} {high}");
 }
 
 #[test]
