@@ -3,6 +3,7 @@
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::chars;
+use crate::select::{count, first};
 
 #[derive(Config)]
 pub struct C4ParagraphsConfig {
@@ -45,5 +46,11 @@ impl Filter for C4Paragraphs {
             .count();
         scores.set("paragraphs", long as f32);
         if long < self.config.min_paragraphs { Verdict::Drop("few_paragraphs") } else { Verdict::Keep }
+    }
+
+    const THRESHOLDS: &'static [&'static str] = &["min_paragraphs"];
+
+    fn select(&self, scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
+        first(&[(Some(count(*scores.first()?)? < self.config.min_paragraphs), "few_paragraphs")])
     }
 }

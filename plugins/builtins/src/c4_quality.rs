@@ -7,6 +7,7 @@ use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::{is_space, trim};
 use crate::lines::split_lines;
+use crate::select::count;
 use crate::shared::{offer, with_words};
 use crate::vector::{self, Bytes};
 use crate::words::{Span, Words, sentences};
@@ -90,6 +91,7 @@ impl<'a> Kept<'a> {
     }
 
     /// Adds a line whose words are counted from `start`.
+    #[inline(never)]
     fn push_copy(&mut self, line: &str, words: &[Span], start: usize) {
         if !self.copied {
             self.copied = true;
@@ -103,6 +105,7 @@ impl<'a> Kept<'a> {
         self.copy.push_str(line);
     }
 
+    #[inline(never)]
     fn verdict(self) -> Verdict {
         let (kept, words) = if self.copied {
             (self.copy.as_str(), self.words.spans())
@@ -180,18 +183,33 @@ impl Filter for C4Quality {
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         with_words(row.text(), |words| self.verdict(row.text(), words, scores))
     }
+
+    const THRESHOLDS: &'static [&'static str] = &["min_sentences"];
+
+    fn select(&self, scores: &[f32], before: Option<&str>) -> Option<Verdict> {
+        let few = i64::try_from(count(*scores.first()?)?).ok()? < self.config.min_sentences;
+        match before {
+            Some("lorem_ipsum") => Some(Verdict::Drop("lorem_ipsum")),
+            Some("curly_bracket") => Some(Verdict::Drop("curly_bracket")),
+            _ if few => Some(Verdict::Drop("too_few_sentences")),
+            // What is left of its lines was not kept.
+            Some(_) => None,
+            None => Some(Verdict::Keep),
+        }
+    }
 }
 
 impl C4Quality {
+    #[inline(never)]
     fn verdict(&mut self, text: &str, words: &Words, scores: &mut Scores<'_>) -> Verdict {
         let config = &self.config;
         let longest = usize::try_from(config.max_word_length).unwrap_or(usize::MAX);
         let least = usize::try_from(config.min_line_words).unwrap_or(0);
         // Most texts have none of these, and then no line has.
-        let has = |byte: u8| vector::find(text.as_bytes(), 0, |bytes| bytes.is(byte)).is_some();
-        let brackets = config.remove_citations && has(b'[');
-        let braces = config.curly_bracket && has(b'{');
-        let look = brackets || Phrases::of(text).any();
+        let rare = Rare::of(text);
+        let brackets = config.remove_citations && rare.brackets;
+        let braces = config.curly_bracket && rare.braces;
+        let look = brackets || Phrases::of(text, rare.letters).any();
         let (mut lines, mut kept_lines, mut found) = (0, 0, 0);
         let words = words.spans();
         let mut kept = Kept::new(text, words, &mut self.kept, &mut self.kept_words);
@@ -202,7 +220,7 @@ impl C4Quality {
             let start = line.as_ptr() as usize - text.as_ptr() as usize;
             // The words of a line are those of the text that lie in it: no word crosses white space.
             let end = start + line.len();
-            let inside = next..next + words[next..].iter().take_while(|word| (word.end as usize) <= end).count();
+            let inside = next..next + until(&words[next..], end);
             next = inside.end;
             let spans = &words[inside.clone()];
             if has_long_piece(line, longest) {
@@ -221,7 +239,7 @@ impl C4Quality {
             if !has_pieces(spans, least) {
                 continue;
             }
-            let phrases = if look { Phrases::of(left) } else { Phrases::default() };
+            let phrases = if look { Phrases::of(left, rare.letters) } else { Phrases::default() };
             if config.lorem_ipsum && phrases.lorem {
                 return Verdict::Drop("lorem_ipsum");
             }
@@ -258,6 +276,7 @@ fn is_terminated(line: &str) -> bool {
 }
 
 /// Whether the words of a line are of at least `least` pieces between white space: words of one piece touch.
+#[inline(never)]
 fn has_pieces(words: &[Span], least: usize) -> bool {
     let gaps = words.windows(2).filter(|pair| pair[0].end < pair[1].start);
     match words {
@@ -270,6 +289,45 @@ fn has_pieces(words: &[Span], least: usize) -> bool {
 fn has_long_piece(line: &str, longest: usize) -> bool {
     let too_long = |piece: &str| piece.len() > longest && chars(piece) > longest;
     line.len() > longest && line.split(is_space).any(too_long)
+}
+
+/// How many of the words end at or before `end`: from a guess that doubles, since lines have few of all.
+#[inline(never)]
+fn until(words: &[Span], end: usize) -> usize {
+    let mut most = 8;
+    while words.get(most).is_some_and(|word| word.end as usize <= end) {
+        most *= 2;
+    }
+    let least = most / 2;
+    let words = &words[..words.len().min(most)];
+    let from = if most > 8 { least } else { 0 };
+    from + words[from..].partition_point(|word| word.end as usize <= end)
+}
+
+/// What few texts have.
+#[derive(Clone, Copy)]
+struct Rare {
+    /// `[`
+    brackets: bool,
+    /// `{`
+    braces: bool,
+    /// First bytes of letters that become ASCII letters in lower case.
+    letters: bool,
+}
+
+impl Rare {
+    fn of(text: &str) -> Self {
+        let bytes = text.as_bytes();
+        let has = |class: &dyn Fn(Bytes) -> Bytes| vector::find(bytes, 0, class).is_some();
+        // Both brackets differ from others by one bit.
+        let any =
+            vector::find(bytes, 0, |bytes| bytes.lower().is(b'{').or(bytes.is(0xc4)).or(bytes.is(0xe2))).is_some();
+        Self {
+            brackets: any && has(&|bytes| bytes.is(b'[')),
+            braces: any && has(&|bytes| bytes.is(b'{')),
+            letters: any && has(&|bytes| bytes.is(0xc4).or(bytes.is(0xe2))),
+        }
+    }
 }
 
 /// A phrase of lower-case ASCII, and where in it the three letters are that are looked for first.
@@ -296,10 +354,9 @@ struct Phrases {
 }
 
 impl Phrases {
-    fn of(text: &str) -> Self {
-        // These become ASCII letters in lower case.
-        let may_be = |bytes: Bytes| bytes.is(0xc4).or(bytes.is(0xe2));
-        if vector::find(text.as_bytes(), 0, may_be).is_some() && text.contains(['\u{212a}', '\u{130}']) {
+    /// `letters` says whether some of it may become ASCII letters in lower case.
+    fn of(text: &str, letters: bool) -> Self {
+        if letters && text.contains(['\u{212a}', '\u{130}']) {
             return Self::of_lower(text.to_lowercase().as_bytes());
         }
         Self::of_lower(text.as_bytes())
@@ -362,9 +419,20 @@ mod tests {
     }
 
     #[test]
+    fn words_are_counted_up_to_an_end() {
+        let words: Vec<Span> = (0..100).map(|at| Span { start: 2 * at, end: 2 * at + 1, letters: true }).collect();
+        for length in [0, 1, 7, 8, 9, 16, 17, 100] {
+            for end in 0..210 {
+                let wanted = words[..length].iter().filter(|word| word.end as usize <= end).count();
+                assert_eq!(until(&words[..length], end), wanted, "{length} {end}");
+            }
+        }
+    }
+
+    #[test]
     fn phrases_are_found_in_any_case() {
         let found = |text: &str| {
-            let Phrases { lorem, javascript, policy } = Phrases::of(text);
+            let Phrases { lorem, javascript, policy } = Phrases::of(text, Rare::of(text).letters);
             (lorem, javascript, policy)
         };
         for (phrase, _) in POLICY {

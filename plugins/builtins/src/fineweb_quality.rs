@@ -98,12 +98,11 @@ impl Filter for FinewebQuality {
     const THRESHOLDS: &'static [&'static str] =
         &["min_punctuated", "allow_unpunctuated", "max_short_lines", "max_repeated_chars", "max_breaks"];
 
-    fn select(&self, scores: &[f32]) -> Option<Verdict> {
+    fn select(&self, scores: &[f32], before: Option<&str>) -> Option<Verdict> {
         let config = &self.config;
         let [punctuated, short, repeated, per_word] = *scores.first_chunk::<4>()?;
-        // A text without lines has no scores.
-        if scores.iter().all(|score| *score == 0.0) {
-            return None;
+        if before == Some("empty") {
+            return Some(Verdict::Drop("empty"));
         }
         let excused = punctuated == 0.0 && config.allow_unpunctuated;
         let unpunctuated = if excused { Some(false) } else { below(punctuated, config.min_punctuated) };

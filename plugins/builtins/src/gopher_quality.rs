@@ -216,7 +216,7 @@ impl Filter for GopherQuality {
         "min_stop_words",
     ];
 
-    fn select(&self, scores: &[f32]) -> Option<Verdict> {
+    fn select(&self, scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
         let config = &self.config;
         let [words, mean, alphabetic, bullets, ends, stop_words, hashes, dots] = *scores.first_chunk::<8>()?;
         let (words, stop_words) = (count(words)?, count(stop_words)?);

@@ -69,7 +69,7 @@ impl Filter for Length {
 
     const THRESHOLDS: &'static [&'static str] = &["min_chars", "max_chars", "min_words", "max_words"];
 
-    fn select(&self, scores: &[f32]) -> Option<Verdict> {
+    fn select(&self, scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
         let config = &self.config;
         let (characters, words) = (count(scores[0])?, count(scores[1])?);
         first(&[

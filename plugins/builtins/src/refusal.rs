@@ -99,42 +99,118 @@ const BOILERPLATE: &[&str] = &[
 /// Drops answers that refuse or that are about the model.
 pub struct Refusal {
     config: RefusalConfig,
+    phrases: Phrases,
+    start: Vec<u8>,
 }
 
-/// The start of a text in lower case, with straight apostrophes and single spaces.
-fn plain(text: &str, window: usize) -> String {
-    let window = if window == 0 { usize::MAX } else { window };
-    let mut out = String::new();
-    for c in text.trim_start().chars().take(window) {
+/// The start of a text in lower case, with straight apostrophes and single spaces: UTF-8.
+fn plain(text: &str, window: usize, out: &mut Vec<u8>) {
+    out.clear();
+    let text = text.trim_start();
+    let mut left = if window == 0 { usize::MAX } else { window };
+    let mut at = 0;
+    while left > 0 {
+        left -= 1;
+        match text.as_bytes().get(at) {
+            None => return,
+            Some(byte @ b'!'..=b'~') => {
+                out.push(byte.to_ascii_lowercase());
+                at += 1;
+                continue;
+            }
+            Some(_) => {}
+        }
+        let Some(c) = text[at..].chars().next() else { return };
+        at += c.len_utf8();
         match c {
-            '!'..='~' => out.push(c.to_ascii_lowercase()),
-            '’' | '‘' | 'ʼ' => out.push('\''),
+            '’' | '‘' | 'ʼ' => out.push(b'\''),
             c if c.is_whitespace() => {
-                if !out.ends_with(' ') {
-                    out.push(' ');
+                if out.last() != Some(&b' ') {
+                    out.push(b' ');
                 }
             }
-            c => out.extend(c.to_lowercase()),
+            c => {
+                for c in c.to_lowercase() {
+                    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                }
+            }
         }
     }
-    out
 }
 
-/// Whether one of the phrases stands there as words of its own. No phrase starts anew in the middle of itself, so every
-/// start of a word is one to try.
-fn has(text: &str, phrases: &[&str]) -> bool {
-    let mut inside = false;
-    text.char_indices().any(|(at, c)| {
-        let starts = !std::mem::replace(&mut inside, c.is_alphanumeric());
-        starts
-            && phrases.iter().any(|phrase| {
-                phrase.as_bytes()[0] == text.as_bytes()[at]
-                    && text[at..].strip_prefix(phrase).is_some_and(|rest| {
-                        // A phrase may end within a word only where it is cut off on purpose.
-                        phrase.ends_with("can") || !rest.starts_with(char::is_alphanumeric)
-                    })
-            })
-    })
+/// The phrases of both lists by their first four bytes, which all have.
+struct Phrases {
+    /// Sorted by those bytes, with whether the phrase is a refusal.
+    all: Vec<([u8; 4], &'static [u8], bool)>,
+    /// Whether a phrase starts with a byte.
+    starts: [bool; 256],
+}
+
+impl Phrases {
+    fn load() -> Self {
+        let mut all = Vec::with_capacity(REFUSALS.len() + BOILERPLATE.len());
+        let mut starts = [false; 256];
+        for (list, refuses) in [(REFUSALS, true), (BOILERPLATE, false)] {
+            for phrase in list {
+                let phrase = phrase.as_bytes();
+                if let Some(head) = phrase.first_chunk::<4>() {
+                    all.push((*head, phrase, refuses));
+                    starts[usize::from(head[0])] = true;
+                }
+            }
+        }
+        all.sort_unstable();
+        Self { all, starts }
+    }
+
+    /// Whether a phrase of either list stands in a text as words of its own: refusal, boilerplate. No phrase starts anew in
+    /// the middle of itself, so every start of a word is one to try.
+    fn find(&self, text: &[u8]) -> (bool, bool) {
+        let mut found = (false, false);
+        let mut inside = false;
+        let mut at = 0;
+        while let Some(byte) = text.get(at) {
+            let (is_word, length) = if byte.is_ascii() { (byte.is_ascii_alphanumeric(), 1) } else { wide(&text[at..]) };
+            if !inside && self.starts[usize::from(*byte)] {
+                self.add(&text[at..], &mut found);
+            }
+            inside = is_word;
+            at += length;
+        }
+        found
+    }
+
+    /// Adds the phrases that a text starts with.
+    fn add(&self, text: &[u8], found: &mut (bool, bool)) {
+        let Some(head) = text.first_chunk::<4>() else { return };
+        let from = self.all.partition_point(|(first, ..)| first < head);
+        for (_, phrase, refuses) in self.all[from..].iter().take_while(|(first, ..)| first == head) {
+            let Some(rest) = text.strip_prefix(*phrase) else { continue };
+            let goes_on = match rest.first() {
+                None => false,
+                Some(byte) if byte.is_ascii() => byte.is_ascii_alphanumeric(),
+                Some(_) => wide(rest).0,
+            };
+            // A phrase may end within a word only where it is cut off on purpose.
+            if !goes_on || phrase.ends_with(b"can") {
+                *(if *refuses { &mut found.0 } else { &mut found.1 }) = true;
+            }
+        }
+    }
+}
+
+fn contains(text: &[u8], phrase: &[u8]) -> bool {
+    text.windows(phrase.len()).any(|part| part == phrase)
+}
+
+/// Whether the character outside ASCII at the start is a letter or number, and its bytes.
+fn wide(text: &[u8]) -> (bool, usize) {
+    let most = &text[..text.len().min(4)];
+    let valid = match std::str::from_utf8(most) {
+        Ok(valid) => valid,
+        Err(error) => std::str::from_utf8(&most[..error.valid_up_to()]).unwrap_or_default(),
+    };
+    valid.chars().next().map_or((false, 1), |c| (c.is_alphanumeric(), c.len_utf8()))
 }
 
 impl Filter for Refusal {
@@ -155,21 +231,25 @@ impl Filter for Refusal {
         if config.phrases.iter().any(|phrase| phrase.trim().is_empty()) {
             return Err("`phrases` has an empty phrase, which would drop every row".to_owned());
         }
-        config.phrases.iter_mut().for_each(|phrase| *phrase = plain(phrase, 0));
-        Ok(Self { config })
+        for phrase in &mut config.phrases {
+            let mut bytes = Vec::new();
+            plain(phrase, 0, &mut bytes);
+            *phrase = String::from_utf8_lossy(&bytes).into_owned();
+        }
+        Ok(Self { config, phrases: Phrases::load(), start: Vec::new() })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let config = &self.config;
-        let start = plain(row.text(), config.window);
-        let (refusal, boilerplate) = (has(&start, REFUSALS), has(&start, BOILERPLATE));
+        plain(row.text(), config.window, &mut self.start);
+        let (refusal, boilerplate) = self.phrases.find(&self.start);
         scores.set("refusal", f32::from(u8::from(refusal)));
         scores.set("boilerplate", f32::from(u8::from(boilerplate)));
         if refusal && config.refusals {
             Verdict::Drop("refusal")
         } else if boilerplate && config.boilerplate {
             Verdict::Drop("boilerplate")
-        } else if config.phrases.iter().any(|phrase| start.contains(phrase.as_str())) {
+        } else if config.phrases.iter().any(|phrase| contains(&self.start, phrase.as_bytes())) {
             Verdict::Drop("phrase")
         } else {
             Verdict::Keep

@@ -63,7 +63,7 @@ impl Filter for UrlRatio {
 
     const THRESHOLDS: &'static [&'static str] = &["max"];
 
-    fn select(&self, scores: &[f32]) -> Option<Verdict> {
+    fn select(&self, scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
         first(&[(above(scores[0], self.config.max), "url_ratio")])
     }
 }

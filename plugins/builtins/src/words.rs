@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use self::address::is_address;
 use self::affixes::{infix, prefix, suffix};
-use crate::character::is_letters;
+use crate::character::{is_letters, is_punctuation, is_terminal};
 use crate::masks::Masks;
 use crate::special::{self, Sieve, Split};
 
@@ -88,6 +88,7 @@ impl Words {
     }
 
     /// A piece, from the memo if it is there.
+    #[inline(never)]
     fn remembered(&mut self, text: &str, start: usize, end: usize) {
         let first = self.spans.len();
         let key = Memo::key(text.as_bytes(), start, end);
@@ -270,7 +271,10 @@ impl Memo {
             return None;
         }
         if let Some(Ok(whole)) = bytes.get(start..start + 16).map(<[u8; 16]>::try_from) {
-            return Some(u128::from_le_bytes(whole) & (u128::MAX >> (128 - 8 * length)));
+            // In halves: WebAssembly has no shift of 128 bits.
+            let ones = |bytes: usize| if bytes >= 8 { u64::MAX } else { (1 << (8 * bytes)) - 1 };
+            let mask = u128::from(ones(length.saturating_sub(8))) << 64 | u128::from(ones(length));
+            return Some(u128::from_le_bytes(whole) & mask);
         }
         let mut whole = [0; 16];
         whole[..length].copy_from_slice(&bytes[start..end]);
@@ -312,22 +316,37 @@ pub fn sentences(text: &str, words: &[Span]) -> usize {
     let mut count = 0;
     let mut ended = false;
     for span in words {
-        let word = &text[span.range()];
-        if span.letters || word.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) {
-            count += usize::from(ended);
-            ended = false;
-            continue;
+        // Nearly all are letters, and nearly all others a mark.
+        if !span.letters {
+            let (ends, is_mark) = match &text.as_bytes()[span.range()] {
+                [mark] if mark.is_ascii_punctuation() => {
+                    (is_terminal(char::from(*mark)), is_punctuation(char::from(*mark)))
+                }
+                [first, ..] if first.is_ascii_alphanumeric() => (false, false),
+                _ => marks(&text[span.range()], ended),
+            };
+            if ends {
+                ended = true;
+                continue;
+            }
+            if is_mark {
+                continue;
+            }
         }
-        let mut chars = word.chars();
-        let ends = matches!((chars.next(), chars.next()), (Some(c), None) if crate::character::is_terminal(c));
-        if ends {
-            ended = true;
-        } else if ended && !word.chars().all(crate::character::is_punctuation) {
-            count += 1;
-            ended = false;
-        }
+        count += usize::from(ended);
+        ended = false;
     }
     count + usize::from(!words.is_empty())
+}
+
+/// Whether a word ends a sentence, and whether it is all punctuation, which matters after one that did.
+// Apart, so that the loop above keeps its registers.
+#[cold]
+#[inline(never)]
+fn marks(word: &str, ended: bool) -> (bool, bool) {
+    let mut chars = word.chars();
+    let ends = matches!((chars.next(), chars.next()), (Some(c), None) if is_terminal(c));
+    (ends, !ended || word.chars().all(is_punctuation))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(crate) trait NativeFilter: Send {
     fn scores(&self) -> usize;
 
     /// As [`Builtin::selector`]'s.
-    fn select(&self, scores: &[f32]) -> Option<u8>;
+    fn select(&self, scores: &[f32], before: u8) -> Option<u8>;
 
     /// Judges row `row`; `reads` are the further columns, in the order of the manifest.
     fn judge_row(&mut self, row: usize, text: &str, reads: &[&str], verdicts: &mut Verdicts) -> Result<(), String>;
@@ -129,11 +129,12 @@ impl Builtin {
         config
     }
 
-    /// What the filter with this configuration says of a row by its scores alone: 0 to keep it, else 1 + an index into the
-    /// manifest's reasons; `None` where it must be judged. For no row if the configuration is wrong.
-    pub fn selector(&self, config: &Value) -> impl Fn(&[f32]) -> Option<u8> + use<> {
+    /// What the filter with this configuration says of a row by its scores and by what it said under other thresholds: 0 to
+    /// keep it, else 1 + an index into the manifest's reasons; `None` where the row must be judged, as all must if the
+    /// configuration is wrong.
+    pub fn selector(&self, config: &Value) -> impl Fn(&[f32], u8) -> Option<u8> + use<> {
         let filter = if self.thresholds.is_empty() { None } else { self.open(config).ok() };
-        move |scores| filter.as_ref()?.select(scores)
+        move |scores, before| filter.as_ref()?.select(scores, before)
     }
 
     /// The filter as a component, built from the carried sources.
@@ -275,8 +276,9 @@ impl<F: Filter + Send> NativeFilter for Native<F> {
         F::ABOUT.scores.len()
     }
 
-    fn select(&self, scores: &[f32]) -> Option<u8> {
-        match self.0.select(scores)? {
+    fn select(&self, scores: &[f32], before: u8) -> Option<u8> {
+        let before = usize::from(before).checked_sub(1).and_then(|reason| F::ABOUT.reasons.get(reason)).copied();
+        match self.0.select(scores, before)? {
             Verdict::Keep => Some(0),
             Verdict::Drop(reason) => {
                 let at = F::ABOUT.reasons.iter().position(|known| *known == reason)?;

@@ -48,8 +48,9 @@ pub trait Filter: Sized + 'static {
     /// Keys of the configuration that no score depends on, for [`Filter::select`].
     const THRESHOLDS: &'static [&'static str] = &[];
 
-    /// What [`Filter::judge`] would say of a row with these scores; `None` if that does not follow from them.
-    fn select(&self, _scores: &[f32]) -> Option<Verdict> {
+    /// What [`Filter::judge`] would say of a row with these scores; `None` if that does not follow from them. `before` is why
+    /// the row went under other thresholds. A row that stays, and stayed before, keeps the text it was given then.
+    fn select(&self, _scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
         None
     }
 }

@@ -90,7 +90,7 @@ impl KnownVerdicts {
         ledger.config = self.config;
         let select = self.selector.map(|builtin| builtin.selector(&self.values));
         ledger.rows.retain(|_, entry| {
-            let drop = select.as_ref().and_then(|select| select(&entry.scores));
+            let drop = select.as_ref().and_then(|select| select(&entry.scores, entry.drop));
             drop.is_some_and(|drop| {
                 entry.drop = drop;
                 true

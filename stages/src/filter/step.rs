@@ -383,7 +383,7 @@ fn open_plugin(
     let bounds = Bounds::new(&bounds, &manifest);
     let limits = plugin.limits();
     let config = Value::Object(step.config.clone().unwrap_or_default());
-    let known = known_verdicts(&plugin, &manifest, &config);
+    let known = known_verdicts(&plugin, step.plugin.as_deref(), &manifest, &config);
     let pool = WorkerPool { plugin, config, idle: Mutex::new(Vec::new()) };
     // A wrong configuration is found before the first row, and on an empty dataset too.
     pool.put(pool.take().map_err(|mut error| {
@@ -407,22 +407,26 @@ fn open_plugin(
 }
 
 /// Native or WebAssembly, a built-in says the same and is known by its own version; another plugin is known by its bytes.
-fn known_verdicts(plugin: &Plugin, manifest: &Manifest, config: &Value) -> KnownVerdicts {
+fn known_verdicts(plugin: &Plugin, source: Option<&str>, manifest: &Manifest, config: &Value) -> KnownVerdicts {
+    let builtin = match plugin {
+        Plugin::Native(builtin) => Some(*builtin),
+        Plugin::Component(_) => {
+            source.and_then(|source| source.strip_prefix("builtin:")).and_then(|name| Builtin::find(name).ok())
+        }
+    };
     let key = ShardKey::new("filter", FilterStage.recipe_version());
-    let widths = [manifest.scores.len(), manifest.reasons.len()];
-    match plugin {
-        Plugin::Component(component) => {
-            let key = key.with("component", component.digest().as_bytes()).with_config("config", config);
-            KnownVerdicts::new(key, config.clone(), widths, None)
+    let key = match (builtin, plugin) {
+        (Some(builtin), _) | (None, &Plugin::Native(builtin)) => key
+            .with("builtin", builtin.name().as_bytes())
+            .with("version", manifest.version.as_bytes())
+            .with_config("config", &builtin.measured(config)),
+        (None, Plugin::Component(component)) => {
+            key.with("component", component.digest().as_bytes()).with_config("config", config)
         }
-        Plugin::Native(builtin) => {
-            let key = key
-                .with("builtin", builtin.name().as_bytes())
-                .with("version", manifest.version.as_bytes())
-                .with_config("config", &builtin.measured(config));
-            KnownVerdicts::new(key, config.clone(), widths, Some(*builtin))
-        }
-    }
+    };
+    let names = manifest.scores.iter().map(|score| &score.name).chain(&manifest.reasons);
+    let key = names.fold(key, |key, name| key.with("name", name.as_bytes()));
+    KnownVerdicts::new(key, config.clone(), [manifest.scores.len(), manifest.reasons.len()], builtin)
 }
 
 fn open_dedup(
