@@ -9,6 +9,7 @@ use crate::character::{is_digit, trim};
 use crate::hash::eight;
 use crate::lines::split_feeds;
 use crate::masks::Masks;
+use crate::select::{above, below, count, first};
 use crate::stop_words::stop_word;
 use crate::vector::{self, Bytes, WIDTH};
 use crate::{chars, share};
@@ -263,16 +264,26 @@ impl Filter for CuratorQuality {
 
     const ABOUT: About = About {
         name: "curator-quality",
-        version: "1",
+        version: "2",
         about: "Drops texts by NeMo Curator's heuristics on characters, words and lines.",
         text: "",
         reads: &[],
         scores: &[
             ("non-alphanumeric", ScoreKind::Real),
+            ("symbol-words", ScoreKind::Real),
             ("digits", ScoreKind::Real),
+            ("url-chars", ScoreKind::Real),
+            ("white-space", ScoreKind::Real),
+            ("brackets", ScoreKind::Real),
+            ("boilerplate", ScoreKind::Real),
             ("words", ScoreKind::Count),
-            ("mean-word-length", ScoreKind::Real),
             ("unpunctuated-lines", ScoreKind::Real),
+            ("alphabetic-words", ScoreKind::Real),
+            ("common-words", ScoreKind::Count),
+            ("mean-word-length", ScoreKind::Real),
+            ("longest-word", ScoreKind::Count),
+            ("ellipsis-lines", ScoreKind::Real),
+            ("bullet-lines", ScoreKind::Real),
         ],
         reasons: &[
             "non_alpha_numeric",
@@ -315,31 +326,103 @@ impl Filter for CuratorQuality {
         // What has no characters, words or lines fails every bound on a share of them.
         let part = |part: usize, whole: usize| if whole == 0 { 1.0 } else { share(part, whole) };
         let non_alphanumeric = part(letters.all - letters.plain, letters.all);
-        let mean = share(words.chars, words.count);
+        let symbols = part(words.symbols, words.count);
+        let digits = part(letters.digits, letters.all);
+        let urls = part(url_chars(text), letters.all);
+        let white_space = part(letters.spaces, letters.all);
+        let brackets = part(letters.brackets, letters.all);
+        let boilerplate = boilerplate(text);
         let unpunctuated = part(open, lines);
-        scores.set("non-alphanumeric", non_alphanumeric as f32);
-        scores.set("digits", part(letters.digits, letters.all) as f32);
-        scores.set("words", words.count as f32);
-        scores.set("mean-word-length", mean as f32);
-        scores.set("unpunctuated-lines", unpunctuated as f32);
+        let alphabetic = share(words.alphabetic, words.count);
+        let mean = share(words.chars, words.count);
+        let (ellipses, bullets) = (part(ellipses, lines), part(bullets, lines));
+        scores.set_from(
+            0,
+            &[
+                non_alphanumeric,
+                symbols,
+                digits,
+                urls,
+                white_space,
+                brackets,
+                boilerplate,
+                words.count as f64,
+                unpunctuated,
+                alphabetic,
+                words.common as f64,
+                mean,
+                words.longest as f64,
+                ellipses,
+                bullets,
+            ],
+        );
         let checks: [(bool, &'static str); 15] = [
             (non_alphanumeric > config.max_non_alphanumeric, "non_alpha_numeric"),
-            (part(words.symbols, words.count) > config.max_symbol_words, "symbols_to_words"),
-            (part(letters.digits, letters.all) > config.max_digits, "numbers"),
-            (part(url_chars(text), letters.all) > config.max_urls, "urls"),
-            (part(letters.spaces, letters.all) > config.max_white_space, "white_space"),
-            (part(letters.brackets, letters.all) > config.max_brackets, "parentheses"),
-            (boilerplate(text) > config.max_boilerplate, "boilerplate_string"),
+            (symbols > config.max_symbol_words, "symbols_to_words"),
+            (digits > config.max_digits, "numbers"),
+            (urls > config.max_urls, "urls"),
+            (white_space > config.max_white_space, "white_space"),
+            (brackets > config.max_brackets, "parentheses"),
+            (boilerplate > config.max_boilerplate, "boilerplate_string"),
             (!(config.min_words..=config.max_words).contains(&words.count), "word_count"),
             (unpunctuated > config.max_unpunctuated, "punctuation"),
-            (share(words.alphabetic, words.count) < config.min_alphabetic, "words_without_alphabets"),
+            (alphabetic < config.min_alphabetic, "words_without_alphabets"),
             (words.common < config.min_common_words, "common_english_words"),
             (mean < config.min_word_length || mean > config.max_word_length, "mean_word_length"),
             (words.count == 0 || words.longest > config.longest_word, "long_word"),
-            (part(ellipses, lines) > config.max_ellipses, "ellipsis"),
-            (part(bullets, lines) > config.max_bullets, "bullets"),
+            (ellipses > config.max_ellipses, "ellipsis"),
+            (bullets > config.max_bullets, "bullets"),
         ];
         checks.iter().find(|(fails, _)| *fails).map_or(Verdict::Keep, |(_, reason)| Verdict::Drop(reason))
+    }
+
+    const THRESHOLDS: &'static [&'static str] = &[
+        "max_non_alphanumeric",
+        "max_symbol_words",
+        "max_digits",
+        "max_urls",
+        "max_white_space",
+        "max_brackets",
+        "max_boilerplate",
+        "min_words",
+        "max_words",
+        "max_unpunctuated",
+        "min_alphabetic",
+        "min_common_words",
+        "min_word_length",
+        "max_word_length",
+        "longest_word",
+        "max_ellipses",
+        "max_bullets",
+    ];
+
+    fn select(&self, scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
+        let config = &self.config;
+        let [plain, symbols, digits, urls, white_space, brackets, boilerplate, words, rest @ ..] =
+            *scores.first_chunk::<15>()?;
+        let [unpunctuated, alphabetic, common, mean, longest, ellipses, bullets] = rest;
+        let (words, common, longest) = (count(words)?, count(common)?, count(longest)?);
+        let odd_mean = match below(mean, config.min_word_length) {
+            Some(false) => above(mean, config.max_word_length),
+            other => other,
+        };
+        first(&[
+            (above(plain, config.max_non_alphanumeric), "non_alpha_numeric"),
+            (above(symbols, config.max_symbol_words), "symbols_to_words"),
+            (above(digits, config.max_digits), "numbers"),
+            (above(urls, config.max_urls), "urls"),
+            (above(white_space, config.max_white_space), "white_space"),
+            (above(brackets, config.max_brackets), "parentheses"),
+            (above(boilerplate, config.max_boilerplate), "boilerplate_string"),
+            (Some(!(config.min_words..=config.max_words).contains(&words)), "word_count"),
+            (above(unpunctuated, config.max_unpunctuated), "punctuation"),
+            (below(alphabetic, config.min_alphabetic), "words_without_alphabets"),
+            (Some(common < config.min_common_words), "common_english_words"),
+            (odd_mean, "mean_word_length"),
+            (Some(words == 0 || longest > config.longest_word), "long_word"),
+            (above(ellipses, config.max_ellipses), "ellipsis"),
+            (above(bullets, config.max_bullets), "bullets"),
+        ])
     }
 }
 

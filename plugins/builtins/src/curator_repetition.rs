@@ -8,6 +8,7 @@ use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::character::{is_space, trim};
 use crate::lines::Pieces;
+use crate::select::{above, below, in_order, measured};
 use crate::{chars, share};
 
 #[derive(Config)]
@@ -32,8 +33,33 @@ pub struct CuratorRepetitionConfig {
     max_repeated: Vec<f64>,
 }
 
-const TOP: [&str; 3] = ["repeating_top_2grams", "repeating_top_3grams", "repeating_top_4grams"];
-const REPEATED: [&str; 6] = [
+/// What is measured, in the order in which it is checked. The first four always are, the rest up to the first that fails.
+const SCORES: [(&str, ScoreKind); 13] = [
+    ("different-lines", ScoreKind::Real),
+    ("different-paragraphs", ScoreKind::Real),
+    ("different-line-chars", ScoreKind::Real),
+    ("different-paragraph-chars", ScoreKind::Real),
+    ("top-2-words", ScoreKind::Real),
+    ("top-3-words", ScoreKind::Real),
+    ("top-4-words", ScoreKind::Real),
+    ("repeated-5-words", ScoreKind::Real),
+    ("repeated-6-words", ScoreKind::Real),
+    ("repeated-7-words", ScoreKind::Real),
+    ("repeated-8-words", ScoreKind::Real),
+    ("repeated-9-words", ScoreKind::Real),
+    ("repeated-10-words", ScoreKind::Real),
+];
+const ALWAYS: usize = 4;
+
+/// Why a text goes, for each score.
+const REASONS: [&str; 13] = [
+    "repeated_lines",
+    "repeated_paragraphs",
+    "repeated_lines_char",
+    "repeated_paragraphs_char",
+    "repeating_top_2grams",
+    "repeating_top_3grams",
+    "repeating_top_4grams",
     "repeating_dup_5gram",
     "repeating_dup_6gram",
     "repeating_dup_7gram",
@@ -41,6 +67,18 @@ const REPEATED: [&str; 6] = [
     "repeating_dup_9gram",
     "repeating_dup_10gram",
 ];
+
+impl CuratorRepetitionConfig {
+    /// Least values of the first four scores.
+    fn least(&self) -> [f64; ALWAYS] {
+        [self.min_lines, self.min_paragraphs, self.min_line_chars, self.min_paragraph_chars]
+    }
+
+    /// Largest value of the score at `at`, which is behind those four.
+    fn most(&self, at: usize) -> Option<f64> {
+        if at < 7 { self.max_top.get(at - 4).copied() } else { self.max_repeated.get(at - 7).copied() }
+    }
+}
 
 /// Drops texts that NeMo Curator's heuristics on repetition drop.
 pub struct CuratorRepetition {
@@ -90,32 +128,18 @@ impl Filter for CuratorRepetition {
 
     const ABOUT: About = About {
         name: "curator-repetition",
-        version: "1",
+        version: "2",
         about: "Drops texts that repeat lines, paragraphs or runs of words, by NeMo Curator's rules.",
         text: "",
         reads: &[],
-        scores: &[("different-lines", ScoreKind::Real), ("different-paragraphs", ScoreKind::Real)],
-        reasons: &[
-            "repeated_lines",
-            "repeated_paragraphs",
-            "repeated_lines_char",
-            "repeated_paragraphs_char",
-            "repeating_top_2grams",
-            "repeating_top_3grams",
-            "repeating_top_4grams",
-            "repeating_dup_5gram",
-            "repeating_dup_6gram",
-            "repeating_dup_7gram",
-            "repeating_dup_8gram",
-            "repeating_dup_9gram",
-            "repeating_dup_10gram",
-        ],
+        scores: &SCORES,
+        reasons: &REASONS,
         edits: false,
     };
 
     fn open(config: CuratorRepetitionConfig) -> Result<Self, String> {
         for (name, found, most) in
-            [("max_top", config.max_top.len(), TOP.len()), ("max_repeated", config.max_repeated.len(), REPEATED.len())]
+            [("max_top", config.max_top.len(), 3), ("max_repeated", config.max_repeated.len(), 6)]
         {
             if found > most {
                 return Err(format!("`{name}` has {found} bounds, the most are {most}"));
@@ -135,35 +159,44 @@ impl Filter for CuratorRepetition {
         };
         let lines = different(&mut text.split('\n').filter(|line| !trim(line).is_empty()));
         let paragraphs = if trim(text).is_empty() { (0.0, 0.0) } else { different(&mut text.split("\n\n")) };
-        scores.set("different-lines", lines.0 as f32);
-        scores.set("different-paragraphs", paragraphs.0 as f32);
-        for (fails, reason) in [
-            (lines.0 < config.min_lines, "repeated_lines"),
-            (paragraphs.0 < config.min_paragraphs, "repeated_paragraphs"),
-            (lines.1 < config.min_line_chars, "repeated_lines_char"),
-            (paragraphs.1 < config.min_paragraph_chars, "repeated_paragraphs_char"),
-        ] {
-            if fails {
-                return Verdict::Drop(reason);
-            }
+        let shares = [lines.0, paragraphs.0, lines.1, paragraphs.1];
+        scores.set_from(0, &shares);
+        let least = config.least();
+        if let Some(at) = (0..ALWAYS).find(|at| shares[*at] < least[*at]) {
+            return Verdict::Drop(REASONS[at]);
         }
         let words: Vec<&str> = text.split(is_space).filter(|word| !word.is_empty()).collect();
         let ids = numbered(&words);
         let length = chars(text);
-        for ((at, bound), reason) in config.max_top.iter().enumerate().zip(TOP) {
-            let value = top(text, &words, &ids, at + 2).map_or(1.0, |characters| share(characters, length));
-            if value > *bound {
-                return Verdict::Drop(reason);
-            }
-        }
         let lengths: Vec<usize> = words.iter().map(|word| chars(word)).collect();
-        for ((at, bound), reason) in config.max_repeated.iter().enumerate().zip(REPEATED) {
-            let n = at + 5;
-            let value = if words.len() < n { 1.0 } else { share(copies(&lengths, &ids, n), length) };
-            if value > *bound {
+        for (at, reason) in REASONS.into_iter().enumerate().skip(ALWAYS) {
+            let value = if at < 7 {
+                top(text, &words, &ids, at - 2).map_or(1.0, |characters| share(characters, length))
+            } else if words.len() < at - 2 {
+                1.0
+            } else {
+                share(copies(&lengths, &ids, at - 2), length)
+            };
+            scores.set_from(at, &[value]);
+            if config.most(at).is_some_and(|most| value > most) {
                 return Verdict::Drop(reason);
             }
         }
         Verdict::Keep
+    }
+
+    const THRESHOLDS: &'static [&'static str] =
+        &["min_lines", "min_paragraphs", "min_line_chars", "min_paragraph_chars", "max_top", "max_repeated"];
+
+    fn measured(reason: &str) -> usize {
+        measured(reason, &REASONS, ALWAYS)
+    }
+
+    fn select(&self, scores: &[f32], before: Option<&str>) -> Option<Verdict> {
+        let least = self.config.least();
+        in_order(scores, before, &REASONS, ALWAYS, |at, score| match least.get(at) {
+            Some(least) => below(score, *least),
+            None => self.config.most(at).map_or(Some(false), |most| above(score, most)),
+        })
     }
 }

@@ -6,6 +6,7 @@ use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::lines::split_lines;
 use crate::run_counts::RunCounts;
+use crate::select::{above, below, count, first};
 use crate::share;
 use crate::special_characters::is_special;
 
@@ -106,12 +107,16 @@ fn trim_special(word: &str) -> &str {
     word.trim_matches(is_special)
 }
 
+fn outside(value: usize, least: usize, most: Option<usize>) -> bool {
+    value < least || most.is_some_and(|most| value > most)
+}
+
 impl Filter for DataJuicer {
     type Config = DataJuicerConfig;
 
     const ABOUT: About = About {
         name: "data-juicer",
-        version: "1",
+        version: "2",
         about: "Drops texts by Data-Juicer's filters on characters, lines, words and repetition.",
         text: "",
         reads: &[],
@@ -119,7 +124,9 @@ impl Filter for DataJuicer {
             ("alphanumeric", ScoreKind::Real),
             ("average-line", ScoreKind::Real),
             ("char-repetition", ScoreKind::Real),
+            ("longest-line", ScoreKind::Count),
             ("special", ScoreKind::Real),
+            ("chars", ScoreKind::Count),
             ("word-repetition", ScoreKind::Real),
             ("words", ScoreKind::Count),
         ],
@@ -164,18 +171,17 @@ impl Filter for DataJuicer {
         let char_repetition = char_repetition(&self.letters, config.char_run, &mut self.table);
         let words = words(text);
         let word_repetition = word_repetition(&words, config.word_run, &mut self.table);
-        for (name, value) in [
-            ("alphanumeric", alphanumeric),
-            ("average-line", average),
-            ("char-repetition", char_repetition),
-            ("special", special),
-            ("word-repetition", word_repetition),
-            ("words", words.len() as f64),
-        ] {
-            scores.set(name, value as f32);
-        }
-        let outside =
-            |value: usize, least: usize, most: Option<usize>| value < least || most.is_some_and(|most| value > most);
+        let measured = [
+            alphanumeric,
+            average,
+            char_repetition,
+            longest as f64,
+            special,
+            length as f64,
+            word_repetition,
+            words.len() as f64,
+        ];
+        scores.set_from(0, &measured);
         let checks: [(bool, &'static str); 8] = [
             (alphanumeric < config.min_alphanumeric, "alphanumeric_filter"),
             (average < config.min_average_line, "average_line_length_filter"),
@@ -187,6 +193,36 @@ impl Filter for DataJuicer {
             (outside(words.len(), config.min_words, config.max_words), "words_num_filter"),
         ];
         checks.iter().find(|(fails, _)| *fails).map_or(Verdict::Keep, |(_, reason)| Verdict::Drop(reason))
+    }
+
+    const THRESHOLDS: &'static [&'static str] = &[
+        "min_alphanumeric",
+        "min_average_line",
+        "max_char_repetition",
+        "min_longest_line",
+        "max_special",
+        "min_chars",
+        "max_chars",
+        "max_word_repetition",
+        "min_words",
+        "max_words",
+    ];
+
+    fn select(&self, scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
+        let config = &self.config;
+        let [alphanumeric, average, char_repetition, longest, special, chars, word_repetition, words] =
+            *scores.first_chunk::<8>()?;
+        let (longest, chars, words) = (count(longest)?, count(chars)?, count(words)?);
+        first(&[
+            (below(alphanumeric, config.min_alphanumeric), "alphanumeric_filter"),
+            (below(average, config.min_average_line), "average_line_length_filter"),
+            (above(char_repetition, config.max_char_repetition), "character_repetition_filter"),
+            (Some(longest < config.min_longest_line), "maximum_line_length_filter"),
+            (above(special, config.max_special), "special_characters_filter"),
+            (Some(outside(chars, config.min_chars, config.max_chars)), "text_length_filter"),
+            (above(word_repetition, config.max_word_repetition), "word_repetition_filter"),
+            (Some(outside(words, config.min_words, config.max_words)), "words_num_filter"),
+        ])
     }
 }
 

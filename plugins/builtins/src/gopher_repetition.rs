@@ -5,6 +5,7 @@ use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 use crate::character::trim;
 use crate::lines::{Pieces, Repeated, has_paragraphs, line_feeds, split_runs};
 use crate::repetition::WordRuns;
+use crate::select::{above, in_order, measured};
 use crate::shared::with_words;
 use crate::{chars, share};
 
@@ -30,15 +31,61 @@ pub struct GopherRepetitionConfig {
     max_repeated: Vec<f64>,
 }
 
-const TOP: [&str; 3] = ["top_2_gram", "top_3_gram", "top_4_gram"];
-const REPEATED: [&str; 6] = [
+/// What is measured, in the order in which it is checked. The first four always are, the rest up to the first that fails.
+const SCORES: [(&str, ScoreKind); 13] = [
+    ("repeated-paragraphs", ScoreKind::Real),
+    ("repeated-paragraph-chars", ScoreKind::Real),
+    ("repeated-lines", ScoreKind::Real),
+    ("repeated-line-chars", ScoreKind::Real),
+    ("top-2-words", ScoreKind::Real),
+    ("top-3-words", ScoreKind::Real),
+    ("top-4-words", ScoreKind::Real),
+    ("repeated-5-words", ScoreKind::Real),
+    ("repeated-6-words", ScoreKind::Real),
+    ("repeated-7-words", ScoreKind::Real),
+    ("repeated-8-words", ScoreKind::Real),
+    ("repeated-9-words", ScoreKind::Real),
+    ("repeated-10-words", ScoreKind::Real),
+];
+const ALWAYS: usize = 4;
+
+/// Why a text goes, for each score; last, for a text of nothing.
+const REASONS: [&str; 14] = [
+    "dup_para_frac",
+    "dup_para_char_frac",
+    "dup_line_frac",
+    "dup_line_char_frac",
+    "top_2_gram",
+    "top_3_gram",
+    "top_4_gram",
     "duplicated_5_n_grams",
     "duplicated_6_n_grams",
     "duplicated_7_n_grams",
     "duplicated_8_n_grams",
     "duplicated_9_n_grams",
     "duplicated_10_n_grams",
+    EMPTY,
 ];
+const EMPTY: &str = "empty";
+
+/// Most bounds of `max_top` and of `max_repeated`.
+const TOP: usize = 3;
+const REPEATED: usize = 6;
+
+impl GopherRepetitionConfig {
+    /// The largest value of the score at `at` that stays.
+    fn bound(&self, at: usize) -> Option<f64> {
+        let on = |bound: f64| Some(bound).filter(|bound| *bound != 0.0);
+        match at {
+            0 => on(self.max_paragraphs),
+            1 => on(self.max_paragraph_chars),
+            2 => on(self.max_lines),
+            3 => on(self.max_line_chars),
+            4..7 => self.max_top.get(at - 4).copied(),
+            _ => self.max_repeated.get(at - 7).copied(),
+        }
+    }
+}
 
 /// Drops texts that say the same over and over.
 pub struct GopherRepetition {
@@ -49,13 +96,10 @@ pub struct GopherRepetition {
 
 impl GopherRepetition {
     fn verdict(&mut self, text: &str, scores: &mut Scores<'_>) -> Option<&'static str> {
-        let config = &self.config;
         if text.is_empty() {
-            return Some("empty");
+            return Some(EMPTY);
         }
         let length = chars(text);
-        let over = |value: f64, bound: f64| bound != 0.0 && value > bound;
-
         let breaks = line_feeds(text);
         let paragraphs = if has_paragraphs(text) {
             self.pieces.repeated(text, split_runs(trim(text), 2), breaks + 1)
@@ -64,50 +108,27 @@ impl GopherRepetition {
         };
         let lines = self.pieces.repeated(text, split_runs(text, 1), breaks + 1);
         let mut found = None;
-        let mut check = |fails: bool, reason: &'static str| found = found.or(fails.then_some(reason));
-        for (repeated, score, bounds, reasons) in [
-            (
-                paragraphs,
-                "repeated-paragraphs",
-                [config.max_paragraphs, config.max_paragraph_chars],
-                ["dup_para_frac", "dup_para_char_frac"],
-            ),
-            (
-                lines,
-                "repeated-lines",
-                [config.max_lines, config.max_line_chars],
-                ["dup_line_frac", "dup_line_char_frac"],
-            ),
-        ] {
-            let copies = share(repeated.copies, repeated.pieces);
-            scores.set(score, copies as f32);
-            check(over(copies, bounds[0]), reasons[0]);
-            check(over(share(repeated.characters, length), bounds[1]), reasons[1]);
+        for (at, repeated) in [paragraphs, lines].into_iter().enumerate() {
+            let shares = [share(repeated.copies, repeated.pieces), share(repeated.characters, length)];
+            scores.set_from(2 * at, &shares);
+            let fails = |part: usize| self.config.bound(2 * at + part).is_some_and(|bound| shares[part] > bound);
+            found = found.or((0..2).find(|part| fails(*part)).map(|part| REASONS[2 * at + part]));
         }
         if found.is_some() {
             return found;
         }
 
         with_words(text, |words| self.runs.fill(words, text));
-        self.runs.top(config.max_top.len() + 1, |n, total| {
-            let value = share(total, length);
-            if n == 2 {
-                scores.set("top-2-words", value as f32);
-            }
-            found = (value > config.max_top[n - 2]).then(|| TOP[n - 2]);
+        let config = &self.config;
+        let mut check = |n: usize, total: usize| {
+            let (at, value) = (n + 2, share(total, length));
+            scores.set_from(at, &[value]);
+            found = config.bound(at).is_some_and(|bound| value > bound).then(|| REASONS[at]);
             found.is_none()
-        });
-        if found.is_some() {
-            return found;
+        };
+        if self.runs.top(4, &mut check) {
+            self.runs.repeated(5..=10, &mut check);
         }
-        self.runs.repeated(5..=config.max_repeated.len() + 4, |n, total| {
-            let value = share(total, length);
-            if n == 5 {
-                scores.set("repeated-5-words", value as f32);
-            }
-            found = (value > config.max_repeated[n - 5]).then(|| REPEATED[n - 5]);
-            found.is_none()
-        });
         found
     }
 }
@@ -117,47 +138,44 @@ impl Filter for GopherRepetition {
 
     const ABOUT: About = About {
         name: "gopher-repetition",
-        version: "1",
+        version: "2",
         about: "Drops texts that repeat paragraphs, lines or runs of words.",
         text: "",
         reads: &[],
-        scores: &[
-            ("repeated-paragraphs", ScoreKind::Real),
-            ("repeated-lines", ScoreKind::Real),
-            ("top-2-words", ScoreKind::Real),
-            ("repeated-5-words", ScoreKind::Real),
-        ],
-        reasons: &[
-            "empty",
-            "dup_para_frac",
-            "dup_para_char_frac",
-            "dup_line_frac",
-            "dup_line_char_frac",
-            "top_2_gram",
-            "top_3_gram",
-            "top_4_gram",
-            "duplicated_5_n_grams",
-            "duplicated_6_n_grams",
-            "duplicated_7_n_grams",
-            "duplicated_8_n_grams",
-            "duplicated_9_n_grams",
-            "duplicated_10_n_grams",
-        ],
+        scores: &SCORES,
+        reasons: &REASONS,
         edits: false,
     };
 
     fn open(config: GopherRepetitionConfig) -> Result<Self, String> {
-        if config.max_top.len() > TOP.len() {
-            return Err(format!("`max_top` has {} bounds, the most are {}", config.max_top.len(), TOP.len()));
+        if config.max_top.len() > TOP {
+            return Err(format!("`max_top` has {} bounds, the most are {}", config.max_top.len(), TOP));
         }
-        if config.max_repeated.len() > REPEATED.len() {
+        if config.max_repeated.len() > REPEATED {
             let found = config.max_repeated.len();
-            return Err(format!("`max_repeated` has {found} bounds, the most are {}", REPEATED.len()));
+            return Err(format!("`max_repeated` has {found} bounds, the most are {}", REPEATED));
         }
         Ok(Self { config, pieces: Pieces::default(), runs: WordRuns::default() })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         self.verdict(row.text(), scores).map_or(Verdict::Keep, Verdict::Drop)
+    }
+
+    const THRESHOLDS: &'static [&'static str] =
+        &["max_paragraphs", "max_paragraph_chars", "max_lines", "max_line_chars", "max_top", "max_repeated"];
+
+    fn measured(reason: &str) -> usize {
+        if reason == EMPTY { 0 } else { measured(reason, &REASONS, ALWAYS) }
+    }
+
+    fn select(&self, scores: &[f32], before: Option<&str>) -> Option<Verdict> {
+        if before == Some(EMPTY) {
+            return Some(Verdict::Drop(EMPTY));
+        }
+        in_order(scores, before, &REASONS, ALWAYS, |at, score| match self.config.bound(at) {
+            Some(bound) => above(score, bound),
+            None => Some(false),
+        })
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
 use crate::hash::{FACTOR, hash, mix};
+use crate::select::{above, below, count, first};
 use crate::share;
 use crate::words::Words;
 
@@ -59,11 +60,17 @@ impl Filter for Overlap {
 
     const ABOUT: About = About {
         name: "overlap",
-        version: "1",
+        version: "2",
         about: "Drops answers that are their instruction, mostly repeat it, or share no word with it.",
         text: "completion",
         reads: &["prompt"],
-        scores: &[("copied", ScoreKind::Real), ("shared", ScoreKind::Real)],
+        scores: &[
+            ("copied", ScoreKind::Real),
+            ("shared", ScoreKind::Real),
+            ("words", ScoreKind::Count),
+            ("prompt-words", ScoreKind::Count),
+            ("same", ScoreKind::Flag),
+        ],
         reasons: &["same_as_prompt", "copied_prompt", "unrelated"],
         edits: false,
     };
@@ -81,17 +88,31 @@ impl Filter for Overlap {
         let total = (given.len() + 1).saturating_sub(n);
         let copied = share(runs(&given, n).filter(|run| known.contains(run)).count(), total);
         let shared = share(asked_long.intersection(&given_long).count(), asked_long.len());
-        scores.set("copied", copied as f32);
-        scores.set("shared", shared as f32);
-        if !given.is_empty() && given.len() >= self.config.min_words && given == asked {
+        let same = !given.is_empty() && given == asked;
+        let measured = [copied, shared, given.len() as f64, asked_long.len() as f64, f64::from(u8::from(same))];
+        scores.set_from(0, &measured);
+        let long = given.len() >= self.config.min_words;
+        if long && same {
             Verdict::Drop("same_as_prompt")
-        } else if given.len() >= self.config.min_words && copied > self.config.max_copied {
+        } else if long && copied > self.config.max_copied {
             Verdict::Drop("copied_prompt")
         } else if !asked_long.is_empty() && shared < self.config.min_shared {
             Verdict::Drop("unrelated")
         } else {
             Verdict::Keep
         }
+    }
+
+    const THRESHOLDS: &'static [&'static str] = &["max_copied", "min_words", "min_shared"];
+
+    fn select(&self, scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
+        let [copied, shared, words, asked, same] = *scores.first_chunk::<5>()?;
+        let long = count(words)? >= self.config.min_words;
+        first(&[
+            (Some(long && same == 1.0), "same_as_prompt"),
+            (if long { above(copied, self.config.max_copied) } else { Some(false) }, "copied_prompt"),
+            (if asked > 0.0 { below(shared, self.config.min_shared) } else { Some(false) }, "unrelated"),
+        ])
     }
 }
 
@@ -119,6 +140,6 @@ mod tests {
         let strict = r#"{"min_shared": 0.2}"#;
         assert_eq!(judged(strict, ask, "I like trains.").verdict, Verdict::Drop("unrelated"));
         assert_eq!(judged(strict, ask, "A luthier likes the back of a violin.").verdict, Verdict::Keep);
-        assert_eq!(judged("{}", "", "").scores, [0.0, 0.0]);
+        assert_eq!(judged("{}", "", "").scores, [0.0; 5]);
     }
 }

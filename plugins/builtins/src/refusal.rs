@@ -218,11 +218,11 @@ impl Filter for Refusal {
 
     const ABOUT: About = About {
         name: "refusal",
-        version: "1",
+        version: "2",
         about: "Drops answers that refuse, or that speak about the model instead of the question.",
         text: "",
         reads: &[],
-        scores: &[("refusal", ScoreKind::Flag), ("boilerplate", ScoreKind::Flag)],
+        scores: &[("refusal", ScoreKind::Flag), ("boilerplate", ScoreKind::Flag), ("phrase", ScoreKind::Flag)],
         reasons: &["refusal", "boilerplate", "phrase"],
         edits: false,
     };
@@ -243,13 +243,26 @@ impl Filter for Refusal {
         let config = &self.config;
         plain(row.text(), config.window, &mut self.start);
         let (refusal, boilerplate) = self.phrases.find(&self.start);
-        scores.set("refusal", f32::from(u8::from(refusal)));
-        scores.set("boilerplate", f32::from(u8::from(boilerplate)));
-        if refusal && config.refusals {
+        let phrase = config.phrases.iter().any(|phrase| contains(&self.start, phrase.as_bytes()));
+        let found = [refusal, boilerplate, phrase];
+        scores.set_from(0, &found.map(|found| f64::from(u8::from(found))));
+        self.verdict(found)
+    }
+
+    const THRESHOLDS: &'static [&'static str] = &["refusals", "boilerplate"];
+
+    fn select(&self, scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
+        Some(self.verdict(scores.first_chunk::<3>()?.map(|score| score == 1.0)))
+    }
+}
+
+impl Refusal {
+    fn verdict(&self, [refusal, boilerplate, phrase]: [bool; 3]) -> Verdict {
+        if refusal && self.config.refusals {
             Verdict::Drop("refusal")
-        } else if boilerplate && config.boilerplate {
+        } else if boilerplate && self.config.boilerplate {
             Verdict::Drop("boilerplate")
-        } else if config.phrases.iter().any(|phrase| contains(&self.start, phrase.as_bytes())) {
+        } else if phrase {
             Verdict::Drop("phrase")
         } else {
             Verdict::Keep

@@ -205,8 +205,8 @@ impl WordRuns {
 
     /// For runs of 2, 3, … words in turn: the characters of the most frequent one, joined by spaces, times how often it
     /// comes; of equally frequent ones the first counts. 0 if there is no run. Ends with the first for which `go_on` is
-    /// false.
-    pub fn top(&mut self, most: usize, mut go_on: impl FnMut(usize, usize) -> bool) {
+    /// false, and then is false itself.
+    pub fn top(&mut self, most: usize, mut go_on: impl FnMut(usize, usize) -> bool) -> bool {
         let count = self.len();
         let repeats = |word: &Word| self.known[word.id as usize].count > 1;
         self.places.clear();
@@ -217,12 +217,10 @@ impl WordRuns {
             hashed: 0,
             hash: mix(u64::from(pair[0].id), u64::from(pair[1].id)),
         }));
-        for n in 2..=most {
+        (2..=most).all(|n| {
             let total = self.most_frequent(n);
-            if !go_on(n, total) {
-                break;
-            }
-        }
+            go_on(n, total)
+        })
     }
 
     /// Looks for the most frequent run of `n` words among those that start at the places, and leaves there where runs of

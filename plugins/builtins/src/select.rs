@@ -37,6 +37,33 @@ pub fn first(checks: &[(Option<bool>, &'static str)]) -> Option<Verdict> {
     Some(Verdict::Keep)
 }
 
+/// How many scores are known of a row for which checks ended with this reason.
+pub fn measured(reason: &str, reasons: &[&str], always: usize) -> usize {
+    always.max(1 + reasons.iter().position(|known| *known == reason).unwrap_or_default())
+}
+
+/// What checks say that are made one after the other up to the first that fails, so that the scores behind it are unknown;
+/// those of the first `always` are known. `fails` says of the score at a place whether the reason at that place applies.
+pub fn in_order(
+    scores: &[f32],
+    before: Option<&str>,
+    reasons: &[&'static str],
+    always: usize,
+    fails: impl Fn(usize, f32) -> Option<bool>,
+) -> Option<Verdict> {
+    let known = before.map_or(scores.len(), |before| measured(before, reasons, always));
+    for (at, score) in scores.iter().enumerate() {
+        // Also without a bound: who judges the row now knows more of it.
+        if at >= known {
+            return None;
+        }
+        if fails(at, *score)? {
+            return Some(Verdict::Drop(reasons[at]));
+        }
+    }
+    Some(Verdict::Keep)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,7 @@ pub struct Builtin {
     check: fn(&Value) -> Vec<Issue>,
     open: fn(&Value) -> Result<Box<dyn NativeFilter>, Vec<Issue>>,
     thresholds: &'static [&'static str],
+    measured: fn(u8) -> usize,
 }
 
 /// Judges rows without a boundary.
@@ -58,6 +59,7 @@ macro_rules! table {
             check: |config| parse::<$filter>(config).err().unwrap_or_default(),
             open: open::<$filter>,
             thresholds: <$filter as Filter>::THRESHOLDS,
+            measured: measured::<$filter>,
         }),*]
     }};
 }
@@ -127,6 +129,12 @@ impl Builtin {
             values.retain(|key, _| !self.thresholds.contains(&key.as_str()));
         }
         config
+    }
+
+    /// How many scores, from the first on, are set of a row with this verdict: the rest are 0.
+    #[must_use]
+    pub fn scores_of(&self, drop: u8) -> usize {
+        (self.measured)(drop)
     }
 
     /// What the filter with this configuration says of a row by its scores and by what it said under other thresholds: 0 to
@@ -254,6 +262,11 @@ fn manifest<F: Filter>() -> Manifest {
         edits_text: about.edits,
         config_schema: serde_json::from_str(&F::Config::schema()).unwrap_or_default(),
     }
+}
+
+fn measured<F: Filter>(drop: u8) -> usize {
+    let reason = usize::from(drop).checked_sub(1).and_then(|reason| F::ABOUT.reasons.get(reason));
+    reason.map_or(F::ABOUT.scores.len(), |reason| F::measured(reason))
 }
 
 fn parse<F: Filter>(config: &Value) -> Result<F, Vec<Issue>> {

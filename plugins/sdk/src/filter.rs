@@ -48,8 +48,13 @@ pub trait Filter: Sized + 'static {
     /// Keys of the configuration that no score depends on, for [`Filter::select`].
     const THRESHOLDS: &'static [&'static str] = &[];
 
+    /// How many scores, from the first on, [`Filter::judge`] sets of a row that it drops for this reason; the rest are 0.
+    fn measured(_reason: &str) -> usize {
+        Self::ABOUT.scores.len()
+    }
+
     /// What [`Filter::judge`] would say of a row with these scores; `None` if that does not follow from them. `before` is why
-    /// the row went under other thresholds. A row that stays, and stayed before, keeps the text it was given then.
+    /// the row went under the thresholds under which it was judged. One that stayed keeps the text it was given then.
     fn select(&self, _scores: &[f32], _before: Option<&str>) -> Option<Verdict> {
         None
     }
@@ -134,6 +139,16 @@ impl<'a> Scores<'a> {
         match self.names.iter().position(|(known, _)| *known == name) {
             Some(at) => self.values[at * self.rows + self.row] = value,
             None => panic!("score `{name}` is not in scores = {:?}", self.names),
+        }
+    }
+
+    /// Sets the scores from the declared one at `first` on, in the order declared.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn set_from(&mut self, first: usize, values: &[f64]) {
+        for (at, value) in (first..).zip(values) {
+            self.values[at * self.rows + self.row] = *value as f32;
         }
     }
 }

@@ -56,7 +56,7 @@ impl KnownVerdicts {
         let mut missing = Vec::new();
         for at in 0..rows.len() {
             match entry(at) {
-                Some(entry) => put(&mut verdicts, at, entry),
+                Some(entry) => put(&mut verdicts, at, entry, self.selector.as_ref()),
                 None => missing.push(at),
             }
         }
@@ -90,7 +90,7 @@ impl KnownVerdicts {
         ledger.config = self.config;
         let select = self.selector.map(|builtin| builtin.selector(&self.values));
         ledger.rows.retain(|_, entry| {
-            let drop = select.as_ref().and_then(|select| select(&entry.scores, entry.drop));
+            let drop = select.as_ref().and_then(|select| select(&entry.scores, entry.judged));
             drop.is_some_and(|drop| {
                 entry.drop = drop;
                 true
@@ -100,13 +100,15 @@ impl KnownVerdicts {
     }
 }
 
-fn put(verdicts: &mut Verdicts, at: usize, entry: &Entry) {
+/// As a filter that judges the row now would say it: without scores that it would not come to.
+fn put(verdicts: &mut Verdicts, at: usize, entry: &Entry, builtin: Option<&Builtin>) {
     let rows = verdicts.drop.len();
     verdicts.drop[at] = entry.drop;
-    for (score, value) in entry.scores.iter().enumerate() {
+    let shown = builtin.map_or(entry.scores.len(), |builtin| builtin.scores_of(entry.drop));
+    for (score, value) in entry.scores.iter().enumerate().take(shown) {
         verdicts.scores[score * rows + at] = *value;
     }
-    if let Some(text) = &entry.edit {
+    if let Some(text) = entry.edit.as_ref().filter(|_| entry.drop == 0) {
         verdicts.edits.push((at, text.clone()));
     }
 }

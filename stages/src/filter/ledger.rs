@@ -22,6 +22,8 @@ pub(super) struct Entry {
     pub seen: Seen,
     /// As of [`Verdicts`].
     pub drop: u8,
+    /// The same under the configuration that the row was judged under: what the scores and the edit are of.
+    pub judged: u8,
     pub scores: Vec<f32>,
     pub edit: Option<String>,
 }
@@ -61,7 +63,8 @@ impl Ledger {
                 continue;
             }
             let scores = verdicts.scores.chunks_exact(count).map(|column| column[at]).collect();
-            self.rows.insert(*row, Entry { seen: *seen, drop: verdicts.drop[at], scores, edit });
+            self.rows
+                .insert(*row, Entry { seen: *seen, drop: verdicts.drop[at], judged: verdicts.drop[at], scores, edit });
         }
     }
 
@@ -71,7 +74,7 @@ impl Ledger {
         for (row, entry) in &self.rows {
             bytes.extend_from_slice(&row.to_le_bytes());
             bytes.extend_from_slice(&entry.seen);
-            bytes.push(entry.drop);
+            bytes.extend_from_slice(&[entry.drop, entry.judged]);
             entry.scores.iter().for_each(|score| bytes.extend_from_slice(&score.to_le_bytes()));
             // The length of no edit is one that no text has.
             let edit = entry.edit.as_deref();
@@ -92,7 +95,7 @@ impl Ledger {
         let mut ledger = Self::new(Digest::from_bytes(*config));
         while let Some((row, rest)) = bytes.split_first_chunk::<4>() {
             let (seen, rest) = rest.split_first_chunk::<16>()?;
-            let (drop, rest) = rest.split_first()?;
+            let ([drop, judged], rest) = rest.split_first_chunk::<2>()?;
             let (values, rest) = rest.split_at_checked(4 * scores)?;
             let (length, rest) = rest.split_first_chunk::<4>()?;
             let (edit, rest) = match u32::from_le_bytes(*length) {
@@ -105,6 +108,7 @@ impl Ledger {
             let entry = Entry {
                 seen: *seen,
                 drop: Some(*drop).filter(|drop| usize::from(*drop) <= reasons)?,
+                judged: Some(*judged).filter(|judged| usize::from(*judged) <= reasons)?,
                 scores: values.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect(),
                 edit,
             };

@@ -147,6 +147,45 @@ fn what_decides_a_score_is_judged_again_and_a_step_behind_is_not() {
 }
 
 #[test]
+fn a_filter_that_stops_at_its_first_check_judges_only_what_gets_further() {
+    let mut bench = Bench::new();
+    let text = |number: usize| match number % 4 {
+        0 => format!("same\nsame\nsame\n{number}"),
+        1 => format!("{number} {}", "the old violin ".repeat(20)),
+        _ => (0..40).map(|word| format!("word{} ", 40 * number + word)).collect(),
+    };
+    dataset(&mut bench, &(0..2_000).map(text).collect::<Vec<_>>());
+    let with = |config: Value| json!({"steps": [{"plugin": "builtin:gopher-repetition", "config": config}]});
+    assert_eq!(judged(&mut bench, &with(json!({}))), 2_000);
+    assert_eq!(judged(&mut bench, &with(json!({"max_lines": 0.1}))), 0, "stricter");
+    assert_eq!(judged(&mut bench, &with(json!({}))), 0, "and back: nothing was forgotten");
+    let looser = json!({"max_paragraphs": 0, "max_lines": 0, "max_line_chars": 0, "max_paragraph_chars": 0});
+    assert_eq!(judged(&mut bench, &with(looser)), 500, "the rows whose words were never looked at");
+}
+
+#[test]
+fn a_built_in_is_known_by_what_it_says_however_it_runs() {
+    let mut bench = Bench::new();
+    dataset(&mut bench, &texts(0, 2_000));
+    let with = |run: &str, least: u64| {
+        json!({"steps": [{"plugin": "builtin:c4-paragraphs", "run": run,
+            "config": {"min_paragraphs": least, "min_length": 100}}]})
+    };
+    assert_eq!(rows_judged(&bench.run(&FilterStage, &with("native", 1)).unwrap()), 2_000);
+    match bench.run(&FilterStage, &with("wasm", 1)) {
+        Err(error) if error.code == "plugin::no_target" => eprintln!("skipped: {error}"),
+        done => assert_eq!(rows_judged(&done.unwrap()), 0),
+    }
+    bench.fresh = true;
+    let Ok(anew) = bench.run(&FilterStage, &with("wasm", 1)) else { return };
+    assert_eq!(rows_judged(&anew), 2_000);
+    bench.fresh = false;
+    let strict = json!({"on_empty": "allow", "steps": with("wasm", 2)["steps"]});
+    let moved = bench.run(&FilterStage, &strict).unwrap();
+    assert_eq!((rows_judged(&moved), moved.outcome.metrics["rows_kept"].value as u64), (0, 0));
+}
+
+#[test]
 fn edits_of_an_earlier_step_are_what_a_later_one_judges() {
     let mut bench = Bench::new();
     let mut rows = texts(0, 2_000);

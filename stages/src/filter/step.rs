@@ -425,7 +425,7 @@ fn known_verdicts(plugin: &Plugin, source: Option<&str>, manifest: &Manifest, co
         }
     };
     let names = manifest.scores.iter().map(|score| &score.name).chain(&manifest.reasons);
-    let key = names.fold(key, |key, name| key.with("name", name.as_bytes()));
+    let key = names.fold(key.with("ledger", b"2"), |key, name| key.with("name", name.as_bytes()));
     KnownVerdicts::new(key, config.clone(), [manifest.scores.len(), manifest.reasons.len()], builtin)
 }
 

@@ -15,6 +15,7 @@ use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 use profiles::Profiles;
 use script::Script;
 
+use crate::select::{below, first};
 use crate::share;
 
 #[derive(Config)]
@@ -31,6 +32,8 @@ pub struct Language {
     config: LanguageConfig,
     profiles: Profiles,
 }
+
+const NO_LETTERS: &str = "no_letters";
 
 /// Letters that decide; a longer text is judged by its start.
 const MOST_LETTERS: usize = 2_000;
@@ -99,12 +102,12 @@ impl Filter for Language {
 
     const ABOUT: About = About {
         name: "language",
-        version: "1",
+        version: "2",
         about: "Keeps texts of the languages named, told by script and trigrams.",
         text: "",
         reads: &[],
-        scores: &[("confidence", ScoreKind::Real)],
-        reasons: &["no_letters", "other_language", "uncertain"],
+        scores: &[("confidence", ScoreKind::Real), ("likeliest", ScoreKind::Flag)],
+        reasons: &[NO_LETTERS, "other_language", "uncertain"],
         edits: false,
     };
 
@@ -122,16 +125,26 @@ impl Filter for Language {
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let (guess, kept) = self.profiles.guess(row.text(), &self.config.keep);
-        scores.set("confidence", kept as f32);
+        let likeliest = self.config.keep.iter().any(|code| code == guess.language);
+        scores.set_from(0, &[kept, f64::from(u8::from(likeliest))]);
         if guess.language.is_empty() {
-            Verdict::Drop("no_letters")
+            Verdict::Drop(NO_LETTERS)
         } else if kept >= self.config.min_confidence {
             Verdict::Keep
-        } else if self.config.keep.iter().any(|code| code == guess.language) {
-            Verdict::Drop("uncertain")
         } else {
-            Verdict::Drop("other_language")
+            Verdict::Drop(if likeliest { "uncertain" } else { "other_language" })
         }
+    }
+
+    const THRESHOLDS: &'static [&'static str] = &["min_confidence"];
+
+    fn select(&self, scores: &[f32], before: Option<&str>) -> Option<Verdict> {
+        if before == Some(NO_LETTERS) {
+            return Some(Verdict::Drop(NO_LETTERS));
+        }
+        let [kept, likeliest] = *scores.first_chunk::<2>()?;
+        let reason = if likeliest == 1.0 { "uncertain" } else { "other_language" };
+        first(&[(below(kept, self.config.min_confidence), reason)])
     }
 }
 
