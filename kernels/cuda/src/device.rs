@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::DriverError;
 use luthier_kernels::device::{
     Allocation, AttentionSaved, AttentionShape, Component, Device, DeviceError, DeviceExt, DeviceResult, DoraRows,
-    Draw, Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Rotary, Segments, Slice, SliceMut, Space,
-    Transfers, Values, ValuesMut,
+    Draw, Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Recording, Rotary, Segments, Slice, SliceMut,
+    Space, Transfers, Values, ValuesMut,
 };
 use luthier_kernels::rope::Table;
 
 use crate::cublas::{self, Call, Products};
 use crate::driver::{self, Driver, Extent, Function, explain};
+use crate::graph::Capture;
 use crate::memory::{DeviceMemory, Region, Staging};
 use crate::modules::Module;
 use crate::{Arguments, modules, ops};
@@ -67,6 +68,9 @@ pub struct CudaDevice {
     functions: Vec<OnceLock<Result<Functions, String>>>,
     scratch: Region,
     row_scratch: Region,
+    /// How often scratch memory has moved.
+    generation: AtomicUsize,
+    capture: Capture,
     staging: Mutex<Staging>,
     /// Whether anything was queued since somebody waited.
     queued: AtomicBool,
@@ -107,6 +111,8 @@ impl CudaDevice {
         Ok(Self {
             products: None,
             driver,
+            generation: AtomicUsize::new(0),
+            capture: Capture::new(),
             staging: Mutex::new(staging),
             queued: AtomicBool::new(false),
             options,
@@ -217,8 +223,12 @@ impl CudaDevice {
 
     /// Address 0 where there is no memory; the failure is kept, and no kernel runs after it.
     fn region(&self, region: &Region, bytes: usize) -> u64 {
-        match region.take(&self.driver, &self.ledger, bytes) {
-            Ok(address) => address,
+        let grows = || {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            !self.capture.spoil()
+        };
+        match region.take(&self.driver, &self.ledger, bytes, grows) {
+            Ok(address) => address.unwrap_or(0),
             Err(error) => {
                 self.fail(format!("{bytes} bytes of scratch memory: {}", explain(error)));
                 0
@@ -256,6 +266,9 @@ impl CudaDevice {
 
     fn function(&self, name: &str) -> Result<Function, String> {
         let place = *self.places.get(name).ok_or_else(|| "this device has no such kernel".to_owned())?;
+        if self.functions[place].get().is_none() && self.capture.spoil() {
+            return Err("it is not loaded yet".to_owned());
+        }
         let functions = self.functions[place].get_or_init(|| {
             let Module { name, ptx } = &self.modules[place];
             let names: Vec<&str> = modules::entries(ptx).collect();
@@ -271,7 +284,19 @@ impl CudaDevice {
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn mark_queued(&self) {
+    pub(crate) fn capture(&self) -> &Capture {
+        &self.capture
+    }
+
+    pub(crate) fn capture_mut(&mut self) -> &mut Capture {
+        &mut self.capture
+    }
+
+    pub(crate) fn generation(&self) -> usize {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn mark_queued(&self) {
         self.queued.store(true, Ordering::Release);
     }
 
@@ -281,11 +306,18 @@ impl CudaDevice {
         }
     }
 
+    /// While a graph is captured, what fails is the capture.
     fn fail(&self, why: String) {
+        if self.capture.spoil() {
+            return;
+        }
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
     }
 
     pub(crate) fn has_failed(&self) -> bool {
+        if self.capture.is_spoilt() {
+            return true;
+        }
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
@@ -322,6 +354,9 @@ impl Device for CudaDevice {
 
     fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
         let failed = || DeviceError::OutOfMemory { device: self.name(), bytes, component };
+        if self.capture.spoil() {
+            return Err(failed());
+        }
         let space = Space::Cuda(self.options.ordinal);
         if bytes == 0 {
             let ledger = Arc::clone(&self.ledger);
@@ -343,7 +378,7 @@ impl Device for CudaDevice {
 
     fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>) {
         assert_eq!(source.len(), target.len(), "a write of another length");
-        if !source.is_empty() && !self.has_failed() {
+        if !source.is_empty() && !self.capture.spoil() && !self.has_failed() {
             self.note(self.staging().write(word(target.address()), source));
             self.mark_queued();
         }
@@ -351,13 +386,16 @@ impl Device for CudaDevice {
 
     fn read_bytes(&self, source: Slice<'_, u8>, target: &mut [u8]) {
         assert_eq!(source.len(), target.len(), "a read of another length");
-        if !target.is_empty() && !self.has_failed() {
+        if !target.is_empty() && !self.capture.spoil() && !self.has_failed() {
             self.queued.store(false, Ordering::Release);
             self.note(self.staging().read(word(source.address()), target));
         }
     }
 
     fn synchronize(&self) -> DeviceResult<()> {
+        if self.capture.spoil() {
+            return Ok(());
+        }
         let queued = self.queued.swap(false, Ordering::AcqRel) || self.driver.is_copying();
         if queued && !self.has_failed() {
             self.note(self.staging().wait());
@@ -367,6 +405,15 @@ impl Device for CudaDevice {
 
     fn run(&self, work: &mut (dyn FnMut() + Send)) {
         work();
+    }
+
+    fn record(&self, work: &mut dyn FnMut()) -> Option<Recording> {
+        self.capture_work(work)
+    }
+
+    unsafe fn replay(&self, recording: &Recording) -> bool {
+        // SAFETY: as the caller says.
+        unsafe { self.replay_graph(recording) }
     }
 
     fn zero(&self, out: SliceMut<'_, f32>) {

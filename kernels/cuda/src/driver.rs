@@ -74,6 +74,15 @@ impl Drop for Event {
     }
 }
 
+/// A graph that is ready to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Executable(sys::CUgraphExec);
+
+// SAFETY: as of `Driver`.
+unsafe impl Send for Executable {}
+// SAFETY: as of `Driver`.
+unsafe impl Sync for Executable {}
+
 /// A launch's shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
@@ -369,6 +378,48 @@ impl Driver {
         let (grid, block) = ((grid[0], grid[1], grid[2]), (extent.threads as u32, 1, 1));
         // SAFETY: the caller vouches for the parameters.
         unsafe { result::launch_kernel(function.0, grid, block, extent.shared as u32, self.stream, parameters) }
+    }
+
+    /// What is queued from now on is kept instead of run.
+    pub fn begin_capture(&self) -> Result<(), DriverError> {
+        self.enter()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::begin_capture(self.stream, mode) }
+    }
+
+    /// What was queued since [`Driver::begin_capture`], ready to run; nothing if it is given up.
+    pub fn end_capture(&self, give_up: bool) -> Result<Option<Executable>, DriverError> {
+        self.enter()?;
+        // SAFETY: as above.
+        let graph = unsafe { result::stream::end_capture(self.stream) }?;
+        if graph.is_null() {
+            return Ok(None);
+        }
+        let flags = sys::CUgraphInstantiate_flags(0);
+        // SAFETY: the graph is fresh, and nobody else has it.
+        let ready = if give_up { None } else { Some(unsafe { result::graph::instantiate(graph, flags) }) };
+        // SAFETY: as above; what is ready to run is a copy.
+        unsafe { result::graph::destroy(graph) }?;
+        ready.transpose().map(|ready| ready.map(Executable))
+    }
+
+    /// Queues a graph.
+    ///
+    /// # Safety
+    /// The memory of its kernels is there.
+    pub unsafe fn run_graph(&self, executable: Executable) -> Result<(), DriverError> {
+        self.enter()?;
+        // SAFETY: made by `end_capture` and not destroyed; the caller vouches for the memory.
+        unsafe { result::graph::launch(executable.0, self.stream) }
+    }
+
+    /// Frees a graph, once it has run.
+    pub fn destroy(&self, executable: Executable) {
+        // SAFETY: made by `end_capture`, and nobody uses it any more.
+        let destroyed = self.enter().and_then(|()| unsafe { result::graph::exec_destroy(executable.0) });
+        // As of `free`.
+        let _ = destroyed;
     }
 
     /// Calls a library that works on the stream, in the context.

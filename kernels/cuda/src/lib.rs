@@ -8,6 +8,7 @@ mod arguments;
 mod cublas;
 mod device;
 mod driver;
+mod graph;
 mod memory;
 mod modules;
 pub mod ops;

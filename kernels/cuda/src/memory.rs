@@ -34,20 +34,29 @@ pub struct Region {
 }
 
 impl Region {
-    /// At least `bytes` bytes, until the next call.
-    pub fn take(&self, driver: &Arc<Driver>, ledger: &Arc<Ledger>, bytes: usize) -> Result<u64, DriverError> {
+    /// At least `bytes` bytes, until the next call; `None` if there are fewer and they may not be more.
+    pub fn take(
+        &self,
+        driver: &Arc<Driver>,
+        ledger: &Arc<Ledger>,
+        bytes: usize,
+        may_grow: impl FnOnce() -> bool,
+    ) -> Result<Option<u64>, DriverError> {
         let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((memory, _, size)) = &*held
             && *size >= bytes
         {
-            return Ok(memory.address);
+            return Ok(Some(memory.address));
+        }
+        if !may_grow() {
+            return Ok(None);
         }
         *held = None;
         let bytes = bytes.max(64);
         let memory = DeviceMemory::new(driver, bytes)?;
         let address = memory.address;
         *held = Some((memory, ledger.hold(Component::Scratch, bytes), bytes));
-        Ok(address)
+        Ok(Some(address))
     }
 }
 

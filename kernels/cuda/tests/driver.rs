@@ -59,6 +59,9 @@ fn now(words: &[u32]) -> u32 {
     unsafe { (&raw const words[0]).read_volatile() }
 }
 
+/// A call of the driver with ordinary memory.
+type Attempt<'a> = dyn Fn(&mut [u32; 16]) -> CUresult + 'a;
+
 /// One test, since what it sets is the whole process's.
 #[test]
 fn the_emulated_driver_keeps_its_promises() {
@@ -97,11 +100,6 @@ fn the_emulated_driver_keeps_its_promises() {
         sys::cuStreamBeginCapture_v2(first, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).result().unwrap();
         fill(10, first);
         fetch(first);
-        let mut ordinary = [0u32; 16];
-        let refused = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-        assert_eq!(sys::cuMemcpyDtoHAsync_v2(ordinary.as_mut_ptr().cast(), address, 64, first), refused);
-        assert_eq!(sys::cuStreamSynchronize(first), refused);
-        assert_eq!(allocate(64), Err(refused));
         sys::cuStreamEndCapture(first, &raw mut graph).result().unwrap();
         sys::cuGraphGetNodes(graph, null_mut(), &raw mut nodes).result().unwrap();
         assert_eq!(nodes, 2);
@@ -116,6 +114,44 @@ fn the_emulated_driver_keeps_its_promises() {
         sys::cuGraphExecDestroy(ready).result().unwrap();
         sys::cuGraphDestroy(graph).result().unwrap();
         control("emulator_set_late_streams", 0);
+
+        let mut ordinary = [0u32; 16];
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let unsupported = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        let before = event(first);
+        let refused: [(&Attempt<'_>, CUresult); 8] = [
+            (&|to| sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), address, 64, first), unsupported),
+            (&|to| sys::cuMemcpyDtoH_v2(to.as_mut_ptr().cast(), address, 64), unsupported),
+            (&|_| sys::cuStreamSynchronize(first), unsupported),
+            (&|_| sys::cuCtxSynchronize(), unsupported),
+            (&|_| allocate(64).unwrap_err(), unsupported),
+            (&|_| sys::cuMemFree_v2(address), unsupported),
+            (&|_| sys::cuMemsetD32Async(address, 0, 1, null_mut()), CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT),
+            (&|_| sys::cuStreamWaitEvent(first, before, 0), CUresult::CUDA_ERROR_STREAM_CAPTURE_ISOLATION),
+        ];
+        for (index, (call, error)) in refused.into_iter().enumerate() {
+            sys::cuStreamBeginCapture_v2(first, mode).result().unwrap();
+            fill(10, first);
+            assert_eq!(call(&mut ordinary), error, "call {index}");
+            let spoilt = CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+            assert_eq!(sys::cuMemsetD32Async(address, 0, 1, first), spoilt, "after call {index}");
+            assert_eq!(sys::cuStreamEndCapture(first, &raw mut graph), spoilt, "after call {index}");
+        }
+        // A second stream takes part, and must come back.
+        for comes_back in [false, true] {
+            sys::cuStreamBeginCapture_v2(first, mode).result().unwrap();
+            fill(11, first);
+            sys::cuStreamWaitEvent(second, event(first), 0).result().unwrap();
+            fetch(second);
+            let fetched = event(second);
+            if comes_back {
+                sys::cuStreamWaitEvent(first, fetched, 0).result().unwrap();
+            }
+            let ended = sys::cuStreamEndCapture(first, &raw mut graph);
+            assert_eq!(ended == CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED, !comes_back);
+            assert_eq!(sys::cuStreamWaitEvent(second, fetched, 0), CUresult::CUDA_ERROR_CAPTURED_EVENT);
+        }
+        sys::cuGraphDestroy(graph).result().unwrap();
 
         let waits = control("emulator_waits", 0);
         assert_eq!(

@@ -394,3 +394,58 @@ fn a_step_waits_for_the_device_once_and_copies_pinned_memory_only() {
         trainer.settle().unwrap();
     }
 }
+
+/// Losses, norms and adapters of a run, and for each step its calls of kernels and of graphs.
+fn run_steps(bench: &Bench, spec: &TrainSpec, graphs: bool) -> (Vec<[u64; 2]>, Vec<u32>, Vec<[usize; 2]>) {
+    let mut device = support::emulated(Precision::Bf16).unwrap();
+    device.capture_graphs(graphs);
+    let device: Arc<dyn Device> = Arc::new(device);
+    let data = TokenSet::open(&bench.path("data")).unwrap();
+    let files = ModelFiles::open(&bench.path("model")).unwrap();
+    let options = LoadOptions { base: BaseFormat::Nf4, positions: data.meta.longest };
+    let decoder = Decoder::load(&device, &files, options).unwrap();
+    let mut trainer = Trainer::new(&decoder, &data, None, spec.clone()).unwrap();
+    let (mut numbers, mut calls) = (Vec::new(), Vec::new());
+    while trainer.step() < trainer.total() {
+        let before = ["emulator_launch_calls", "emulator_graph_launches"].map(counter);
+        let report = trainer.compute().unwrap();
+        trainer.apply().unwrap();
+        numbers.push([report.loss.to_bits(), report.grad_norm.to_bits()]);
+        let after = ["emulator_launch_calls", "emulator_graph_launches"].map(counter);
+        calls.push([after[0] - before[0], after[1] - before[1]]);
+    }
+    trainer.settle().unwrap();
+    (numbers, trainer.values().iter().map(|value| value.to_bits()).collect(), calls)
+}
+
+#[test]
+fn graphs_change_no_bit_and_take_the_place_of_launches() {
+    let _alone = ALONE.lock();
+    if support::emulated(Precision::Bf16).is_none() || support::is_real() {
+        return;
+    }
+    let bench = Bench::new();
+    let samples = TokenSet::open(&bench.path("data")).unwrap().samples.len();
+    // All samples in each step: micro-batches of one sample come back in another order, one of all of them does not change.
+    let whole = TrainSpec { batch: samples, duration: Duration::Steps(4), neftune: 5.0, ..spec() };
+    let single = TrainSpec { batch: 1, accumulate: samples, duration: Duration::Steps(3), ..spec() };
+    let mut dora = TrainSpec { neftune: 0.0, ..whole.clone() };
+    dora.lora.dora = true;
+    let plain = TrainSpec { neftune: 0.0, lora: LoraSpec { dropout: 0.0, ..spec().lora }, ..whole.clone() };
+    for (name, spec) in [("noise", &whole), ("accumulated", &single), ("dora", &dora), ("shared prefix", &plain)] {
+        let (numbers, values, launched) = run_steps(&bench, spec, false);
+        let (same_numbers, same_values, replayed) = run_steps(&bench, spec, true);
+        assert_eq!(numbers, same_numbers, "{name}");
+        assert_eq!(values, same_values, "{name}");
+        assert!(launched.iter().all(|[kernels, graphs]| *kernels > 100 && *graphs == 0), "{name}: {launched:?}");
+        if spec.batch > 1 {
+            assert_eq!(replayed[0], launched[0], "{name}: a first step launches");
+            // Nothing is launched one by one but the norm: its pieces and their sum.
+            assert_eq!(replayed[1][1], 2, "{name}: a second step captures");
+            assert!(replayed[2..].iter().all(|calls| *calls == [2, 2]), "{name}: {replayed:?}");
+        } else {
+            assert!(replayed[2][0] < launched[2][0], "{name}: {replayed:?}");
+        }
+    }
+    assert_eq!(used(), 0, "bytes that nobody freed");
+}

@@ -17,6 +17,7 @@ mod error;
 mod host_bytes;
 mod ledger;
 pub mod linear;
+mod recording;
 mod timed;
 mod transfers;
 mod values;
@@ -32,6 +33,7 @@ pub use error::{DeviceError, DeviceResult};
 pub use host_bytes::HostBytes;
 pub use ledger::{Component, Held, HeldHost, Ledger};
 pub use linear::{AdapterBackward, Linear, LinearBackward, LinearScratch, LowRank};
+pub use recording::{Recording, Recordings};
 pub use timed::{OperationTime, TimedDevice};
 pub use transfers::{Mark, Pinned, Queue, Transfers};
 pub use values::{FloatType, Values, ValuesMut};
@@ -179,6 +181,20 @@ pub trait Device: Send + Sync {
 
     /// Runs `work` where the device's operations are cheapest to call (on the CPU: inside its thread pool).
     fn run(&self, work: &mut (dyn FnMut() + Send));
+
+    /// Keeps what `work` queues instead of running it; `None` if this device does not do so, or something in `work` cannot
+    /// be kept: nothing is queued then either. See [`Recordings`].
+    fn record(&self, _work: &mut dyn FnMut()) -> Option<Recording> {
+        None
+    }
+
+    /// Queues what was recorded; `false` if that is of no use any more.
+    ///
+    /// # Safety
+    /// All memory that the recorded operations were given is still there.
+    unsafe fn replay(&self, _recording: &Recording) -> bool {
+        false
+    }
 
     fn zero(&self, out: SliceMut<'_, f32>);
 

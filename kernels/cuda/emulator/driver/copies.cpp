@@ -29,8 +29,7 @@ int copy_in(Way way, void *to, const void *from, size_t length, void *handle) {
   Stream *stream = streams::of(handle);
   if (!stream) return INVALID_HANDLE;
   const bool pinned = way == Way::INSIDE || memory::is_pinned(way == Way::TO_HOST ? to : from, length);
-  if (!pinned && stream->capture)
-    return refuse(CAPTURE_UNSUPPORTED, "a copy of host memory that is not pinned, in a captured graph");
+  if (!pinned && stream->capture) return streams::forbid("a copy of host memory that is not pinned, in a captured graph");
   if (pinned) return streams::submit(stream, [=] { return copy_now(way, to, from, length); });
   counters().pageable++;
   if (way == Way::TO_DEVICE) {
@@ -46,7 +45,7 @@ int copy_in(Way way, void *to, const void *from, size_t length, void *handle) {
 int copy_and_wait(Way way, void *to, const void *from, size_t length) {
   Guard guard(lock());
   if (!has_context()) return INVALID_CONTEXT;
-  if (streams::is_any_capturing()) return refuse(CAPTURE_UNSUPPORTED, "a copy that waits, while a stream captures");
+  if (streams::is_any_capturing()) return streams::forbid("a copy that waits, while a stream captures");
   // Of the streams only the default one goes before it.
   if (const int failed = streams::run_through(streams::of(nullptr), streams::of(nullptr)->issued)) return failed;
   counters().waits++;

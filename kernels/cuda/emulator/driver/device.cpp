@@ -181,6 +181,9 @@ API cuGetErrorName(int code, const char **name) {
       {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
       {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
       {CAPTURE_UNJOINED, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED"},
+      {CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"},
+      {CAPTURE_IMPLICIT, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"},
+      {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT"},
   };
   auto found = names.find(code);
   *name = found == names.end() ? "CUDA_ERROR_UNKNOWN" : found->second;
@@ -249,6 +252,11 @@ EXPORT size_t emulator_launches() {
 EXPORT size_t emulator_launches_of(const char *kernel) {
   Guard guard(lock());
   return counters().launches_of[kernel];
+}
+// Kernels that were launched one by one or captured; those of a graph run without a call of their own.
+EXPORT size_t emulator_launch_calls() {
+  Guard guard(lock());
+  return counters().launch_calls;
 }
 EXPORT size_t emulator_graph_launches() {
   Guard guard(lock());

@@ -37,6 +37,9 @@ enum Result {
   CAPTURE_UNSUPPORTED = 900,
   CAPTURE_INVALIDATED = 901,
   CAPTURE_UNJOINED = 904,
+  CAPTURE_ISOLATION = 905,
+  CAPTURE_IMPLICIT = 906,
+  CAPTURED_EVENT = 907,
 };
 
 typedef std::lock_guard<std::recursive_mutex> Guard;
@@ -49,7 +52,7 @@ bool has_context();
 
 // What tests ask for.
 struct Counters {
-  size_t launches = 0, graph_launches = 0, waits = 0, event_waits = 0, pageable = 0, to_device = 0, to_host = 0, leaked = 0;
+  size_t launches = 0, launch_calls = 0, graph_launches = 0, waits = 0, event_waits = 0, pageable = 0, to_device = 0, to_host = 0, leaked = 0;
   std::map<std::string, size_t> launches_of;
 };
 Counters &counters();
@@ -86,6 +89,9 @@ struct Stream {
   // What it captures into, and whether capture began here.
   Graph *capture = nullptr;
   bool began = false;
+  // What it has captured, and what of other streams goes before what it captures next.
+  unsigned long captured = 0;
+  std::map<Stream *, unsigned long> seen;
 };
 
 namespace streams {
@@ -97,6 +103,8 @@ int submit(Stream *stream, Operation operation);
 int run_through(Stream *stream, unsigned long number);
 int run_all();
 bool is_any_capturing();
+// Spoils all captures, as the real one does when something is called that cannot be in a graph.
+int forbid(const char *why, int code = CAPTURE_UNSUPPORTED);
 enum class Late { NONE, ALL, FIRST };
 void set_late(Late late);
 // The wait for an event, counted from now on and from 1, that is left out: a defect.

@@ -172,14 +172,14 @@ using namespace driver;
 API cuMemAlloc_v2(Address *address, size_t length) {
   Guard guard(lock());
   if (!has_context()) return INVALID_CONTEXT;
-  if (streams::is_any_capturing()) return refuse(CAPTURE_UNSUPPORTED, "an allocation while a stream captures");
+  if (streams::is_any_capturing()) return streams::forbid("an allocation while a stream captures");
   return memory::allocate(address, length);
 }
 
 API cuMemFree_v2(Address address) {
   Guard guard(lock());
   if (!has_context()) return INVALID_CONTEXT;
-  if (streams::is_any_capturing()) return refuse(CAPTURE_UNSUPPORTED, "memory is freed while a stream captures");
+  if (streams::is_any_capturing()) return streams::forbid("memory is freed while a stream captures");
   // Waits for the device.
   const int failed = streams::run_all();
   return failed ? failed : memory::release(address);
@@ -190,7 +190,7 @@ API cuMemAllocAsync(Address *address, size_t length, void *handle) {
   if (!has_context()) return INVALID_CONTEXT;
   Stream *stream = streams::of(handle);
   if (!stream) return INVALID_HANDLE;
-  if (stream->capture) return refuse(CAPTURE_UNSUPPORTED, "an allocation in a captured graph");
+  if (stream->capture) return streams::forbid("an allocation in a captured graph");
   return memory::allocate(address, length);
 }
 
@@ -199,7 +199,7 @@ API cuMemFreeAsync(Address address, void *handle) {
   if (!has_context()) return INVALID_CONTEXT;
   Stream *stream = streams::of(handle);
   if (!stream) return INVALID_HANDLE;
-  if (stream->capture) return refuse(CAPTURE_UNSUPPORTED, "memory is freed in a captured graph");
+  if (stream->capture) return streams::forbid("memory is freed in a captured graph");
   if (!memory::is_allocation(address)) return refuse(INVALID_VALUE, "what is freed is no allocation");
   return streams::submit(stream, [address] { return memory::release(address); });
 }

@@ -105,6 +105,8 @@ using namespace driver;
 API cuModuleLoadData(void **handle, const void *image) {
   Guard guard(lock());
   if (!has_context()) return INVALID_CONTEXT;
+  // A module that is loaded may wait for the device.
+  if (streams::is_any_capturing()) return streams::forbid("a module is loaded while a stream captures");
   const std::string text = (const char *)image;
   if (text.find(".version") == std::string::npos) return refuse(INVALID_PTX, "only PTX is taken");
   auto module = std::make_unique<Module>();
@@ -161,6 +163,7 @@ API cuLaunchKernel(void *handle, unsigned gx, unsigned gy, unsigned gz, unsigned
   if (!has_context()) return INVALID_CONTEXT;
   Stream *stream = streams::of(stream_handle);
   if (!stream) return INVALID_HANDLE;
+  counters().launch_calls++;
   const Function &function = *(Function *)handle;
   const unsigned long threads = (unsigned long)bx * by * bz;
   const bool in_limits = gx && gy && gz && gx <= 0x7fffffffu && gy <= 65535 && gz <= 65535 && threads && bx <= 1024 &&

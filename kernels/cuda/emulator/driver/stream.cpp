@@ -10,6 +10,7 @@ struct Graph {
   std::vector<Operation> nodes;
   // Streams that take part while it is captured.
   std::vector<Stream *> members;
+  bool spoilt = false;
 };
 
 // What a stream had been given when it was recorded.
@@ -17,6 +18,8 @@ struct Event {
   Stream *stream = nullptr;
   unsigned long number = 0;
   Graph *capture = nullptr;
+  // What goes before it in a captured graph.
+  std::map<Stream *, unsigned long> seen;
   std::chrono::steady_clock::time_point time;
 };
 
@@ -83,12 +86,22 @@ int run_all() {
 
 int submit(Stream *stream, Operation operation) {
   if (stream->capture) {
+    if (stream->capture->spoilt) return CAPTURE_INVALIDATED;
     stream->capture->nodes.push_back(std::move(operation));
+    stream->captured++;
     return SUCCESS;
   }
+  if (stream == &default_stream && is_any_capturing())
+    return forbid("the default stream is used while a stream captures", CAPTURE_IMPLICIT);
   stream->queue.push_back(std::move(operation));
   stream->issued++;
   return is_late(stream) ? (int)SUCCESS : run_through(stream, stream->issued);
+}
+
+int forbid(const char *why, int code) {
+  for (Stream &stream : all)
+    if (stream.capture) stream.capture->spoilt = true;
+  return refuse(code, why);
 }
 
 bool is_any_capturing() {
@@ -102,7 +115,7 @@ using namespace driver;
 
 static int wait_for(Stream *stream, unsigned long number) {
   if (!stream) return INVALID_HANDLE;
-  if (stream->capture) return refuse(CAPTURE_UNSUPPORTED, "somebody waits for a stream that captures");
+  if (stream->capture) return streams::forbid("somebody waits for a stream that captures");
   counters().waits++;
   return streams::run_through(stream, number);
 }
@@ -140,7 +153,7 @@ API cuStreamQuery(void *handle) {
 API cuCtxSynchronize() {
   Guard guard(lock());
   if (!has_context()) return INVALID_CONTEXT;
-  if (streams::is_any_capturing()) return refuse(CAPTURE_UNSUPPORTED, "somebody waits for the device while a stream captures");
+  if (streams::is_any_capturing()) return streams::forbid("somebody waits for the device while a stream captures");
   counters().waits++;
   return streams::run_all();
 }
@@ -172,6 +185,8 @@ API cuEventRecord(Event *event, void *handle) {
   event->stream = stream;
   event->number = stream->issued;
   event->capture = stream->capture;
+  event->seen = stream->seen;
+  event->seen[stream] = stream->captured;
   event->time = std::chrono::steady_clock::now();
   return SUCCESS;
 }
@@ -183,7 +198,7 @@ API cuEventQuery(Event *event) {
 
 API cuEventSynchronize(Event *event) {
   Guard guard(lock());
-  if (event->capture) return refuse(CAPTURE_UNSUPPORTED, "somebody waits for an event of a captured graph");
+  if (event->capture) return streams::forbid("somebody waits for an event of a captured graph", CAPTURED_EVENT);
   if (streams::is_skipped()) return SUCCESS;
   return event->stream ? wait_for(event->stream, event->number) : (int)SUCCESS;
 }
@@ -194,18 +209,30 @@ API cuEventElapsedTime(float *milliseconds, Event *from, Event *to) {
   return SUCCESS;
 }
 
+// Has a stream capture into a graph.
+static void enter(Stream *stream, Graph *graph) {
+  stream->capture = graph;
+  stream->captured = 0;
+  stream->seen.clear();
+  graph->members.push_back(stream);
+}
+
 API cuStreamWaitEvent(void *handle, Event *event, unsigned) {
   Guard guard(lock());
   Stream *stream = streams::of(handle);
   if (!stream) return INVALID_HANDLE;
   if (event->capture) {
+    const bool live = std::any_of(streams::all.begin(), streams::all.end(),
+                                  [&](const Stream &one) { return one.capture == event->capture; });
+    if (!live || (stream->capture && stream->capture != event->capture))
+      return streams::forbid("a stream waits for an event of another graph", CAPTURED_EVENT);
     // The stream joins the graph; nodes keep the order in which they were captured.
-    if (stream->capture && stream->capture != event->capture)
-      return refuse(CAPTURE_INVALIDATED, "a stream waits for an event of another graph");
-    if (!stream->capture) event->capture->members.push_back(stream);
-    stream->capture = event->capture;
+    if (!stream->capture) enter(stream, event->capture);
+    for (const auto &[other, count] : event->seen) stream->seen[other] = std::max(stream->seen[other], count);
     return SUCCESS;
   }
+  if (stream->capture)
+    return streams::forbid("a stream that captures waits for an event from before", CAPTURE_ISOLATION);
   if (!event->stream || event->stream == stream) return SUCCESS;
   if (streams::is_skipped()) return SUCCESS;
   Stream *other = event->stream;
@@ -219,8 +246,7 @@ API cuStreamBeginCapture_v2(void *handle, int) {
   if (!stream) return INVALID_HANDLE;
   if (stream == streams::of(nullptr) || stream->capture)
     return refuse(CAPTURE_UNSUPPORTED, "the default stream captures, or one that does already");
-  stream->capture = new Graph;
-  stream->capture->members.push_back(stream);
+  enter(stream, new Graph);
   stream->began = true;
   return SUCCESS;
 }
@@ -238,9 +264,19 @@ API cuStreamEndCapture(void *handle, Graph **graph) {
   Stream *stream = streams::of(handle);
   if (!stream) return INVALID_HANDLE;
   if (!stream->capture || !stream->began) return refuse(INVALID_VALUE, "capture did not begin on this stream");
-  *graph = stream->capture;
-  for (Stream *member : (*graph)->members) member->capture = nullptr;
+  Graph *captured = stream->capture;
+  const bool joined = std::all_of(captured->members.begin(), captured->members.end(), [&](Stream *member) {
+    return member == stream || stream->seen[member] >= member->captured;
+  });
+  for (Stream *member : captured->members) member->capture = nullptr;
   stream->began = false;
+  *graph = nullptr;
+  if (captured->spoilt || !joined) {
+    const int code = captured->spoilt ? CAPTURE_INVALIDATED : CAPTURE_UNJOINED;
+    delete captured;
+    return refuse(code, joined ? "a capture ends that was spoilt" : "a stream that joined a capture did not come back");
+  }
+  *graph = captured;
   return SUCCESS;
 }
 

@@ -151,6 +151,12 @@ impl Indices {
 }
 
 impl Uploaded {
+    /// What tells one pass from another.
+    pub fn key(&self, accumulate: bool) -> [usize; 7] {
+        let Self { tokens, sequences, longest, whole, rows } = *self;
+        [tokens, sequences, longest, whole.unwrap_or(0), usize::from(whole.is_some()), rows, usize::from(accumulate)]
+    }
+
     fn words(&self) -> usize {
         words(Capacity {
             tokens: self.tokens,

@@ -91,6 +91,11 @@ impl Decoder {
         self.positions
     }
 
+    /// Whether blocks come and go.
+    pub(crate) fn is_streamed(&self) -> bool {
+        self.stream.is_some()
+    }
+
     pub(crate) fn eps(&self) -> f32 {
         self.config.rms_eps as f32
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::ModelConfig;
 use luthier_formats::tokens::{TokenSample, TokenSet};
-use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt};
+use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt, Recordings};
 use luthier_kernels::random::Stream;
 
 use super::checkpoint::{Checkpoint, StepRecord};
@@ -54,6 +54,8 @@ pub struct Trainer<'a> {
     pub(super) batch: Batch,
     pub(super) results: Results,
     factors: StepFactors,
+    /// Where a pass only queues operations: what a device keeps of them.
+    recordings: Option<Recordings>,
     /// Steps done.
     step: u64,
     history: Vec<StepRecord>,
@@ -184,6 +186,8 @@ impl<'a> Trainer<'a> {
         let kind = decoder.device.activation_type();
         let sizes = Sizes::new(&decoder.config, adapters.slots(), capacity, true, dropout, spec.checkpointing, kind);
         let sizes = if spec.offload { sizes.offloaded() } else { sizes };
+        // What moves between host and device follows the pass.
+        let repeats = !decoder.is_streamed() && !spec.offload && spec.pages.is_none();
         let floats = |component| device.as_ref().buffer::<f32>(component, adapters.len()).map_err(device_error);
         Ok(Self {
             order: DataOrder::new(spec.seed, units.len()),
@@ -204,6 +208,7 @@ impl<'a> Trainer<'a> {
             batch: Batch::new(),
             results: Results::new(device.as_ref())?,
             factors: StepFactors::new(device.as_ref())?,
+            recordings: repeats.then(Recordings::default),
             step: 0,
             history: Vec::new(),
             pending: None,
@@ -326,23 +331,32 @@ impl<'a> Trainer<'a> {
     }
 
     fn compute_inside(&mut self) {
-        let device = self.decoder.device.as_ref();
-        let scale = (1.0 / self.batches[0].trained as f64) as f32;
-        let noise = (self.spec.neftune > 0.0).then(|| (self.spec.neftune, Stream::new(self.spec.seed, "neftune")));
-        let probability = self.spec.lora.dropout as f32;
-        let dropouts =
-            (probability > 0.0 || noise.is_some()).then(|| Dropouts { probability, streams: &self.streams, noise });
-        for (index, batch) in self.batches[0].batches().iter().enumerate() {
+        let Self { decoder, spec, adapters, gradients, workspace, streams, batches, results, recordings, step, .. } =
+            self;
+        let (decoder, adapters, device) = (*decoder, &*adapters, decoder.device.as_ref());
+        let scale = (1.0 / batches[0].trained as f64) as f32;
+        let noise = (spec.neftune > 0.0).then(|| (spec.neftune, Stream::new(spec.seed, "neftune")));
+        let probability = spec.lora.dropout as f32;
+        let dropouts = (probability > 0.0 || noise.is_some()).then_some(Dropouts { probability, streams, noise });
+        for (index, batch) in batches[0].batches().iter().enumerate() {
             // No site draws 2^36 numbers in one micro-batch.
-            let offset = (self.step * self.spec.accumulate as u64 + index as u64) << 36;
-            let uploaded = self.workspace.upload(device, batch, StepNumbers { offset, scale });
-            let (decoder, adapters) = (self.decoder, &self.adapters);
-            self.workspace.forward(decoder, Some(adapters), dropouts.as_ref(), uploaded, &mut |_, _| {});
-            self.workspace.loss(decoder, uploaded, index > 0, self.results.loss());
-            let gradients = Gradients { buffer: &mut self.gradients, accumulate: index > 0 };
-            self.workspace.backward(decoder, adapters, dropouts.as_ref(), uploaded, gradients);
+            let offset = (*step * spec.accumulate as u64 + index as u64) << 36;
+            let uploaded = workspace.upload(device, batch, StepNumbers { offset, scale });
+            let accumulate = index > 0;
+            let mut work = || {
+                workspace.forward(decoder, Some(adapters), dropouts.as_ref(), uploaded, &mut |_, _| {});
+                workspace.loss(decoder, uploaded, accumulate, results.loss());
+                let gradients = Gradients { buffer: gradients, accumulate };
+                workspace.backward(decoder, adapters, dropouts.as_ref(), uploaded, gradients);
+            };
+            match recordings {
+                // SAFETY: the buffers are those of `self` and of the decoder it borrows, made before the first step; what
+                // is queued follows from the run and from the key.
+                Some(recordings) => unsafe { recordings.run(device, &uploaded.key(accumulate), &mut work) },
+                None => work(),
+            }
         }
-        device.norm(self.gradients.all(), self.results.norm_mut());
+        device.norm(gradients.all(), results.norm_mut());
     }
 
     /// Clips and applies the gradients that [`Trainer::compute`] left. Does not wait for the device: a failure comes up
@@ -380,10 +394,6 @@ impl<'a> Trainer<'a> {
     fn apply_inside(&mut self, report: &StepReport) {
         let device = self.decoder.device.as_ref();
         let optimizer = self.spec.optimizer;
-        let limit = optimizer.max_grad_norm;
-        if limit > 0.0 {
-            device.clip(self.results.norm(), limit, self.gradients.all_mut());
-        }
         let step = |ratio: f64| AdamW {
             lr: (report.learning_rate * ratio) as f32,
             beta1: optimizer.beta1 as f32,
@@ -393,8 +403,19 @@ impl<'a> Trainer<'a> {
             step: self.step + 1,
         };
         self.factors.write(device, [step(1.0), step(optimizer.b_ratio)]);
-        self.optimizer.apply(device, &self.gradients, &self.factors, &mut self.adapters);
-        self.adapters.refresh(self.decoder);
+        let Self { decoder, gradients, results, factors, optimizer: states, adapters, recordings, .. } = self;
+        let mut work = || {
+            if optimizer.max_grad_norm > 0.0 {
+                device.clip(results.norm(), optimizer.max_grad_norm, gradients.all_mut());
+            }
+            states.apply(device, gradients, factors, adapters);
+            adapters.refresh(decoder);
+        };
+        match recordings {
+            // SAFETY: as of a micro-batch; an empty key is no micro-batch's.
+            Some(recordings) => unsafe { recordings.run(device, &[], &mut work) },
+            None => work(),
+        }
     }
 
     /// Waits until all that was applied is.
