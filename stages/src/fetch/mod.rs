@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::one_or_many::OneOrMany;
-use source::Source;
+pub(crate) use source::Source;
 
 /// Brings a file or model into the store.
 #[derive(Debug, Clone, Copy, Default)]
@@ -192,7 +192,11 @@ fn local_refs(sources: &[Source], env: PrepareEnv<'_>, config_path: &dyn Fn(usiz
     refs
 }
 
-fn fetch_one(
+/// Brings one source to `output`; `index` tells it from others of the stage. Its digest and bytes.
+///
+/// # Errors
+/// Offline, unreachable, or not the content that is expected.
+pub(crate) fn fetch_one(
     context: &StageContext<'_>,
     index: usize,
     text: &str,
@@ -282,4 +286,4 @@ fn with_causes(error: &StageError) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

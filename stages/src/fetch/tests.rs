@@ -10,13 +10,13 @@ use super::*;
 use crate::testing::Bench;
 
 /// Serves one content under any path. The first `breaks` answers end half-way.
-struct Server {
-    address: String,
-    requests: Arc<Mutex<Vec<String>>>,
+pub(crate) struct Server {
+    pub(crate) address: String,
+    pub(crate) requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    fn new(content: Vec<u8>, breaks: usize, status: &'static str) -> Self {
+    pub(crate) fn new(content: Vec<u8>, breaks: usize, status: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let requests = Arc::new(Mutex::new(Vec::new()));

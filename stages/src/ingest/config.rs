@@ -8,7 +8,8 @@ use crate::one_or_many::OneOrMany;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IngestConfig {
-    /// Files or globs (`*`, `?`, `**`), relative to the pipeline; or connect the input `files`.
+    /// Files or globs (`*`, `?`, `**`), relative to the pipeline; addresses as `fetch` knows them, `https://…`, `hf://…` or
+    /// `pkg:…`, pinned by `#blake3=DIGEST` at their end; or connect the input `files`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<OneOrMany>,
     /// How a file is read; `auto` goes by its name, then by its first bytes. gzip and zstd are always recognised.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::IngestStage;
 use crate::testing::{Bench, Done};
 
-fn texts(done: &Done) -> Vec<String> {
+pub(super) fn texts(done: &Done) -> Vec<String> {
     let reader = DatasetReader::open(&done.out.join("dataset")).unwrap();
     let mut rows = Vec::new();
     for batch in reader.batches(1000) {

@@ -15,6 +15,7 @@ mod parquet_rows;
 mod parse;
 mod record;
 mod reject;
+mod remote;
 mod sampling;
 mod shape;
 mod shards;
@@ -27,14 +28,16 @@ use luthier_core::{
 };
 use rayon::prelude::*;
 use regex::Regex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::one_or_many::OneOrMany;
 use config::{Format, IngestConfig, MapConfig, OnError};
 use group::read_group;
 use output::SampleWriter;
 use parse::Parser;
 use record::Record;
 use reject::{Rejected, Rejects};
+use remote::Remote;
 use sampling::Sampler;
 use shape::{Sample, Shaper};
 use shards::{Item, KnownGroups, Listed};
@@ -82,13 +85,13 @@ impl Stage for IngestStage {
     }
 
     fn prepare(&self, with: &Value, env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
-        let config: IngestConfig = parse_config(with)?;
+        let mut config: IngestConfig = parse_config(with)?;
         let mut issues = check(&config);
-        let sources = match expand_files(&config, with, env) {
-            Ok(sources) => sources,
+        let (sources, remotes) = match expand_files(&config, with, env) {
+            Ok(found) => found,
             Err(found) => {
                 issues.extend(found);
-                Vec::new()
+                Default::default()
             }
         };
         if !issues.is_empty() {
@@ -99,9 +102,22 @@ impl Stage for IngestStage {
             key.remove("files");
             if config.on_error == OnError::Skip {
                 // The names of files are written beside rejected rows.
-                let names = sources.iter().map(|source| Value::from(source.path.as_str())).collect();
+                let names = sources.iter().map(|source| source.path.as_str());
+                let names = names.chain(remotes.iter().map(|(_, remote)| remote.name())).map(Value::from).collect();
                 key.insert("names".to_owned(), Value::Array(names));
             }
+            if !remotes.is_empty() {
+                let remotes = remotes.iter().map(|(at, remote)| json!({"at": at, "content": remote.key()})).collect();
+                key.insert("remote".to_owned(), Value::Array(remotes));
+            }
+        }
+        if !remotes.is_empty() {
+            // One entry for each file, in order.
+            let mut files: Vec<String> = sources.iter().map(|source| source.path.to_string()).collect();
+            for (at, remote) in &remotes {
+                files.insert(*at, remote.written());
+            }
+            config.files = Some(OneOrMany(files));
         }
         let mut outputs = vec![OutputDecl::new("dataset", ArtifactKind::Dataset)];
         if config.on_error == OnError::Skip {
@@ -119,7 +135,8 @@ impl Stage for IngestStage {
 
     fn run(&self, context: &mut StageContext<'_>) -> StageResult<StageOutcome> {
         let config: IngestConfig = context.config()?;
-        let files = input_files(context)?;
+        let mut warnings = Vec::new();
+        let files = input_files(context, &config, &mut warnings)?;
         if files.is_empty() {
             return Err(StageError::input("ingest::no_files", "there is nothing to read")
                 .hint("name files with `files: [data/*.jsonl]` under `with:`, or connect a fetched one with `in:`"));
@@ -128,7 +145,11 @@ impl Stage for IngestStage {
             .num_threads(context.threads())
             .build()
             .map_err(|error| StageError::new("ingest::threads", "cannot start threads").caused_by(error))?;
-        pool.install(|| Ingest::new(context, &config)?.run(&files, self.recipe_version()))
+        let mut outcome = pool.install(|| Ingest::new(context, &config)?.run(&files, self.recipe_version()))?;
+        warnings.into_iter().for_each(|warning| {
+            outcome.warn(warning);
+        });
+        Ok(outcome)
     }
 }
 
@@ -177,17 +198,24 @@ fn last_line(error: &regex::Error) -> String {
     text.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned()
 }
 
-fn expand_files(config: &IngestConfig, with: &Value, env: PrepareEnv<'_>) -> Result<Vec<SourceRef>, Vec<ConfigIssue>> {
-    let (mut refs, mut issues): (Vec<SourceRef>, Vec<ConfigIssue>) = (Vec::new(), Vec::new());
+/// Local files, and files named by address with their places among all.
+type Files = (Vec<SourceRef>, Vec<(usize, Remote)>);
+
+fn expand_files(config: &IngestConfig, with: &Value, env: PrepareEnv<'_>) -> Result<Files, Vec<ConfigIssue>> {
+    let (mut refs, mut remotes, mut issues): (Vec<SourceRef>, Vec<_>, Vec<ConfigIssue>) = Default::default();
     let list = with.get("files").is_some_and(Value::is_array);
     for (index, pattern) in config.files.iter().flat_map(|files| &files.0).enumerate() {
         let config_path = if list { format!("files[{index}]") } else { "files".to_owned() };
-        if pattern.contains("://") {
-            issues.push(
-                ConfigIssue::new(config_path, format!("`{pattern}` is an address, expected a path"))
-                    .help("fetch it first: a stage with `uses: fetch`, connected with `in:`"),
-            );
-            continue;
+        match Remote::parse(pattern) {
+            None => {}
+            Some(Ok(remote)) => {
+                remotes.push((refs.len() + remotes.len(), remote));
+                continue;
+            }
+            Some(Err(issue)) => {
+                issues.push(ConfigIssue { path: config_path, ..issue });
+                continue;
+            }
         }
         let paths = if glob::is_pattern(pattern) {
             glob::expand(env.directory, pattern)
@@ -214,7 +242,7 @@ fn expand_files(config: &IngestConfig, with: &Value, env: PrepareEnv<'_>) -> Res
             Err(error) => issues.push(ConfigIssue::new(config_path, error.to_string())),
         }
     }
-    if issues.is_empty() { Ok(refs) } else { Err(issues) }
+    if issues.is_empty() { Ok((refs, remotes)) } else { Err(issues) }
 }
 
 /// A file to read.
@@ -226,8 +254,12 @@ struct InputFile {
     digest: Option<Digest>,
 }
 
-/// In order: connected inputs first.
-fn input_files(context: &StageContext<'_>) -> StageResult<Vec<InputFile>> {
+/// In order: connected inputs first. Fetches what is named by address; what there is to say of that goes into `warnings`.
+fn input_files(
+    context: &StageContext<'_>,
+    config: &IngestConfig,
+    warnings: &mut Vec<String>,
+) -> StageResult<Vec<InputFile>> {
     let mut files = Vec::new();
     for input in context.inputs("files") {
         if !input.path.is_dir() {
@@ -239,11 +271,21 @@ fn input_files(context: &StageContext<'_>) -> StageResult<Vec<InputFile>> {
             files.push(InputFile { path, name, digest: None });
         }
     }
+    let mut local = 0;
     for index in 0.. {
         let Ok(source) = context.source(&format!("files[{index}]")) else { break };
+        local += 1;
         let name = source.path.strip_prefix(&context.request().directory).unwrap_or(&source.path);
         let name = name.as_str().to_owned();
         files.push(InputFile { path: source.path.clone(), name, digest: Some(source.digest) });
+    }
+    let connected = files.len() - local;
+    for (at, entry) in config.files.iter().flat_map(|files| &files.0).enumerate() {
+        let Some(Ok(remote)) = Remote::parse(entry) else { continue };
+        let fetched = remote.fetch(context, at)?;
+        warnings.extend(fetched.warning);
+        let file = InputFile { path: fetched.path, name: remote.name().to_owned(), digest: Some(fetched.digest) };
+        files.insert((connected + at).min(files.len()), file);
     }
     Ok(files)
 }
@@ -460,6 +502,8 @@ impl<'a, 'b> Ingest<'a, 'b> {
 
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod remote_tests;
 #[cfg(test)]
 mod shard_tests;
 #[cfg(test)]

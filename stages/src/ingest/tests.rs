@@ -276,7 +276,7 @@ fn configuration_errors_point_and_help() {
     fs_err::create_dir_all(bench.path("data")).expect("a directory");
     insta::assert_snapshot!(
         bench.issues(&IngestStage, &json!({
-            "files": ["data", "nothing/*.jsonl", "https://h/x.jsonl"], "format": "jsonl", "pattern": "(", "keep": ["id"],
+            "files": ["data", "nothing/*.jsonl", "s3://h/x.jsonl"], "format": "jsonl", "pattern": "(", "keep": ["id"],
             "map": {"prompt": "{{ row.x", "text": "x"},
         })).join("\n"),
         @"
@@ -287,7 +287,7 @@ fn configuration_errors_point_and_help() {
     keep[0] | `id` is a column that datasets have anyway, and cannot be kept beside it | -
     files[0] | `data` is a directory, expected files | name its files: `data/*.jsonl`
     files[1] | no file matches `nothing/*.jsonl` | -
-    files[2] | `https://h/x.jsonl` is an address, expected a path | fetch it first: a stage with `uses: fetch`, connected with `in:`
+    files[2] | `s3://` is not a scheme that `fetch` knows | give its `https://` address (a presigned one if it is private), or copy it first: a stage with `uses: command`, connected with `in:`
     "
     );
     insta::assert_snapshot!(
