@@ -13,6 +13,21 @@ use crate::{Backend, Weight};
 
 /// A stored matrix that gives up sixteen consecutive elements at a time.
 pub trait Source: Copy + Sync {
+    /// What one load leaves for the next one nearby.
+    type Memo: Copy;
+
+    fn memo(self) -> Self::Memo;
+
+    /// [`Source::load`] by one who loads along a row.
+    ///
+    /// # Safety
+    /// `index + 16` is within the matrix.
+    #[inline(always)]
+    unsafe fn load_next<S: Simd>(self, simd: S, index: usize, _memo: &mut Self::Memo) -> S::F {
+        // SAFETY: handed on to the caller.
+        unsafe { self.load(simd, index) }
+    }
+
     /// # Safety
     /// `index + 16` is within the matrix.
     unsafe fn load<S: Simd>(self, simd: S, index: usize) -> S::F;
@@ -42,6 +57,10 @@ macro_rules! half_source {
         pub struct $name<'a>(pub &'a [$element]);
 
         impl Source for $name<'_> {
+            type Memo = ();
+
+            fn memo(self) {}
+
             #[inline(always)]
             unsafe fn load<S: Simd>(self, simd: S, index: usize) -> S::F {
                 // SAFETY: handed on to the caller.
@@ -97,12 +116,37 @@ impl<'a> Nf4Source<'a> {
         crate::nf4::CODE[code as usize] * self.scale(index / BLOCK)
     }
 
-    /// Those from `index` on, a multiple of 16, so in one block.
+    /// The codes of sixteen elements from `index` on, an even one.
+    ///
+    /// # Safety
+    /// `index + 16` is within the matrix, whose buffers have the lengths of its shape.
     #[inline(always)]
-    fn sixteen<S: Simd>(self, simd: S, index: usize) -> S::F {
-        let mut codes = [0; 8];
-        codes.copy_from_slice(&self.packed[index / 2..index / 2 + 8]);
-        simd.load_nf4(codes, self.scale(index / BLOCK))
+    unsafe fn codes(self, index: usize) -> [u8; 8] {
+        // SAFETY: the last of the eight bytes holds element `index + 15`.
+        unsafe { self.packed.as_ptr().add(index / 2).cast::<[u8; 8]>().read_unaligned() }
+    }
+
+    /// Sixteen elements from `index` on, an even one.
+    ///
+    /// # Safety
+    /// As [`Nf4Source::codes`].
+    #[inline(always)]
+    unsafe fn sixteen<S: Simd>(self, simd: S, index: usize, memo: &mut Nf4Memo) -> S::F {
+        // SAFETY: handed on to the caller.
+        let codes = unsafe { self.codes(index) };
+        let (block, place) = (index / BLOCK, index % BLOCK);
+        if block != memo.block {
+            *memo = Nf4Memo { block, scale: self.scale(block) };
+        }
+        if place <= BLOCK - LANES {
+            return simd.load_nf4(codes, memo.scale);
+        }
+        let before = memo.scale;
+        *memo = Nf4Memo { block: block + 1, scale: self.scale(block + 1) };
+        let last = simd.splat((BLOCK - place) as f32 - 0.5);
+        let scales = simd.select_gt(simd.of_array(PLACES), last, simd.splat(memo.scale), simd.splat(before));
+        // A code times one is itself, so each element is rounded once, as elsewhere.
+        simd.mul(simd.load_nf4(codes, 1.0), scales)
     }
 
     #[inline(always)]
@@ -115,16 +159,41 @@ impl<'a> Nf4Source<'a> {
     }
 }
 
+/// The scale of a block.
+#[derive(Clone, Copy)]
+pub struct Nf4Memo {
+    block: usize,
+    scale: f32,
+}
+
+/// The number of each lane.
+const PLACES: [f32; LANES] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+
 impl Source for Nf4Source<'_> {
+    type Memo = Nf4Memo;
+
     #[inline(always)]
-    unsafe fn load<S: Simd>(self, simd: S, index: usize) -> S::F {
-        if index.is_multiple_of(LANES) {
-            self.sixteen(simd, index)
+    fn memo(self) -> Nf4Memo {
+        Nf4Memo { block: usize::MAX, scale: 0.0 }
+    }
+
+    #[inline(always)]
+    unsafe fn load_next<S: Simd>(self, simd: S, index: usize, memo: &mut Nf4Memo) -> S::F {
+        if index.is_multiple_of(2) {
+            // SAFETY: handed on to the caller; `pack_right` checked the buffers.
+            unsafe { self.sixteen(simd, index, memo) }
         } else if index / LANES * LANES + 2 * LANES <= 2 * self.packed.len() {
-            across(simd, index, |first| self.sixteen(simd, first))
+            // SAFETY: both sixteens were just seen to be inside.
+            across(simd, index, |first| unsafe { self.sixteen(simd, first, memo) })
         } else {
             self.gather(simd, index, LANES)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(self, simd: S, index: usize) -> S::F {
+        // SAFETY: handed on to the caller.
+        unsafe { self.load_next(simd, index, &mut self.memo()) }
     }
 
     #[inline(always)]
@@ -140,7 +209,7 @@ impl Source for Nf4Source<'_> {
 
 /// Sixteen values that begin inside one aligned sixteen and end in the next.
 #[inline(always)]
-fn across<S: Simd>(simd: S, index: usize, sixteen: impl Fn(usize) -> S::F) -> S::F {
+fn across<S: Simd>(simd: S, index: usize, mut sixteen: impl FnMut(usize) -> S::F) -> S::F {
     let first = index / LANES * LANES;
     let mut lanes = [0.0; 2 * LANES];
     // SAFETY: `lanes` holds thirty-two values, and `index - first` is below sixteen.
@@ -156,6 +225,10 @@ fn across<S: Simd>(simd: S, index: usize, sixteen: impl Fn(usize) -> S::F) -> S:
 pub struct BlockSource<'a>(pub BlockView<'a>);
 
 impl Source for BlockSource<'_> {
+    type Memo = ();
+
+    fn memo(self) {}
+
     #[inline(always)]
     unsafe fn load<S: Simd>(self, simd: S, index: usize) -> S::F {
         if index.is_multiple_of(LANES) {
@@ -239,6 +312,10 @@ pub struct Raw(pub *const f32);
 unsafe impl Sync for Raw {}
 
 impl Source for Raw {
+    type Memo = ();
+
+    fn memo(self) {}
+
     #[inline(always)]
     unsafe fn load<S: Simd>(self, simd: S, index: usize) -> S::F {
         // SAFETY: handed on to the caller.
@@ -288,16 +365,17 @@ fn transposed<S: Simd, T: Source>(simd: S, from: T, stride: usize, part: Part, v
         let start = panel * vectors * LANES * part.depth + (vector % vectors) * LANES;
         let rows = LANES.min(part.columns - vector * LANES);
         let row = |r: usize| (part.column + vector * LANES + r) * stride + part.step;
+        let mut memos = [from.memo(); LANES];
         for step in (0..part.depth).step_by(LANES) {
             let count = LANES.min(part.depth - step);
             let mut block = [simd.splat(0.0); LANES];
             // SAFETY: `pack_right` checked that the part is inside the operand and that the panels fit.
             unsafe {
                 if count == LANES && rows == LANES {
-                    for (r, lanes) in block.iter_mut().enumerate() {
+                    for (r, (lanes, memo)) in block.iter_mut().zip(&mut memos).enumerate() {
                         // The rows of the next vector, one step of this one ahead of their use.
                         from.prefetch(row(r + LANES) + step);
-                        *lanes = from.load(simd, row(r) + step);
+                        *lanes = from.load_next(simd, row(r) + step, memo);
                     }
                 } else {
                     for (r, lanes) in block.iter_mut().enumerate().take(rows) {
@@ -335,13 +413,18 @@ fn straight<S: Simd, T: Source>(simd: S, from: T, stride: usize, part: Part, vec
         let here = vectors.min(total - first);
         let start = first * LANES * part.depth;
         for step in 0..part.depth {
+            let mut memo = from.memo();
             for vector in 0..here {
                 let at = (part.step + step) * stride + part.column + (first + vector) * LANES;
                 let count = part.columns - (first + vector) * LANES;
                 from.prefetch(at + PREFETCH_ROWS * stride);
                 // SAFETY: `pack_right` checked that the part is inside the operand and that the panels fit.
                 unsafe {
-                    let lanes = if count >= LANES { from.load(simd, at) } else { from.load_partial(simd, at, count) };
+                    let lanes = if count >= LANES {
+                        from.load_next(simd, at, &mut memo)
+                    } else {
+                        from.load_partial(simd, at, count)
+                    };
                     simd.store(to.add(start + (step * here + vector) * LANES), lanes);
                 }
             }

@@ -113,7 +113,7 @@ fn threads_rows_and_scratch_do_not_matter() {
 
 #[test]
 fn every_storage_type_equals_its_converted_copy() {
-    for (n, k) in [(48, 64), (50, 40), (33, 50), (64, 192), (7, 129)] {
+    for (n, k) in [(48, 64), (50, 40), (33, 50), (64, 192), (7, 129), (90, 682), (53, 2048)] {
         let m = 9;
         let (x, dense) = (random("x", m * k.max(n)), random("w", n * k));
         let half: Vec<f16> = dense.iter().map(|v| f16::from_f32(*v)).collect();

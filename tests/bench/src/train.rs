@@ -11,9 +11,13 @@ use serde_json::json;
 pub struct Arguments {
     /// A GGUF file or a Hugging Face model directory.
     model: Utf8PathBuf,
-    /// Base as stored (`lora`) or in NF4 (`qlora`).
-    #[arg(long, default_value = "lora")]
-    method: String,
+    /// Base as stored (`lora`) or in NF4 (`qlora`); several are measured in turn, a line for each and the ratio of each
+    /// one's best step to the first's.
+    #[arg(long, value_delimiter = ',', default_value = "lora")]
+    method: Vec<String>,
+    /// Times that several methods take turns.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
     #[arg(long, default_value_t = 16)]
     rank: usize,
     #[arg(long, default_value_t = 1)]
@@ -46,7 +50,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> io::Result<()> {
     let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = if arguments.threads == 0 { available } else { arguments.threads };
-    let bench = TrainBench {
+    let bench = |method: &str| TrainBench {
         model: arguments.model.clone(),
         data: arguments.data.clone(),
         length: arguments.length,
@@ -54,13 +58,15 @@ pub fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> io::Result<()
         steps: arguments.steps,
         threads,
         with: json!({
-            "method": arguments.method, "rank": arguments.rank, "batch": arguments.batch,
+            "method": method, "rank": arguments.rank, "batch": arguments.batch,
             "checkpointing": arguments.checkpointing, "share_prefix": arguments.share_prefix,
         }),
     };
     if let Some(directory) = &arguments.write_tokens {
-        return measure::write_tokens(&bench, arguments.batch, directory).map_err(io::Error::other);
+        return measure::write_tokens(&bench("lora"), arguments.batch, directory).map_err(io::Error::other);
     }
+    let [method] = arguments.method.as_slice() else { return in_turn(arguments, bench, out) };
+    let bench = bench(method);
     let before = gemm_rate(threads)?;
     let profile = bench.run().map_err(io::Error::other)?;
     let rate = before.max(gemm_rate(threads)?);
@@ -86,6 +92,40 @@ pub fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> io::Result<()
                 writeln!(out, "  {}", cells.join("").trim_end())?;
             }
         }
+    }
+    Ok(())
+}
+
+/// The methods' steps, a round of each after the other, so that a machine that speeds up or slows down does it to all.
+fn in_turn(arguments: &Arguments, bench: impl Fn(&str) -> TrainBench, out: &mut (dyn Write + Send)) -> io::Result<()> {
+    let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); arguments.method.len()];
+    let mut products = vec![f64::INFINITY; arguments.method.len()];
+    let mut tokens = 0.0;
+    for _ in 0..arguments.rounds {
+        for (index, method) in arguments.method.iter().enumerate() {
+            let profile = bench(method).run().map_err(io::Error::other)?;
+            seconds[index].extend(profile.seconds);
+            tokens = profile.tokens_per_step;
+            let wide = |name: &str| ["matmul_nt", "matmul_nn"].contains(&name);
+            let spent = profile.operations.iter().filter(|share| wide(share.operation));
+            products[index] = products[index].min(spent.map(|share| share.seconds_per_step).sum());
+        }
+    }
+    let best = |seconds: &[f64]| seconds.iter().copied().fold(f64::INFINITY, f64::min);
+    for ((method, seconds), products) in arguments.method.iter().zip(&mut seconds).zip(&products) {
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN);
+        writeln!(
+            out,
+            "{method:<8} best {:8.1} tokens/s, median {:8.1}, of {} steps; products {:6.1} ms of a step in the best round",
+            tokens / best(seconds),
+            tokens / median,
+            seconds.len(),
+            products * 1e3,
+        )?;
+    }
+    for (method, other) in arguments.method.iter().zip(&seconds).skip(1) {
+        writeln!(out, "{method}: best {:.3} of {}'s", best(&seconds[0]) / best(other), arguments.method[0])?;
     }
     Ok(())
 }
