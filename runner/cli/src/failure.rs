@@ -68,7 +68,7 @@ impl Failure {
             }));
         }
         match &self.rendered {
-            Some(text) => printer.error_line(text),
+            Some(text) => printer.message(text),
             None => printer.message(&render(&self.message, &self.causes, &self.hints)),
         }
     }

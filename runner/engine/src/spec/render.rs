@@ -109,16 +109,44 @@ fn snippet(source: &SourceText, line: usize, labels: &[&Label], gutter: usize, p
     }
     let mut text = format!("\n{} {} {}", paint.dim(&format!("{line:>gutter$}")), paint.dim("|"), shown.trim_end());
     for label in labels {
-        let start = column(label.span.start).clamp(from, to);
+        let start = column(label.span.start).clamp(from, to.min(from + room - 1));
         let end = column(label.span.end).clamp(start, to).max(start + 1);
         let pad: usize = chars.get(from..start.min(chars.len())).unwrap_or_default().iter().map(|c| columns(*c)).sum();
         let marked: usize =
             chars.get(start..end.min(chars.len())).unwrap_or_default().iter().map(|c| columns(*c)).sum();
-        let note = if label.text.is_empty() { String::new() } else { format!("  {}", label.text) };
-        let marks = format!("{}{note}", "^".repeat(marked.max(1)));
-        text.push_str(&format!("\n{:gutter$} {} {}{}", "", paint.dim(":"), " ".repeat(pad), paint.red(&marks)));
+        let mut row = |pad: usize, marks: &str| {
+            text.push_str(&format!("\n{:gutter$} {} {}{}", "", paint.dim(":"), " ".repeat(pad), paint.red(marks)));
+        };
+        let marks = "^".repeat(marked.max(1));
+        let note: usize = label.text.chars().map(columns).sum();
+        if label.text.is_empty() {
+            row(pad, &marks);
+        } else if pad + marks.len() + 2 + note <= room {
+            row(pad, &format!("{marks}  {}", label.text));
+        } else {
+            row(pad, &marks);
+            let lines = broken(&label.text, room);
+            let widest = lines.iter().map(|line| line.chars().map(columns).sum()).max().unwrap_or(0);
+            lines.iter().for_each(|line| row(pad.min(room.saturating_sub(widest)), line));
+        }
     }
     text
+}
+
+/// Lines of at most `room` columns, broken between words; a longer word is left whole.
+fn broken(text: &str, room: usize) -> Vec<String> {
+    let width = |text: &str| text.chars().map(columns).sum::<usize>();
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if width(line) + 1 + width(word) <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// Terminal columns of a character: two for the East Asian wide blocks and emoji.

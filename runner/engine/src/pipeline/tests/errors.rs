@@ -241,6 +241,29 @@ fn long_lines_are_cut_around_what_is_marked() {
 }
 
 #[test]
+fn source_lines_and_their_labels_fit_the_terminal() {
+    let bench = Bench::new();
+    let padding = "y".repeat(60);
+    let texts = [
+        format!("luthier: 1\nstages:\n  raw: {{uses: ingest, about: {padding}, in: nowhere, retries: 1000}}\n"),
+        format!("luthier: 1\nstages:\n  raw:\n    uses: ingest\n    about: {padding}\n    retries: no # {padding}\n"),
+        format!("luthier: 1\nstages:\n  raw: {{uses: ingest, about: {padding}, with: [{padding}\n"),
+    ];
+    for text in &texts {
+        let errors = bench.load_with(text, &[]).expect_err("wrong");
+        for width in 40..130 {
+            let shown = errors.render(false, width);
+            let beside =
+                |line: &&str| line.trim_start_matches([' ', '0', '1', '2', '3', '4', '5', '6']).starts_with(['|', ':']);
+            let long: Vec<&str> = shown.lines().filter(beside).filter(|line| line.chars().count() > width).collect();
+            assert!(long.is_empty(), "{width}: {long:#?}");
+        }
+    }
+    let errors = bench.load_with(&texts[0], &[]).expect_err("wrong");
+    insta::assert_snapshot!("narrow", bench.plain(&errors.render(false, 48)));
+}
+
+#[test]
 fn many_errors_are_counted() {
     let bench = Bench::new();
     let mut text = "luthier: 1\nstages:\n".to_owned();
