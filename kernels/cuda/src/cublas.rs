@@ -26,7 +26,7 @@ const DEFAULT_ALGORITHM: c_int = -1;
 
 /// Bytes that it may work in; a workspace of our own keeps it from allocating, and its results from changing with what
 /// else is in memory.
-const WORKSPACE_BYTES: usize = 32 << 20;
+pub(crate) const WORKSPACE_BYTES: usize = 32 << 20;
 
 type Handle = *mut c_void;
 type Gemm = unsafe extern "C" fn(

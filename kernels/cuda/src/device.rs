@@ -8,16 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::DriverError;
 use luthier_kernels::device::{
-    Allocation, AttentionSaved, AttentionShape, Component, Device, DeviceError, DeviceExt, DeviceResult, DoraRows,
-    Draw, Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Recording, Rotary, Segments, Slice, SliceMut,
-    Space, Transfers, Values, ValuesMut,
+    Allocation, AttentionSaved, AttentionShape, Component, Costs, Device, DeviceError, DeviceExt, DeviceResult,
+    DoraRows, Draw, Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Operation, Recording, Rotary, Segments,
+    Slice, SliceMut, Space, Transfers, Values, ValuesMut,
 };
 use luthier_kernels::rope::Table;
 
+use crate::costs::CudaCosts;
 use crate::cublas::{self, Call, Products};
 use crate::driver::{self, Driver, Extent, Function, explain};
 use crate::graph::Capture;
-use crate::memory::{DeviceMemory, Region, Staging};
+use crate::memory::{DeviceMemory, Region, Staging, Taken};
 use crate::modules::Module;
 use crate::{Arguments, modules, ops};
 
@@ -66,6 +67,7 @@ pub struct CudaDevice {
     places: BTreeMap<String, usize>,
     /// The modules that were needed so far.
     functions: Vec<OnceLock<Result<Functions, String>>>,
+    costs: CudaCosts,
     scratch: Region,
     row_scratch: Region,
     /// How often scratch memory has moved.
@@ -108,6 +110,8 @@ impl CudaDevice {
         let modules = modules::of(driver.properties.capability).map_err(unavailable)?;
         let driver = Arc::new(driver);
         let staging = Staging::new(&driver).map_err(|error| unavailable(explain(error)))?;
+        let costs =
+            CudaCosts { precision: options.precision, bf16: driver.properties.capability.0 >= 8, cublas: false };
         Ok(Self {
             products: None,
             driver,
@@ -120,6 +124,7 @@ impl CudaDevice {
             places: modules::kernels(&modules),
             functions: modules.iter().map(|_| OnceLock::new()).collect(),
             modules,
+            costs,
             scratch: Region::default(),
             row_scratch: Region::default(),
             failure: Mutex::default(),
@@ -194,11 +199,11 @@ impl CudaDevice {
 
     pub(crate) fn set_products(&mut self, products: Products) {
         self.products = Some(products);
+        self.costs.cublas = true;
     }
 
-    /// Whether large products are cuBLAS's.
-    pub(crate) fn has_library(&self) -> bool {
-        self.products.is_some() && self.has_bf16()
+    pub(crate) fn cuda_costs(&self) -> &CudaCosts {
+        &self.costs
     }
 
     /// Queues a product of cuBLAS's.
@@ -223,17 +228,27 @@ impl CudaDevice {
 
     /// Address 0 where there is no memory; the failure is kept, and no kernel runs after it.
     fn region(&self, region: &Region, bytes: usize) -> u64 {
-        let grows = || {
-            self.generation.fetch_add(1, Ordering::AcqRel);
-            !self.capture.spoil()
-        };
-        match region.take(&self.driver, &self.ledger, bytes, grows) {
-            Ok(address) => address.unwrap_or(0),
-            Err(error) => {
-                self.fail(format!("{bytes} bytes of scratch memory: {}", explain(error)));
-                0
+        match region.take(bytes) {
+            Taken::Here(address) => return address,
+            Taken::Refused(reserved) => self.fail(format!(
+                "an operation borrows {bytes} bytes of scratch memory, but the largest that was planned borrows {reserved}"
+            )),
+            Taken::Small => {
+                if !self.capture.spoil() {
+                    match self.grow(region, bytes, false) {
+                        Ok(()) => return self.region(region, bytes),
+                        Err(error) => self.fail(format!("{bytes} bytes of scratch memory: {}", explain(error))),
+                    }
+                }
             }
         }
+        0
+    }
+
+    fn grow(&self, region: &Region, bytes: usize, reserved: bool) -> Result<(), DriverError> {
+        let moved = region.grow(&self.driver, &self.ledger, bytes, reserved)?;
+        self.generation.fetch_add(usize::from(moved), Ordering::AcqRel);
+        Ok(())
     }
 
     pub(crate) fn launch(&self, name: &str, grid: [usize; 3], threads: usize, arguments: Arguments) {
@@ -405,6 +420,22 @@ impl Device for CudaDevice {
 
     fn run(&self, work: &mut (dyn FnMut() + Send)) {
         work();
+    }
+
+    fn costs(&self) -> &dyn Costs {
+        &self.costs
+    }
+
+    fn reserve(&self, operations: &[Operation]) -> DeviceResult<()> {
+        for (region, bytes) in [&self.scratch, &self.row_scratch].into_iter().zip(self.costs.borrowed(operations)) {
+            let component = Component::Scratch;
+            self.grow(region, bytes, true).map_err(|_| DeviceError::OutOfMemory {
+                device: self.name(),
+                bytes,
+                component,
+            })?;
+        }
+        Ok(())
     }
 
     fn record(&self, work: &mut dyn FnMut()) -> Option<Recording> {

@@ -5,6 +5,7 @@
 //! driver that a C++ compiler makes of the same sources (`emulator/`). No figure of speed follows from that.
 
 mod arguments;
+mod costs;
 mod cublas;
 mod device;
 mod driver;
@@ -14,6 +15,7 @@ mod modules;
 pub mod ops;
 mod transfers;
 
+pub use costs::CudaCosts;
 pub use cublas::cublas_version;
 pub use device::{CudaDevice, CudaOptions, Precision};
 pub use driver::{Properties, list};

@@ -1,7 +1,7 @@
 //! Memory of the device that its owner frees, and host memory on the way there.
 
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::DriverError;
 use luthier_kernels::device::{Component, Held, Ledger};
@@ -27,36 +27,67 @@ impl Drop for DeviceMemory {
     }
 }
 
-/// Memory that operations borrow while they run: as large as the largest yet.
+/// Memory that operations borrow while they run: as much as was reserved, or, where nothing was, as the largest yet took.
 #[derive(Default)]
 pub struct Region {
-    held: Mutex<Option<(DeviceMemory, Held, usize)>>,
+    state: Mutex<RegionState>,
+}
+
+#[derive(Default)]
+struct RegionState {
+    held: Option<(DeviceMemory, Held)>,
+    bytes: usize,
+    reserved: bool,
+}
+
+/// What a region says to an operation.
+pub enum Taken {
+    Here(u64),
+    /// It has fewer bytes, and may grow.
+    Small,
+    /// It has these, and no more were reserved.
+    Refused(usize),
 }
 
 impl Region {
-    /// At least `bytes` bytes, until the next call; `None` if there are fewer and they may not be more.
-    pub fn take(
+    fn state(&self) -> MutexGuard<'_, RegionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At least `bytes` bytes, until the next call.
+    pub fn take(&self, bytes: usize) -> Taken {
+        let state = self.state();
+        match &state.held {
+            _ if bytes > state.bytes => {
+                if state.reserved {
+                    Taken::Refused(state.bytes)
+                } else {
+                    Taken::Small
+                }
+            }
+            Some((memory, _)) => Taken::Here(memory.address),
+            None => Taken::Here(0),
+        }
+    }
+
+    /// Becomes at least so large; whether it moved. `reserved` says that it is not to grow from now on.
+    pub fn grow(
         &self,
         driver: &Arc<Driver>,
         ledger: &Arc<Ledger>,
         bytes: usize,
-        may_grow: impl FnOnce() -> bool,
-    ) -> Result<Option<u64>, DriverError> {
-        let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((memory, _, size)) = &*held
-            && *size >= bytes
-        {
-            return Ok(Some(memory.address));
+        reserved: bool,
+    ) -> Result<bool, DriverError> {
+        let mut state = self.state();
+        state.reserved |= reserved;
+        if bytes <= state.bytes {
+            return Ok(false);
         }
-        if !may_grow() {
-            return Ok(None);
-        }
-        *held = None;
-        let bytes = bytes.max(64);
+        (state.held, state.bytes) = (None, 0);
         let memory = DeviceMemory::new(driver, bytes)?;
-        let address = memory.address;
-        *held = Some((memory, ledger.hold(Component::Scratch, bytes), bytes));
-        Ok(Some(address))
+        state.held = Some((memory, ledger.hold(Component::Scratch, bytes)));
+        state.bytes = bytes;
+        Ok(true)
     }
 }
 

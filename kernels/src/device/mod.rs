@@ -12,6 +12,7 @@
 //! the caller and panic.
 
 mod buffer;
+mod costs;
 mod cpu;
 mod error;
 mod host_bytes;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 
 pub use buffer::{Allocation, Buffer, Slice, SliceMut, Space};
+pub use costs::{Costs, HostCosts, Operation};
 pub use cpu::CpuDevice;
 pub use error::{DeviceError, DeviceResult};
 pub use host_bytes::HostBytes;
@@ -149,6 +151,20 @@ pub trait Device: Send + Sync {
     /// What activations are kept in.
     fn activation_type(&self) -> FloatType {
         FloatType::F32
+    }
+
+    /// What it takes beside the buffers that it is asked for.
+    fn costs(&self) -> &dyn Costs {
+        &HostCosts
+    }
+
+    /// Takes the scratch memory that any of `operations` borrows, or the same on fewer rows; from then on an operation that
+    /// borrows more than was ever reserved fails.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn reserve(&self, _operations: &[Operation]) -> DeviceResult<()> {
+        Ok(())
     }
 
     /// Zeroed memory, aligned to 64 bytes.

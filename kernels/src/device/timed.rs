@@ -63,6 +63,14 @@ impl Device for TimedDevice {
         self.inner.activation_type()
     }
 
+    fn costs(&self) -> &dyn Costs {
+        self.inner.costs()
+    }
+
+    fn reserve(&self, operations: &[Operation]) -> DeviceResult<()> {
+        self.inner.reserve(operations)
+    }
+
     fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
         self.timed("allocate", 0, || self.inner.allocate(component, bytes))
     }

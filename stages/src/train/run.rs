@@ -83,12 +83,15 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
     let longest = tokens.meta.longest.max(validation.as_ref().map_or(0, |set| set.meta.longest));
     context.progress(0, 0, "steps", "loading the base model");
     let options = LoadOptions { base: config.method.base(), positions: longest };
-    let plan = MemoryPlan::on(
+    let shape = RunShape::of_data(&tokens, &spec);
+    let shape = validation.as_ref().map_or(shape, |set| shape.validated(set.meta.longest));
+    let plan = MemoryPlan::of_device(
         files.config(),
         WeightTypes::of_files(&files, config.method.base()),
         &spec,
-        RunShape::of_data(&tokens, &spec),
+        shape,
         device.activation_type(),
+        device.costs(),
     )?;
     let plan = if config.stream.is_none() { plan } else { plan.streamed(files.config().layers) };
     check_memory(&device, free, &plan)?;

@@ -13,19 +13,9 @@ use luthier_kernels::device::{Operand, Slice, SliceMut};
 
 use super::matrix::{MatrixArguments, start, start_mut};
 use super::nf4::dequantize;
+use crate::costs::{self, FEW_ROWS, NARROW};
 use crate::cublas::Call;
 use crate::{Arguments, CudaDevice, Precision};
-
-/// Rows up to which NF4 is decoded where it is used.
-const FEW_ROWS: usize = 32;
-/// Trainable matrices with at most so many rows or columns are multiplied in `f32`: that is bound by memory anyway.
-const NARROW: usize = 64;
-/// Rows from which cuBLAS is used where it was asked for.
-const LIBRARY_ROWS: usize = 128;
-/// Steps of a tall sum that one block adds up.
-const TALL_PART: usize = 512;
-/// Bytes of the shared scratch that converted rows of a matrix may take.
-pub const SCRATCH_BYTES: usize = 128 << 20;
 
 /// Which way the right operand lies.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,11 +108,11 @@ pub fn tn(
         (true, false) => ("matmul_tn_low", 16, 64, 128),
         (false, false) => ("matmul_tn_middle", 64, 64, 256),
     };
-    let part = tall_part(m, p * q);
+    let part = costs::tall_part(m, p * q);
     let parts = m.div_ceil(part).max(1);
     let out = start_mut(&out);
     let (target, scale_here, accumulate_here) =
-        if parts == 1 { (out, scale, accumulate) } else { (device.scratch(parts * p * q * 4), 1.0, false) };
+        if parts == 1 { (out, scale, accumulate) } else { (device.scratch(costs::tall(m, p * q)), 1.0, false) };
     let mut arguments = Arguments::new();
     arguments.address(start(a)).address(start(b)).address(target);
     arguments.int(p).int(q).int(m).int(part).float(scale_here).flag(accumulate_here);
@@ -132,12 +122,6 @@ pub fn tn(
         arguments.address(target).address(out).long(p * q).int(parts).float(scale).flag(accumulate);
         device.launch("matmul_fold", [(p * q).div_ceil(256), 1, 1], 256, arguments);
     }
-}
-
-/// Steps that one part of a tall sum has: more than usual where the parts would not fit the scratch.
-fn tall_part(m: usize, len: usize) -> usize {
-    let most = (SCRATCH_BYTES / 4 / len.max(1)).max(1);
-    TALL_PART.max(m.div_ceil(most))
 }
 
 impl Product {
@@ -210,10 +194,10 @@ impl Product {
         if matrix.kind == element {
             return multiply(self, matrix.data);
         }
-        let step = rows_at_once(rows, cols);
+        let step = costs::rows_at_once(rows, cols);
         for start in (0..rows).step_by(step) {
             let count = step.min(rows - start);
-            let scratch = device.scratch(count * cols * 2);
+            let scratch = device.scratch(costs::converted(count, cols));
             dequantize(device, matrix, start * cols, count * cols, element, scratch);
             let part = match self.layout {
                 Layout::Nt => Self { c: self.c + 4 * start as u64, n: count, ..self },
@@ -227,10 +211,10 @@ impl Product {
 
     /// Where the left operand is in bf16, if cuBLAS takes the product: it wants both operands narrow and on sixteen bytes.
     fn narrowed(&self, device: &CudaDevice) -> Option<u64> {
-        let takes = device.has_library() && self.m >= LIBRARY_ROWS && [self.n, self.k].iter().all(|size| size % 8 == 0);
+        let takes = device.cuda_costs().takes_library(self.m, self.n, self.k);
         takes.then(|| {
             let len = self.m * self.k;
-            let narrow = device.row_scratch(2 * len);
+            let narrow = device.row_scratch(costs::narrowed(self.m, self.k));
             let rows = MatrixArguments { kind: "f32", data: self.a, codes: 0, scales: 0, offset: 0.0, len };
             dequantize(device, &rows, 0, len, "bf16", narrow);
             narrow
@@ -266,17 +250,10 @@ impl Product {
     }
 
     fn powers(&self, device: &CudaDevice) -> u64 {
-        let powers = device.row_scratch(self.m * 4);
+        let powers = device.row_scratch(costs::powers(self.m));
         let mut arguments = Arguments::new();
         arguments.address(self.a).int(self.m).int(self.k).int(self.lda).address(powers);
         device.launch("row_powers", [self.m, 1, 1], 256, arguments);
         powers
     }
-}
-
-/// Rows of a matrix that are converted at once: all, or a multiple of 64 that fits the scratch. A function of the matrix
-/// alone, as it decides where sums over rows are cut.
-fn rows_at_once(rows: usize, cols: usize) -> usize {
-    let fit = SCRATCH_BYTES / 2 / cols.max(1);
-    if rows <= fit { rows } else { (fit / 64 * 64).max(64) }
 }

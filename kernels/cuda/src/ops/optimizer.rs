@@ -57,13 +57,19 @@ pub fn adamw_8bit(
 pub fn norm(device: &CudaDevice, x: Slice<'_, f32>, out: SliceMut<'_, f64>) {
     assert!(!out.is_empty(), "a norm needs a place");
     let pieces = x.len().div_ceil(NORM_PIECE);
-    let sums = if pieces > 0 { device.scratch(8 * pieces) } else { 0 };
+    let sums = if pieces > 0 { device.scratch(norm_bytes(x.len())) } else { 0 };
     let mut arguments = Arguments::new();
     arguments.address(x.address()).long(x.len()).address(sums);
     device.launch("norm_pieces", [pieces, 1, 1], THREADS, arguments);
     let mut arguments = Arguments::new();
     arguments.address(sums).int(pieces).address(out.address());
     device.launch("norm_join", [1, 1, 1], THREADS, arguments);
+}
+
+/// Scratch that [`norm`] borrows.
+#[must_use]
+pub fn norm_bytes(len: usize) -> usize {
+    len.div_ceil(NORM_PIECE) * size_of::<f64>()
 }
 
 /// # Panics

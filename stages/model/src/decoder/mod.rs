@@ -18,6 +18,7 @@ mod layer_stream;
 mod load;
 mod loss;
 mod offload;
+mod operations;
 mod shards;
 mod sizes;
 mod streamed;
@@ -30,6 +31,7 @@ use luthier_kernels::device::{AttentionShape, Buffer, Device, Head, Held, Matrix
 
 pub use batch::Batch;
 pub use load::{BaseFormat, LoadOptions, projection_storage, storage_of};
+pub use operations::Storages;
 pub use shards::{ShardTensor, layer_file, rest_file, rest_tensors, write_layer, write_shard, write_shards};
 pub use sizes::{BlockWidths, Capacity, Sizes};
 pub use workspace::Workspace;
@@ -40,6 +42,7 @@ pub(crate) use block::{Dropouts, Pass};
 pub(crate) use indices::{StepNumbers, Uploaded};
 pub(crate) use layer_stream::RESIDENT;
 pub(crate) use offload::LANDINGS;
+pub(crate) use operations::operations;
 pub(crate) use sizes::{low_offsets, raw_offsets, stride};
 
 use crate::projection::Projection;

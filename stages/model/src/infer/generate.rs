@@ -2,7 +2,7 @@
 
 use luthier_core::StageResult;
 use luthier_kernels::device::{
-    Buffer, Component, Device, DeviceExt, Draw, FloatType, KeyValues, Sampling, Values, ValuesMut,
+    Buffer, Component, Device, DeviceExt, Draw, FloatType, KeyValues, Operation, Sampling, Values, ValuesMut,
 };
 use luthier_kernels::random::Stream;
 
@@ -175,6 +175,8 @@ impl LanguageModel {
         let device = decoder.device.clone();
         let capacity = (batch.longest() + limit).min(decoder.positions);
         let mut cache = Cache::new(decoder, used.len(), capacity)?;
+        let decoding = Operation::AttentionDecode(decoder.attention_shape(), used.len(), capacity);
+        device.reserve(&[decoding]).map_err(device_error)?;
         let mut choice = Chosen {
             ids: device.buffer(Component::Scratch, used.len()).map_err(device_error)?,
             random: device.buffer(Component::Scratch, used.len()).map_err(device_error)?,

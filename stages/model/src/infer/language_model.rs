@@ -8,7 +8,7 @@ use luthier_formats::model_files::{ModelConfig, ModelFiles};
 use luthier_kernels::device::{CpuDevice, Device, DeviceExt};
 
 use crate::adapter::{AdapterFiles, AdapterSet};
-use crate::decoder::{BaseFormat, Batch, Capacity, Decoder, LoadOptions, Sizes, Workspace};
+use crate::decoder::{BaseFormat, Batch, Capacity, Decoder, LoadOptions, Sizes, Storages, Workspace, operations};
 use crate::error::device_error;
 
 /// Tokens of a micro-batch when the caller does not say.
@@ -105,9 +105,6 @@ impl LanguageModel {
 
     /// Makes the workspace large enough.
     pub(super) fn reserve(&mut self, needed: Capacity) -> StageResult<()> {
-        if let Some(adapter) = &mut self.adapter {
-            adapter.attach(&self.decoder)?;
-        }
         let slots = self.adapter.as_ref().map_or(&[][..], AdapterSet::slots);
         let current = self.workspace.as_ref().map_or(Capacity::default(), |workspace| workspace.sizes().capacity);
         let capacity = current.max(needed);
@@ -115,7 +112,12 @@ impl LanguageModel {
             self.workspace = None;
             let kind = self.decoder.device.activation_type();
             let sizes = Sizes::new(&self.decoder.config, slots, capacity, false, false, false, kind);
+            let borrowing = operations(&self.decoder.config, slots, &sizes, Storages::of(&self.decoder), false);
+            self.decoder.device.reserve(&borrowing).map_err(device_error)?;
             self.workspace = Some(Workspace::new(self.decoder.device.as_ref(), sizes)?);
+        }
+        if let Some(adapter) = &mut self.adapter {
+            adapter.attach(&self.decoder)?;
         }
         Ok(())
     }

@@ -2,11 +2,11 @@
 
 use luthier_core::StageResult;
 use luthier_formats::model_files::{ModelConfig, ModelFiles};
-use luthier_kernels::device::{Component, FloatType, Storage};
+use luthier_kernels::device::{Component, Costs, FloatType, HostCosts, Storage};
 use serde::Serialize;
 
 use super::RunShape;
-use crate::decoder::{BaseFormat, RESIDENT, Sizes, projection_storage, storage_of};
+use crate::decoder::{BaseFormat, RESIDENT, Sizes, Storages, operations, projection_storage, storage_of};
 use crate::projection::Projection;
 use crate::train::{OptimizerBytes, STEP_BYTES, TrainSpec};
 
@@ -21,6 +21,7 @@ pub struct WeightTypes {
     pub projection: Storage,
     /// Bytes of all projections and of embedding and head, where the files are there and may mix types.
     pub found: Option<[usize; 2]>,
+    pub storages: Storages,
 }
 
 impl WeightTypes {
@@ -28,7 +29,7 @@ impl WeightTypes {
     #[must_use]
     pub fn new(stored: Storage, base: BaseFormat) -> Self {
         let projection = if base == BaseFormat::Nf4 { Storage::Nf4 } else { stored };
-        Self { table: stored, projection, found: None }
+        Self { table: stored, projection, found: None, storages: Storages::new([projection], stored) }
     }
 
     /// Of the files of a model, which the loader follows tensor by tensor.
@@ -36,20 +37,22 @@ impl WeightTypes {
     pub fn of_files(files: &ModelFiles, base: BaseFormat) -> Self {
         let config = files.config();
         let kept = |name: &str| projection_storage(files, name, base);
-        let projections = (0..config.layers)
+        let projections: Vec<(Storage, usize)> = (0..config.layers)
             .flat_map(|layer| Projection::ALL.map(|projection| (layer, projection)))
             .map(|(layer, projection)| {
                 let (rows, cols) = projection.shape(config);
-                kept(&format!("{}.weight", projection.module(layer))).bytes(rows * cols)
+                (kept(&format!("{}.weight", projection.module(layer))), rows * cols)
             })
-            .sum();
+            .collect();
         let tables: &[&str] = if config.tie_embeddings { &[EMBEDDING] } else { &[EMBEDDING, "lm_head.weight"] };
         let elements = config.vocab_size * config.hidden_size;
+        let head = storage_of(files, tables[tables.len() - 1]);
         let tables = tables.iter().map(|name| storage_of(files, name).bytes(elements)).sum();
         Self {
             table: storage_of(files, EMBEDDING),
             projection: kept(&format!("{}.weight", Projection::Query.module(0))),
-            found: Some([projections, tables]),
+            found: Some([projections.iter().map(|(kept, elements)| kept.bytes(*elements)).sum(), tables]),
+            storages: Storages::new(projections.iter().map(|(kept, _)| *kept), head),
         }
     }
 }
@@ -122,6 +125,21 @@ impl MemoryPlan {
         shape: RunShape,
         activations: FloatType,
     ) -> StageResult<Self> {
+        Self::of_device(config, types, spec, shape, activations, &HostCosts)
+    }
+
+    /// As [`MemoryPlan::on`], with what the device takes for itself; that is part of the scratch.
+    ///
+    /// # Errors
+    /// Targets that match nothing.
+    pub fn of_device(
+        config: &ModelConfig,
+        types: WeightTypes,
+        spec: &TrainSpec,
+        shape: RunShape,
+        activations: FloatType,
+        costs: &dyn Costs,
+    ) -> StageResult<Self> {
         let slots = spec.lora.slots(config)?;
         let trainable = crate::adapter::parameters(&slots);
         let (norms, norms_scratch) = crate::adapter::magnitude_floats(&slots);
@@ -129,6 +147,10 @@ impl MemoryPlan {
         let dropout = spec.lora.dropout > 0.0;
         let sizes = Sizes::new(config, &slots, shape.capacity, true, dropout, spec.checkpointing, activations);
         let sizes = if spec.offload { sizes.offloaded() } else { sizes };
+        let positions = shape.longest.min(config.max_positions).max(1);
+        let own = costs.fixed()
+            + costs.rotary(positions, config.head_dim)
+            + costs.scratch(&operations(config, &slots, &sizes, types.storages, true));
         let per_layer: usize = Projection::ALL
             .into_iter()
             .map(|projection| {
@@ -161,7 +183,7 @@ impl MemoryPlan {
             activations: if spec.checkpointing { saved } else { saved + residuals },
             checkpoint: if spec.checkpointing { residuals } else { 0 },
             workspace: sizes.arena + sizes.gradient,
-            scratch: 4 * (sizes.indices + norms_scratch) + STEP_BYTES,
+            scratch: 4 * (sizes.indices + norms_scratch) + STEP_BYTES + own,
             phases: PhasePeaks {
                 forward: sizes.peaks.forward,
                 feed_forward_backward: sizes.peaks.feed_forward_backward,

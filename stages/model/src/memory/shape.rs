@@ -20,6 +20,13 @@ impl RunShape {
         Self { capacity: micro_batch_capacity(data, spec), longest: data.meta.longest }
     }
 
+    /// As it is when it also measures the loss of sequences up to `longest` tokens.
+    #[must_use]
+    pub fn validated(self, longest: usize) -> Self {
+        let one = Capacity { tokens: longest, trained: 1, sequences: 1, whole: 0 };
+        Self { capacity: self.capacity.max(one), longest: self.longest.max(longest) }
+    }
+
     /// Of `batch` full sequences of `length` tokens, every token trained: an upper bound.
     #[must_use]
     pub fn of_length(batch: usize, length: usize) -> Self {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use luthier_kernels::device::{Component, Device, DeviceExt};
+use luthier_kernels::device::{Component, Device, DeviceExt, Operation, Storage};
 
 use crate::error::device_error;
 
@@ -15,6 +15,8 @@ const WIDTH: usize = 2048;
 /// Out of memory.
 pub fn product_rate(device: &dyn Device, rounds: usize) -> luthier_core::StageResult<f64> {
     let mut operands = Vec::with_capacity(3);
+    let shape = [WIDTH, WIDTH, WIDTH];
+    device.reserve(&[Operation::MatmulNt(shape, Storage::F32)]).map_err(device_error)?;
     for _ in 0..3 {
         operands.push(device.buffer::<f32>(Component::Scratch, WIDTH * WIDTH).map_err(device_error)?);
     }
@@ -26,7 +28,7 @@ pub fn product_rate(device: &dyn Device, rounds: usize) -> luthier_core::StageRe
     for _ in 0..rounds.max(1) {
         let start = Instant::now();
         device.run(&mut || {
-            device.matmul_nt(x.all().into(), w.all().into(), [WIDTH, WIDTH, WIDTH], 1.0, false, out.all_mut().into());
+            device.matmul_nt(x.all().into(), w.all().into(), shape, 1.0, false, out.all_mut().into());
         });
         device.synchronize().map_err(device_error)?;
         best = best.min(start.elapsed().as_secs_f64());

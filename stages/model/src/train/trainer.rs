@@ -15,7 +15,9 @@ use super::results::{Results, StepFactors};
 use super::spec::TrainSpec;
 use super::step_batches::StepBatches;
 use crate::adapter::AdapterSet;
-use crate::decoder::{Batch, Capacity, Decoder, Dropouts, Gradients, Sizes, StepNumbers, Workspace, common_prefix};
+use crate::decoder::{
+    Batch, Capacity, Decoder, Dropouts, Gradients, Sizes, StepNumbers, Storages, Workspace, common_prefix, operations,
+};
 use crate::error::device_error;
 
 /// What one step did.
@@ -177,15 +179,17 @@ impl<'a> Trainer<'a> {
         }
         let device = &decoder.device;
         let mut adapters = AdapterSet::initialize(device, &decoder.config, &spec.lora, spec.seed)?;
+        let dropout = spec.lora.dropout > 0.0;
+        let kind = decoder.device.activation_type();
+        let sizes = Sizes::new(&decoder.config, adapters.slots(), capacity, true, dropout, spec.checkpointing, kind);
+        let sizes = if spec.offload { sizes.offloaded() } else { sizes };
+        let borrowing = operations(&decoder.config, adapters.slots(), &sizes, Storages::of(decoder), true);
+        device.reserve(&borrowing).map_err(device_error)?;
         inside(decoder, || {
             adapters.attach(decoder)?;
             adapters.reset_magnitudes(decoder);
             Ok(())
         })?;
-        let dropout = spec.lora.dropout > 0.0;
-        let kind = decoder.device.activation_type();
-        let sizes = Sizes::new(&decoder.config, adapters.slots(), capacity, true, dropout, spec.checkpointing, kind);
-        let sizes = if spec.offload { sizes.offloaded() } else { sizes };
         // What moves between host and device follows the pass.
         let repeats = !decoder.is_streamed() && !spec.offload && spec.pages.is_none();
         let floats = |component| device.as_ref().buffer::<f32>(component, adapters.len()).map_err(device_error);
