@@ -54,10 +54,10 @@ fn draws_fall_where_the_shares_say() {
     let Some(device) = emulated(Precision::F32) else { return };
     let cpu = CpuDevice::new(2).unwrap();
     for vocabulary in [1, 2, 17, 300, 1500] {
-        for (top_k, top_p) in [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.7), (0, 0.1), (40, 0.9)] {
+        for (top_k, top_p) in [(0, 1.0), (1, 1.0), (5, 1.0), (100, 1.0), (0, 0.7), (0, 0.1), (40, 0.9)] {
             let sampling = Sampling { temperature: 0.8, top_k, top_p };
-            let rows: Vec<Vec<f32>> = (0..3).map(|row| logits(vocabulary, row)).collect();
-            let random: Vec<u64> = (0..3).map(|row| u64::MAX / 7 * (2 * row + 1)).collect();
+            let rows: Vec<Vec<f32>> = (0..12).map(|row| logits(vocabulary, row)).collect();
+            let random: Vec<u64> = (0..12).map(|row| u64::MAX / 25 * (2 * row + 1)).collect();
             let found = sample(&device, &rows.concat(), sampling, &random);
             assert_eq!(found, sample(&cpu, &rows.concat(), sampling, &random), "{vocabulary} tokens, {sampling:?}");
             for ((row, random), found) in rows.iter().zip(&random).zip(&found) {
