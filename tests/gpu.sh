@@ -157,6 +157,8 @@ variant "checkpointing" recomputed "checkpointing: true"
 variant "block inputs offloaded" offloaded "checkpointing: true, offload: block-inputs"
 variant "layers streamed" streamed "stream: layers"
 variant "paged optimiser" paged "optimizer: paged_adamw"
+# Every kernel launched by itself, not by a captured graph.
+if train launched "$ON" env LUTHIER_CUDA_GRAPHS=0; then same "without graphs" launched ""; else row "without graphs" failed "$(why launched)"; fi
 
 # Large products by cuBLAS, which is the default where it is found, and by our own kernels.
 library=$("$LUTHIER" doctor --json | tr -d '\n' | sed -n 's/.*"found": *"cuBLAS \([0-9.]*\)".*/\1/p')
@@ -188,6 +190,7 @@ for length in 1024 4096; do
   [ -n "$DRY" ] && length=64
   speed "$length" luthier
   [ -n "$library" ] && speed "$length" "luthier without cuBLAS" -w cublas=never
+  LUTHIER_CUDA_GRAPHS=0 speed "$length" "luthier without graphs"
   speed "$length" "luthier, block inputs offloaded" -w offload=block-inputs
   for other in peft unsloth; do
     if "$PYTHON" tests/interop/gpu_training.py "$BASE" --with "$other" --length "$length" --device "${DEVICE%:*}" >"$WORK/theirs" 2>"$WORK/theirs.log"; then
