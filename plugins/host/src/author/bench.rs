@@ -26,8 +26,11 @@ pub struct BenchReport {
     /// Handing such a batch to the guest and back, nothing judged, microseconds: the call and the copies. 0 for what has
     /// no boundary.
     pub boundary_microseconds: f64,
-    /// Of the time of a batch, percent.
+    /// Copying such a batch once, which is the least that handing it over can cost, microseconds.
+    pub copy_microseconds: f64,
+    /// Of the time of a batch, percent: the boundary, and what of it is not that copy.
     pub boundary_percent: f64,
+    pub call_percent: f64,
     /// The same of instructions, where the engine counts fuel and the batch is one call.
     pub boundary_instructions_percent: Option<f64>,
 }
@@ -54,6 +57,23 @@ fn batch_of(plugin: &Plugin, texts: &[String]) -> StageResult<TextBatch<'static>
     let reads =
         plugin.manifest().reads.iter().map(|_| column(&mut texts.iter().map(|_| ""))).collect::<StageResult<_>>()?;
     Ok(TextBatch { texts: column(&mut texts.iter().map(String::as_str))?, reads })
+}
+
+/// The fastest of some copies of all that a batch holds, into memory that was written before.
+fn copying(batch: &TextBatch<'_>) -> Duration {
+    let columns = || std::iter::once(&batch.texts).chain(&batch.reads);
+    let mut copies: Vec<(Vec<u8>, Vec<u32>)> =
+        columns().map(|column| (column.data().as_bytes().to_vec(), column.offsets().to_vec())).collect();
+    let copy = |copies: &mut Vec<(Vec<u8>, Vec<u32>)>| {
+        let start = Instant::now();
+        for ((data, offsets), column) in copies.iter_mut().zip(columns()) {
+            data.copy_from_slice(column.data().as_bytes());
+            offsets.copy_from_slice(column.offsets());
+        }
+        std::hint::black_box(copies);
+        start.elapsed()
+    };
+    (0..20).map(|_| copy(&mut copies)).min().unwrap_or_default()
 }
 
 fn judge(worker: &mut Worker, batch: &TextBatch<'_>, name: &str) -> StageResult<Duration> {
@@ -114,6 +134,7 @@ pub fn bench_all(
         .into_iter()
         .map(|Subject { batch, open, best, crossing, spent, .. }| {
             let boundary = crossing.unwrap_or_default().as_secs_f64();
+            let copy = if crossing.is_some() { copying(&batch).as_secs_f64() } else { 0.0 };
             let spent = spent[0].zip(spent[1]);
             let (seconds, bytes, rows) = (best.as_secs_f64().max(1e-9), batch.texts.data().len(), batch.rows());
             BenchReport {
@@ -125,7 +146,9 @@ pub fn bench_all(
                 nanoseconds_per_row: seconds * 1e9 / (rows.max(1) as f64),
                 open_microseconds: open.as_secs_f64() * 1e6,
                 boundary_microseconds: boundary * 1e6,
+                copy_microseconds: copy * 1e6,
                 boundary_percent: 100.0 * boundary / seconds,
+                call_percent: 100.0 * (boundary - copy).max(0.0) / seconds,
                 boundary_instructions_percent: spent.map(|(all, boundary)| 100.0 * boundary as f64 / all.max(1) as f64),
             }
         })

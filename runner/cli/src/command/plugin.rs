@@ -155,7 +155,11 @@ fn bench(path: &Utf8Path, config: &str, cache: &Utf8Path, printer: Printer) -> R
     let mut reports = serde_json::Map::new();
     if !printer.json {
         let [native, wasm, share, boundary] = ["native MB/s", "wasm MB/s", "% of native", "boundary µs a batch"];
-        printer.result(&format!("{:<20} {native:>12} {wasm:>10} {share:>12} {boundary:>20} {:>6}", "filter", "%"));
+        let [copy, call] = ["copy µs", "% without"];
+        printer.result(&format!(
+            "{:<20} {native:>12} {wasm:>10} {share:>12} {boundary:>20} {:>6} {copy:>8} {call:>10}",
+            "filter", "%"
+        ));
     }
     for builtin in builtins {
         // Some have nothing to look for by themselves.
@@ -173,12 +177,14 @@ fn bench(path: &Utf8Path, config: &str, cache: &Utf8Path, printer: Printer) -> R
         } else {
             let [native, wasm] = [&found[0], &found[1]];
             printer.result(&format!(
-                "{:<20} {:>12.1} {:>10.1} {percent:>12.0} {:>20.0} {:>6.2}",
+                "{:<20} {:>12.1} {:>10.1} {percent:>12.0} {:>20.0} {:>6.2} {:>8.0} {:>10.2}",
                 builtin.name(),
                 native.megabytes_per_second,
                 wasm.megabytes_per_second,
                 wasm.boundary_microseconds,
-                wasm.boundary_percent
+                wasm.boundary_percent,
+                wasm.copy_microseconds,
+                wasm.call_percent
             ));
         }
     }
@@ -190,8 +196,12 @@ fn bench(path: &Utf8Path, config: &str, cache: &Utf8Path, printer: Printer) -> R
 
 fn speed(report: &BenchReport) -> String {
     format!(
-        "{:7.1} MB/s, {:5.0} ns a row, boundary {:.0} µs a batch ({:.2} %)",
-        report.megabytes_per_second, report.nanoseconds_per_row, report.boundary_microseconds, report.boundary_percent
+        "{:7.1} MB/s, {:5.0} ns a row, boundary {:.0} µs a batch ({:.2} %), of which {:.0} µs are one copy of it",
+        report.megabytes_per_second,
+        report.nanoseconds_per_row,
+        report.boundary_microseconds,
+        report.boundary_percent,
+        report.copy_microseconds
     )
 }
 
