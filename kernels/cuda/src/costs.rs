@@ -1,6 +1,6 @@
 //! Memory that the device takes for itself. The operations borrow by these numbers, and a plan adds them up.
 
-use luthier_kernels::device::{AttentionShape, Costs, Operation, Storage};
+use luthier_kernels::device::{AttentionShape, Costs, FloatType, Operation, Storage};
 
 use crate::Precision;
 use crate::cublas::WORKSPACE_BYTES;
@@ -32,6 +32,15 @@ pub struct CudaCosts {
 pub(crate) type Borrowed = [usize; 2];
 
 impl CudaCosts {
+    /// Of a device that computes in bf16, with cuBLAS: what is planned for where none is at hand.
+    pub const USUAL: Self = Self { precision: Precision::Bf16, bf16: true, cublas: true };
+
+    /// What activations are kept in.
+    #[must_use]
+    pub fn activations(&self) -> FloatType {
+        FloatType::F32
+    }
+
     /// Of a product with a frozen or trained matrix that is `[rows, cols]` in memory, `[m, n, k]` as it is computed.
     fn product(&self, [m, n, k]: [usize; 3], weight: Storage, transposed: bool) -> Borrowed {
         let [rows, cols] = if transposed { [n, k] } else { [k, n] };

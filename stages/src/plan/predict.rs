@@ -2,10 +2,11 @@
 
 use camino::Utf8Path;
 use luthier_core::StageResult;
+use luthier_cuda::CudaCosts;
 use luthier_formats::model_files::{ModelConfig, ModelFiles, read_model_config};
 use luthier_formats::tokens::TokenSet;
 use luthier_model::Projection;
-use luthier_model::device::Storage;
+use luthier_model::device::{Costs, FloatType, HostCosts, Storage};
 use luthier_model::memory::{AcceleratorOptions, AcceleratorPlan, MemoryPlan, RunShape, WeightTypes};
 use luthier_model::train::{StateFormat, TrainSpec};
 use serde::Serialize;
@@ -61,6 +62,8 @@ struct Subject {
     length: usize,
     /// Blocks stay on disk.
     stream: bool,
+    /// Of a CUDA device.
+    costs: Option<CudaCosts>,
 }
 
 /// Types under either method.
@@ -115,7 +118,13 @@ pub(crate) fn predict(model: &Utf8Path, data: Option<&Utf8Path>, plan: &PlanConf
         Some(tokens) => tokens.meta.longest,
         None => plan.length.unwrap_or(DEFAULT_LENGTH).min(config.max_positions),
     };
-    let subject = Subject { stored: weight_types(model, plan), config, length, stream: !plan.stream.is_none() };
+    let subject = Subject {
+        stored: weight_types(model, plan),
+        config,
+        length,
+        stream: !plan.stream.is_none(),
+        costs: plan.is_apart().then_some(CudaCosts::USUAL),
+    };
     let spec = plan.spec();
     let shape = match &tokens {
         Some(tokens) => RunShape::of_data(tokens, &spec),
@@ -190,7 +199,12 @@ fn total_of(subject: &Subject, method: Method, spec: &TrainSpec, shape: RunShape
 }
 
 fn plan_of(subject: &Subject, method: Method, spec: &TrainSpec, shape: RunShape) -> StageResult<MemoryPlan> {
-    let plan = MemoryPlan::new(&subject.config, subject.stored.get(method), spec, shape)?;
+    let (activations, costs): (FloatType, &dyn Costs) = match &subject.costs {
+        Some(costs) => (costs.activations(), costs),
+        None => (FloatType::F32, &HostCosts),
+    };
+    let types = subject.stored.get(method);
+    let plan = MemoryPlan::of_device(&subject.config, types, spec, shape, activations, costs)?;
     Ok(if subject.stream { plan.streamed(subject.config.layers) } else { plan })
 }
 

@@ -77,6 +77,24 @@ fn eight_billion_parameters_fit_a_small_card_only_when_frugal() {
 }
 
 #[test]
+fn a_cuda_device_takes_scratch_memory_for_itself() {
+    let bench = Bench::new();
+    let path = config_only(&bench, "8b", &llama_8b());
+    let plan = |device: &str, length: usize| {
+        let with = json!({"batch": 1, "length": length, "checkpointing": true, "device": device});
+        predict_memory(&path, None, &with).expect("a plan").bytes
+    };
+    for length in [16, 2048, 8192] {
+        let (host, device) = (plan("cpu", length), plan("cuda", length));
+        // The largest matrix in 16 bits, cuBLAS's workspace, sines and cosines.
+        let least = 2 * 14336 * 4096 + (32 << 20) + 2 * 4 * 64 * length;
+        let own = device.scratch - host.scratch;
+        assert!((least..least + 4 * 14336 * (length + 64)).contains(&own), "{length} tokens: {own} and {least} bytes");
+    }
+    assert_eq!(plan("cuda:1", 2048), plan("cuda", 2048));
+}
+
+#[test]
 fn offloaded_inputs_are_of_a_device_with_memory_of_its_own() {
     let bench = Bench::new();
     let path = config_only(&bench, "8b", &llama_8b());
@@ -91,7 +109,7 @@ fn offloaded_inputs_are_of_a_device_with_memory_of_its_own() {
     let input = kept.checkpoint / 33;
     assert_eq!((moved.checkpoint, moved.host), (2 * input, 31 * input));
     assert_eq!(kept.total() - moved.total(), moved.host);
-    assert_eq!(plan("cpu", "block-inputs"), kept);
+    assert_eq!((plan("cpu", "block-inputs").checkpoint, plan("cpu", "none").host), (4 * 33 * 4096 * 8192, 0));
     let issues = bench.issues(&PlanStage, &json!({"device": "gpu", "offload": "block-inputs"}));
     assert_eq!(
         issues,
