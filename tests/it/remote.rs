@@ -465,6 +465,171 @@ fn s3_is_a_remote() {
     assert!(down.run(&["push"]).failure(4).stderr.contains("--offline"));
 }
 
+/// Google's store speaks the same XML to clients as S3, with other credentials and heads; emulators of it that package
+/// registries have do not.
+#[test]
+fn google_cloud_storage_is_a_remote() {
+    let Some(s3) = S3::start() else { return };
+    shares(&|| {
+        let mut project = project("gs://bucket/some/prefix");
+        project
+            .env("STORAGE_EMULATOR_HOST", &format!("127.0.0.1:{}", s3.port))
+            // By this part of a token the server tells that its S3 is meant.
+            .env("GOOGLE_BEARER_TOKEN", "x/20260101/us-east-1/s3/aws4_request");
+        project
+    });
+}
+
+impl S3 {
+    /// A user who may do what `actions` say, with the variables that make one be that user.
+    fn user(&self, name: &str, actions: &str) -> [(&'static str, String); 2] {
+        let policy = format!(
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":{actions},"Resource":"*"}}]}}"#
+        );
+        let call = |action: &str, more: &str| {
+            let body = format!("Action={action}&Version=2010-05-08&UserName={name}{more}");
+            let text = format!(
+                "POST / HTTP/1.1\r\nHost: iam.amazonaws.com\r\nConnection: close\r\nContent-Length: {}\r\n\
+                 Content-Type: application/x-www-form-urlencoded\r\n\
+                 Authorization: AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/iam/aws4_request, \
+                 SignedHeaders=host, Signature=s\r\n\r\n{body}",
+                body.len()
+            );
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server");
+            stream.write_all(text.as_bytes()).expect("a request");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("an answer");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{action}: {answer}");
+            answer
+        };
+        let escaped: String = policy.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        call("CreateUser", "");
+        call("PutUserPolicy", &format!("&PolicyName=p&PolicyDocument={escaped}"));
+        let key = call("CreateAccessKey", "");
+        let field = |tag: &str| {
+            let (_, rest) = key.split_once(&format!("<{tag}>")).expect("a key");
+            rest.split_once('<').expect("an end").0.to_owned()
+        };
+        [("AWS_ACCESS_KEY_ID", field("AccessKeyId")), ("AWS_SECRET_ACCESS_KEY", field("SecretAccessKey"))]
+    }
+}
+
+#[test]
+fn a_bucket_that_may_only_be_read_gives_and_is_not_asked_twice_to_take() {
+    // The bucket and two users are made before the server checks who asks.
+    let Some(s3) = S3::start_with(&[("INITIAL_NO_AUTH_ACTION_COUNT", "7")]) else { return };
+    let (writer, reader) =
+        (s3.user("writer", r#"["s3:*"]"#), s3.user("reader", r#"["s3:GetObject","s3:ListBucket","s3:HeadObject"]"#));
+    let project_of = |user: &[(&'static str, String); 2]| {
+        let mut project = s3.project("s3://bucket/shared");
+        for (name, value) in user {
+            project.env(name, value);
+        }
+        project
+    };
+    let first = project_of(&writer);
+    assert!(first.run(&["run"]).success().stderr.contains("3 results to "));
+
+    let clone = project_of(&reader);
+    clone_of(&first, &clone);
+    let locked = clone.run(&["run", "--locked"]).success();
+    assert!(locked.stderr.contains("3 results from "), "{}", locked.stderr);
+    assert!(!locked.stderr.contains("warning:"), "nothing is to be sent: {}", locked.stderr);
+    assert_eq!(objects(&first), objects(&clone));
+
+    // Two stages are new here, so two results would be sent.
+    clone.edit("p.yaml", "cat ${in.from}/size", "cat  ${in.from}/size");
+    clone.edit("p.yaml", "mkdir ${out.all}", "mkdir  ${out.all}");
+    let ran = clone.run(&["run"]).success();
+    assert!(ran.stderr.contains("2 ran, 1 reused"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("warning:").count(), 1, "{}", ran.stderr);
+    let held = clone.run(&["remote", "--json"]);
+    assert_eq!(held.json()["writable"], false, "{}", held.stdout);
+    let pushed = clone.run(&["push"]).failure(4);
+    let shown = regex::Regex::new(r"http://\S+ in \S+s ").expect("a pattern");
+    insta::assert_snapshot!(shown.replace_all(pushed.stderr.trim(), "[URL] "), @r#"
+    error: the remote s3://bucket/shared cannot be written
+      caused by: Error performing PUT [URL] - Server returned non-2xx status code: 403 Forbidden: AccessDenied: Access Denied
+
+    hint: results are still read from it; ask its owner for the right to write, or run with `--no-push`
+    "#);
+}
+
+/// Azurite, Microsoft's own emulator.
+struct Azure {
+    server: Child,
+    endpoint: String,
+    _data: tempfile::TempDir,
+}
+
+/// The account that every Azurite has, as its documentation prints it.
+const ACCOUNT: &str = "devstoreaccount1";
+const ACCOUNT_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+/// Makes the container `bucket` by a signed request; Azurite needs node, so node is there.
+const MAKE_CONTAINER: &str = r#"
+const [endpoint, account, key] = process.argv.slice(1);
+const date = new Date().toUTCString(), version = "2021-12-02";
+const text = `PUT\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:${date}\nx-ms-version:${version}\n/${account}/${account}/bucket\nrestype:container`;
+const sign = require("crypto").createHmac("sha256", Buffer.from(key, "base64")).update(text, "utf8").digest("base64");
+const headers = {"x-ms-date": date, "x-ms-version": version, authorization: `SharedKey ${account}:${sign}`};
+fetch(`${endpoint}/bucket?restype=container`, {method: "PUT", headers}).then(async (answer) => {
+  if (answer.status !== 201) { console.error(answer.status, await answer.text()); process.exit(1); }
+});
+"#;
+
+impl Azure {
+    fn start() -> Option<Self> {
+        let program = std::env::var("LUTHIER_TEST_AZURE_SERVER").unwrap_or_else(|_| "azurite-blob".to_owned());
+        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        let data = tempfile::tempdir().expect("a directory");
+        let server = Command::new(&program)
+            .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--silent", "--skipApiVersionCheck"])
+            .arg("--location")
+            .arg(data.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(server) = server else {
+            luthier_test::skipped(
+                "no Azure server: `npm install azurite` and put `azurite-blob` on the PATH, or name it in \
+                 LUTHIER_TEST_AZURE_SERVER",
+            );
+            return None;
+        };
+        let azure = Self { server, endpoint: format!("http://127.0.0.1:{port}/{ACCOUNT}"), _data: data };
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(began.elapsed() < Duration::from_secs(60), "`{program}` does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let made = Command::new("node").args(["-e", MAKE_CONTAINER, &azure.endpoint, ACCOUNT, ACCOUNT_KEY]).output();
+        let made = made.expect("node");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Some(azure)
+    }
+}
+
+impl Drop for Azure {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[test]
+fn azure_is_a_remote() {
+    let Some(azure) = Azure::start() else { return };
+    shares(&|| {
+        let mut project = project("az://bucket/some/prefix");
+        project
+            .env("AZURE_STORAGE_ENDPOINT", &azure.endpoint)
+            .env("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT)
+            .env("AZURE_STORAGE_ACCOUNT_KEY", ACCOUNT_KEY);
+        project
+    });
+}
+
 #[test]
 fn refused_credentials_stop_no_run_and_are_named() {
     // After the one request that makes the bucket the server knows no key.

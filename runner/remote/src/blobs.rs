@@ -87,9 +87,21 @@ impl Blobs {
                 (Arc::clone(&store) as _, Some(store))
             }
             Scheme::Gcs => {
-                let store = GoogleCloudStorageBuilder::from_env()
+                let mut builder = GoogleCloudStorageBuilder::from_env();
+                let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+                let emulator = set(credentials::EMULATOR);
+                if let Some(host) = &emulator {
+                    let base = if host.contains("://") { host.clone() } else { format!("http://{host}") };
+                    builder = builder.with_base_url(&base);
+                    if set("GOOGLE_BEARER_TOKEN").is_none() {
+                        builder = builder.with_bearer_token("emulator");
+                    }
+                }
+                let plain =
+                    emulator.or_else(|| set("GOOGLE_BASE_URL")).is_some_and(|base| !base.starts_with("https://"));
+                let store = builder
                     .with_url(address)
-                    .with_client_options(client(false))
+                    .with_client_options(client(plain))
                     .with_retry(retry)
                     .build()
                     .map_err(configuration)?;

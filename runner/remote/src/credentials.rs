@@ -9,6 +9,9 @@ use crate::location::Scheme;
 const METADATA: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 169, 254)), 80);
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The address of a server to use in place of Google's, without credentials, as Google's own clients read it.
+pub(crate) const EMULATOR: &str = "STORAGE_EMULATOR_HOST";
+
 /// The variables of which one is enough, as the services' own tools name them.
 pub(crate) fn variables(scheme: Scheme) -> &'static [&'static str] {
     match scheme {
@@ -27,6 +30,7 @@ pub(crate) fn variables(scheme: Scheme) -> &'static [&'static str] {
             "GOOGLE_SERVICE_ACCOUNT_KEY",
             "GOOGLE_BEARER_TOKEN",
             "GOOGLE_SKIP_SIGNATURE",
+            EMULATOR,
         ],
         Scheme::Azure => &[
             "AZURE_STORAGE_ACCOUNT_KEY",
