@@ -15,11 +15,23 @@ pub fn write_atomic(path: &Utf8Path, bytes: &[u8]) -> io::Result<()> {
     };
     fs_err::create_dir_all(parent)?;
     let context = |error: io::Error| io::Error::new(error.kind(), format!("failed to write `{path}`: {error}"));
-    let mut temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(parent).map_err(context)?;
+    let mut temporary = temporary_file(parent, ".tmp-").map_err(context)?;
     temporary.write_all(bytes).map_err(context)?;
     temporary.as_file().sync_all().map_err(context)?;
     temporary.persist(path).map_err(|error| context(error.error))?;
     Ok(())
+}
+
+/// A file in `parent` that is removed unless it gets a name; who may read it is what the user's mask says of new files.
+///
+/// # Errors
+/// It cannot be made.
+pub fn temporary_file(parent: &Utf8Path, prefix: &str) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(parent)
 }
 
 /// Every file below `root`, as sorted `/`-separated relative paths. Symbolic links are followed.
@@ -92,5 +104,13 @@ mod tests {
         write_atomic(&path, b"two").expect("second");
         assert_eq!(fs_err::read(&path).expect("read"), b"two");
         assert_eq!(walk_files(root).expect("walk"), ["sub/file"]);
+        // Like any other new file, so that others of a project or a shared store can read it.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = |path: &Utf8Path| fs_err::metadata(path).expect("a file").permissions().mode() & 0o777;
+            fs_err::write(root.join("plain"), b"one").expect("written");
+            assert_eq!(mode(&path), mode(&root.join("plain")));
+        }
     }
 }

@@ -181,7 +181,7 @@ impl ShardCache {
         let path = self.path(key);
         let parent = path.parent().unwrap_or(&self.directory);
         fs_err::create_dir_all(parent)?;
-        let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(parent)?;
+        let mut file = crate::fs::temporary_file(parent, ".tmp-")?;
         file.write_all(MAGIC)?;
         file.write_all(&(payload.len() as u64).to_le_bytes())?;
         file.write_all(digest(key, payload).as_bytes())?;

@@ -109,7 +109,7 @@ impl Disk {
         let parent = path.parent().unwrap_or(&self.temporary);
         self.make_directory(parent)?;
         self.make_directory(&self.temporary)?;
-        let mut temporary = tempfile::Builder::new().prefix("file-").tempfile_in(&self.temporary)?;
+        let mut temporary = luthier_core::fs::temporary_file(&self.temporary, "file-")?;
         if self.step(Step::Write, path)? == Some(Fault::Tear) {
             temporary.write_all(&bytes[..bytes.len() / 2])?;
             // A process that dies here leaves the torn file behind.

@@ -161,7 +161,7 @@ impl StatMemo {
     fn write(&self, text: &str) -> io::Result<()> {
         let Some(parent) = self.file.parent() else { return Ok(()) };
         fs_err::create_dir_all(parent)?;
-        let mut temporary = tempfile::Builder::new().prefix(".memo-").tempfile_in(parent)?;
+        let mut temporary = luthier_core::fs::temporary_file(parent, ".memo-")?;
         // Not synchronised: the checksum finds a file that a power failure tore.
         io::Write::write_all(&mut temporary, text.as_bytes())?;
         temporary.persist(&self.file).map_err(|error| error.error)?;
