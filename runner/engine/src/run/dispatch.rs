@@ -234,7 +234,14 @@ impl<'a> Dispatch<'a> {
                 self.running -= 1;
                 self.tokens.give_back(grant);
                 match *result {
-                    Ok(Executed::Ran(record)) => self.ran(at, *record)?,
+                    Ok(Executed::Ran(record)) => {
+                        if let Some(event) =
+                            self.placement.memory_warning(&self.planner.pipeline.stages[at], at, &record)
+                        {
+                            self.emitter.emit(RunEvent::StageEvent { stage: self.id(at), event });
+                        }
+                        self.ran(at, *record)?;
+                    }
                     Ok(Executed::Reused(record)) => {
                         self.reuse(at, Arc::from(record));
                         self.wake(at)?;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use camino::Utf8PathBuf;
-use luthier_core::{BatchExecutor, ErrorClass, ExecutorSpec, Location, StageError, StageId, StageResult};
+use luthier_core::{BatchExecutor, ErrorClass, ExecutorSpec, Location, StageError, StageEvent, StageId, StageResult};
 use serde::Serialize;
 
 use super::jobs::Follower;
@@ -13,6 +13,7 @@ use super::{RunOptions, StageFailure, machine};
 use crate::error::EngineError;
 use crate::format::{bytes, plural};
 use crate::pipeline::{Pipeline, PlannedStage};
+use crate::store::StageRecord;
 
 /// Makes the executors that a run needs; those on this machine are the runner's own.
 #[derive(Clone)]
@@ -170,6 +171,18 @@ impl Placement {
         let wanted = planned.prepared.resources.threads;
         (self.is_here(at) && wanted > threads && planned.asked_at("threads").is_some())
             .then(|| format!("asks for {wanted} threads and gets the {threads} of this run; its result is the same"))
+    }
+
+    /// A stage that took more memory than it says makes the next run start too much beside it.
+    pub fn memory_warning(&self, planned: &PlannedStage, at: usize, record: &StageRecord) -> Option<StageEvent> {
+        let (said, took) = (planned.prepared.resources.memory, record.peak_memory);
+        let place = planned.asked_at("memory").filter(|_| self.is_here(at) && said > 0 && took > said)?;
+        // A little more than it took, so that the next run of it does not say the same.
+        let enough = bytes(took / 20 * 21).replace(' ', "");
+        Some(StageEvent::Warning {
+            message: format!("took {} of memory, but says {} ({place})", bytes(took), bytes(said)),
+            hint: Some(format!("write `memory: {enough}`, so that no more runs beside it than fits")),
+        })
     }
 
     pub fn place(&self, at: usize) -> Result<Place, StageFailure> {

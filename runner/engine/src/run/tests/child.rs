@@ -188,6 +188,36 @@ fn a_stage_that_takes_too_long_is_stopped_where_it_runs() {
 }
 
 #[test]
+fn a_stage_that_takes_more_memory_than_it_says_is_named() {
+    let warnings = |memory: &str| {
+        let bench = one("{text: x}");
+        bench.edit("uses: work,", &format!("uses: work, resources: {{memory: {memory}}},"));
+        let (summary, events) = bench.run_events(&options(&bench));
+        assert!(summary.succeeded(), "{summary:?}");
+        let said = events.iter().filter_map(|event| match event {
+            crate::run::RunEvent::StageEvent { event: luthier_core::StageEvent::Warning { message, hint }, .. } => {
+                Some(
+                    format!("{message}\nhint: {}", hint.as_deref().unwrap_or_default())
+                        .replace(bench.root.as_str(), "[ROOT]"),
+                )
+            }
+            _ => None,
+        });
+        said.collect::<Vec<_>>()
+    };
+    assert_eq!(warnings("4GB"), [""; 0]);
+    if cfg!(target_os = "linux") {
+        let said = warnings("100kB");
+        insta::with_settings!({filters => vec![(r"\b[\d.]+ ?MB\b", "[SIZE]")]}, {
+            insta::assert_snapshot!(said.join("\n"), @r"
+            took [SIZE] of memory, but says 100.0 kB ([ROOT]/p.yaml:3:31)
+            hint: write `memory: [SIZE]`, so that no more runs beside it than fits
+            ");
+        });
+    }
+}
+
+#[test]
 fn a_stage_is_given_the_accelerators_it_is_granted() {
     let bench = one("{text: x, mode: gpus}");
     bench.edit("uses: work,", "uses: work, resources: {gpu: 2},");
