@@ -9,8 +9,18 @@ use serde_json::{Value, json};
 use super::note::{Fate, Note};
 
 /// Parameters of a training that its memory plan takes too.
-const PLANNED: [&str; 9] =
-    ["method", "rank", "targets", "dora", "layers_to_transform", "optimizer", "batch", "accumulate", "checkpointing"];
+const PLANNED: [&str; 10] = [
+    "method",
+    "rank",
+    "targets",
+    "dora",
+    "dropout",
+    "layers_to_transform",
+    "optimizer",
+    "batch",
+    "accumulate",
+    "checkpointing",
+];
 
 /// A part of the data, held out to watch the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
