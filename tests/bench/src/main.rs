@@ -2,6 +2,7 @@
 
 mod filters;
 mod kernels;
+mod plan;
 mod runner;
 mod stream;
 mod tokenizer;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::StageResult;
+use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::ModelConfig;
 use luthier_kernels::nf4::{AbsMax, BLOCK, NESTED_BLOCK, Nf4View};
 use luthier_kernels::random::Stream;
@@ -95,7 +95,11 @@ fn stream(arguments: &Arguments, directory: &Utf8Path, out: &mut (dyn Write + Se
     if let Some(resident) = resident_peak() {
         writeln!(out, "{:<24}{:>16}{resident:>16}", "process (VmHWM)", "")?;
     }
-    Ok(())
+    let parts = Component::ALL
+        .into_iter()
+        .map(|component| (component.as_str(), plan.bytes(component), device.ledger().peak(component)));
+    crate::plan::hold(parts, plan.total(), device.ledger().total_peak())
+        .map_err(|problem| StageError::new("bench::plan", problem))
 }
 
 fn spec(arguments: &Arguments) -> TrainSpec {

@@ -7,6 +7,8 @@ use camino::Utf8PathBuf;
 use luthier_stages::measure::{self, TrainBench};
 use serde_json::json;
 
+use crate::plan;
+
 #[derive(clap::Args)]
 pub struct Arguments {
     /// A GGUF file or a Hugging Face model directory.
@@ -69,6 +71,7 @@ pub fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> io::Result<()
     let bench = bench(method);
     let before = gemm_rate(threads)?;
     let profile = bench.run().map_err(io::Error::other)?;
+    hold_plan(&profile)?;
     let rate = before.max(gemm_rate(threads)?);
     if arguments.json {
         let mut json = serde_json::to_value(&profile)?;
@@ -96,6 +99,11 @@ pub fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> io::Result<()
     Ok(())
 }
 
+fn hold_plan(profile: &measure::TrainProfile) -> io::Result<()> {
+    let parts = profile.memory.iter().map(|part| (part.component, part.planned, part.measured));
+    plan::hold(parts, profile.planned_bytes, profile.measured_bytes).map_err(io::Error::other)
+}
+
 /// The methods' steps, a round of each after the other, so that a machine that speeds up or slows down does it to all.
 fn in_turn(arguments: &Arguments, bench: impl Fn(&str) -> TrainBench, out: &mut (dyn Write + Send)) -> io::Result<()> {
     let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); arguments.method.len()];
@@ -104,6 +112,7 @@ fn in_turn(arguments: &Arguments, bench: impl Fn(&str) -> TrainBench, out: &mut 
     for _ in 0..arguments.rounds {
         for (index, method) in arguments.method.iter().enumerate() {
             let profile = bench(method).run().map_err(io::Error::other)?;
+            hold_plan(&profile)?;
             seconds[index].extend(profile.seconds);
             tokens = profile.tokens_per_step;
             let wide = |name: &str| ["matmul_nt", "matmul_nn"].contains(&name);
