@@ -1,4 +1,4 @@
-// An emulated libcublas with what src/cublas.rs calls: products of bf16 matrices with f32 results, on device addresses
+// An emulated libcublas with what src/cublas.rs calls: products of bf16 matrices with f32 or bf16 results, on device addresses
 // that are host addresses here. Column-major, as the real one.
 #include <cstdint>
 #include <cstring>
@@ -23,12 +23,19 @@ float widen(uint16_t bits) {
   return value;
 }
 
+uint16_t rounded(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 struct Product {
   bool transposed_a, transposed_b;
   int m, n, k, lda, ldb, ldc;
   float alpha, beta;
   const uint16_t *a, *b;
-  float *c;
+  void *c;
+  bool narrow;
   void run() const {
     for (int column = 0; column < n; column++)
       for (int row = 0; row < m; row++) {
@@ -38,8 +45,13 @@ struct Product {
           uint16_t y = transposed_b ? b[(size_t)step * ldb + column] : b[(size_t)column * ldb + step];
           sum += (double)widen(x) * widen(y);
         }
-        float &out = c[(size_t)column * ldc + row];
-        out = (float)(alpha * sum) + (beta == 0 ? 0 : beta * out);
+        size_t at = (size_t)column * ldc + row;
+        float old = beta == 0 ? 0 : narrow ? widen(((uint16_t *)c)[at]) : ((float *)c)[at];
+        float value = (float)(alpha * sum) + beta * old;
+        if (narrow)
+          ((uint16_t *)c)[at] = rounded(value);
+        else
+          ((float *)c)[at] = value;
       }
   }
 };
@@ -96,14 +108,16 @@ int cublasSetWorkspace_v2(Handle *handle, void *workspace, size_t bytes) {
 
 int cublasGemmEx(Handle *handle, int transposed_a, int transposed_b, int m, int n, int k, const float *alpha,
                  const uint16_t *a, int type_a, int lda, const uint16_t *b, int type_b, int ldb, const float *beta,
-                 float *c, int type_c, int ldc, int compute, int) {
+                 void *c, int type_c, int ldc, int compute, int) {
   if (!handle) return NOT_INITIALIZED;
-  if (type_a != BRAIN_16 || type_b != BRAIN_16 || type_c != REAL_32 || compute != COMPUTE_32) return NOT_SUPPORTED;
+  if (type_a != BRAIN_16 || type_b != BRAIN_16 || (type_c != REAL_32 && type_c != BRAIN_16) || compute != COMPUTE_32)
+    return NOT_SUPPORTED;
   if (m < 0 || n < 0 || k < 0 || lda < (transposed_a ? k : m) || ldb < (transposed_b ? n : k) || ldc < m)
     return INVALID_VALUE;
   products++;
   // When its stream comes to it; a graph may come to it again, so it stays.
-  auto *product = new Product{transposed_a != 0, transposed_b != 0, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c};
+  auto *product = new Product{transposed_a != 0, transposed_b != 0, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c,
+                              type_c == BRAIN_16};
   return queue(handle->stream, product) ? INTERNAL_ERROR : SUCCESS;
 }
 

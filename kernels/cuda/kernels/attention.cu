@@ -16,16 +16,16 @@ __device__ __forceinline__ float row_sum(float value) {
 }
 
 // Output columns `first` to `first + 64 · CHUNKS`; the log of the denominators with the first of them.
-template <int CHUNKS>
-__device__ __forceinline__ void attend(const float *q, const float *k, const float *v, const u32 *starts, int segments,
-                                       const AttentionLayer &layer, int first, float *out, float *lse, float *stage,
+template <int CHUNKS, class T>
+__device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const u32 *starts, int segments,
+                                       const AttentionLayer &layer, int first, T *out, float *lse, float *stage,
                                        float *weights, int *place) {
   // Later tiles see more keys, so they start first.
   SegmentTile tile = find_tile(starts, segments, ATTENTION_TILE, gridDim.x - 1 - blockIdx.x, place);
   if (tile.length == 0) return;
   int head = blockIdx.y, d = layer.d, width = layer.heads * d, key_width = layer.heads / layer.group * d;
   int here = min(ATTENTION_TILE, tile.length - tile.first);
-  HeadRows queries(q, tile.segment + tile.first, here, width, head, d);
+  HeadRows<T> queries(q, tile.segment + tile.first, here, width, head, d);
   float tops[4], sums[4], taken[CHUNKS][4][4];
 #pragma unroll
   for (int i = 0; i < 4; i++) {
@@ -40,10 +40,10 @@ __device__ __forceinline__ void attend(const float *q, const float *k, const flo
   lowest = lowest > 0 ? lowest / ATTENTION_TILE * ATTENTION_TILE : 0;
   for (int start = lowest; start < tile.first + here; start += ATTENTION_TILE) {
     int keys = min(ATTENTION_TILE, tile.length - start);
-    HeadRows key_rows(k, tile.segment + start, keys, key_width, head / layer.group, d);
-    HeadRows value_rows(v, tile.segment + start, keys, key_width, head / layer.group, d);
+    HeadRows<T> key_rows(k, tile.segment + start, keys, key_width, head / layer.group, d);
+    HeadRows<T> value_rows(v, tile.segment + start, keys, key_width, head / layer.group, d);
     float scores[4][4];
-    rows_by_rows(queries, key_rows, d, stage, scores);
+    rows_by_rows<T>(queries, key_rows, d, stage, scores);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       float top = tops[i];
@@ -70,12 +70,12 @@ __device__ __forceinline__ void attend(const float *q, const float *k, const flo
 #pragma unroll
         for (int j = 0; j < 4; j++) taken[chunk][i][j] *= decay;
     }
-    weights_by_rows<CHUNKS>(weights, value_rows, first, d, stage, taken);
+    weights_by_rows<CHUNKS, T>(weights, value_rows, first, d, stage, taken);
   }
   float factors[4];
 #pragma unroll
   for (int i = 0; i < 4; i++) factors[i] = 1 / sums[i];
-  store_rows<CHUNKS>(out, tile.segment + tile.first, here, width, head, d, first, taken, factors);
+  store_rows<CHUNKS, T>(out, tile.segment + tile.first, here, width, head, d, first, taken, factors);
   if (first == 0 && (threadIdx.x & 15) == 0)
 #pragma unroll
     for (int i = 0; i < 4; i++)
@@ -84,18 +84,21 @@ __device__ __forceinline__ void attend(const float *q, const float *k, const flo
 }
 
 // Grid: tiles (at most tokens / 64 + segments), heads.
-#define ATTENTION(name, CHUNKS)                                                                                        \
+#define ATTENTION(name, CHUNKS, T)                                                                                        \
   extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 1)                                                      \
-      name(const float *q, const float *k, const float *v, const u32 *starts, int segments, int heads, int group,      \
-           int d, float scale, int window, float cap, int first, float *out, float *lse) {                             \
+      name(const T *q, const T *k, const T *v, const u32 *starts, int segments, int heads, int group,      \
+           int d, float scale, int window, float cap, int first, T *out, float *lse) {                             \
     __shared__ __align__(16) float stage[ATTENTION_STAGE];                                                             \
     __shared__ __align__(16) float weights[ATTENTION_TILE * ATTENTION_PITCH];                                          \
     __shared__ int place[3];                                                                                           \
     AttentionLayer layer = {heads, group, d, scale, window, cap};                                                      \
-    attend<CHUNKS>(q, k, v, starts, segments, layer, first, out, lse, stage, weights, place);                          \
+    attend<CHUNKS, T>(q, k, v, starts, segments, layer, first, out, lse, stage, weights, place);                          \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-ATTENTION(attention_64, 1)
-ATTENTION(attention_128, 2)
-ATTENTION(attention_256, 4)
+ATTENTION(attention_64_f32, 1, float)
+ATTENTION(attention_64_bf16, 1, u16)
+ATTENTION(attention_128_f32, 2, float)
+ATTENTION(attention_128_bf16, 2, u16)
+ATTENTION(attention_256_f32, 4, float)
+ATTENTION(attention_256_bf16, 4, u16)

@@ -5,18 +5,34 @@
 // head: the columns of dq from 0 on must be the last ones to be computed.
 #include "attention_tiles.cuh"
 
-// One warp per row and head. Grid: row-heads / 8.
-extern "C" __global__ void __launch_bounds__(256)
-    attention_delta(const float *out, const float *dout, u64 count, int d, float *dq) {
+// Where the dot product of a row and head is, as f32 in place of the first elements of dq.
+template <class T> __device__ __forceinline__ float *dot_place(T *dq, u64 index, int d) {
+  return (float *)(dq + index * d);
+}
+template <class T> __device__ __forceinline__ const float *dot_place(const T *dq, u64 index, int d) {
+  return (const float *)(dq + index * d);
+}
+
+// One warp per row and head. Grid: row-heads / 8. Heads of bf16 have an even number of elements.
+template <class T>
+__device__ __forceinline__ void delta(const T *out, const T *dout, u64 count, int d, T *dq) {
   u64 index = (u64)blockIdx.x * 8 + threadIdx.x / 32;
   if (index >= count) return;
   float sum = 0;
-  for (int at = threadIdx.x & 31; at < d; at += 32) sum = fmaf(out[index * d + at], dout[index * d + at], sum);
+  for (int at = threadIdx.x & 31; at < d; at += 32)
+    sum = fmaf(load_one(out + index * d + at), load_one(dout + index * d + at), sum);
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-  if ((threadIdx.x & 31) == 0) dq[index * d] = sum;
+  if ((threadIdx.x & 31) == 0) *dot_place(dq, index, d) = sum;
 }
-KERNEL_REGISTER(attention_delta)
+
+#define ATTENTION_DELTA(name, T)                                                                                       \
+  extern "C" __global__ void __launch_bounds__(256) name(const T *out, const T *dout, u64 count, int d, T *dq) {       \
+    delta<T>(out, dout, count, d, dq);                                                                                 \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+ATTENTION_DELTA(attention_delta_f32, float)
+ATTENTION_DELTA(attention_delta_bf16, u16)
 
 // The probability of a score, and its gradient before the cap and the scale: both zero where nothing is seen.
 struct Slopes {
@@ -31,17 +47,17 @@ struct Slopes {
 
 // dk and dv of 64 keys of a key-value head, columns `first` to `first + 64 · CHUNKS`: over the heads of the group, and
 // over blocks of queries, in ascending order. Tiles are [key, query].
-template <int CHUNKS>
-__device__ __forceinline__ void key_gradients(const float *q, const float *k, const float *v, const float *lse,
-                                              const float *dout, const float *delta, const u32 *starts, int segments,
-                                              const AttentionLayer &layer, int first, float *dk, float *dv,
+template <int CHUNKS, class T>
+__device__ __forceinline__ void key_gradients(const T *q, const T *k, const T *v, const float *lse, const T *dout,
+                                              const T *delta, const u32 *starts, int segments,
+                                              const AttentionLayer &layer, int first, T *dk, T *dv,
                                               float *stage, float *weights, int *place) {
   SegmentTile tile = find_tile(starts, segments, ATTENTION_TILE, blockIdx.x, place);
   if (tile.length == 0) return;
   int kv_head = blockIdx.y, d = layer.d, width = layer.heads * d, key_width = layer.heads / layer.group * d;
   int here = min(ATTENTION_TILE, tile.length - tile.first);
-  HeadRows keys(k, tile.segment + tile.first, here, key_width, kv_head, d);
-  HeadRows values(v, tile.segment + tile.first, here, key_width, kv_head, d);
+  HeadRows<T> keys(k, tile.segment + tile.first, here, key_width, kv_head, d);
+  HeadRows<T> values(v, tile.segment + tile.first, here, key_width, kv_head, d);
   float key_sums[CHUNKS][4][4], value_sums[CHUNKS][4][4];
 #pragma unroll
   for (int chunk = 0; chunk < CHUNKS; chunk++)
@@ -54,16 +70,16 @@ __device__ __forceinline__ void key_gradients(const float *q, const float *k, co
   for (int head = kv_head * layer.group; head < (kv_head + 1) * layer.group; head++) {
     for (int start = tile.first; start < end; start += ATTENTION_TILE) {
       int rows = min(ATTENTION_TILE, tile.length - start);
-      HeadRows queries(q, tile.segment + start, rows, width, head, d);
-      HeadRows gradients(dout, tile.segment + start, rows, width, head, d);
+      HeadRows<T> queries(q, tile.segment + start, rows, width, head, d);
+      HeadRows<T> gradients(dout, tile.segment + start, rows, width, head, d);
       float scores[4][4], slopes[4][4];
-      rows_by_rows(keys, queries, d, stage, scores);
-      rows_by_rows(values, gradients, d, stage, slopes);
+      rows_by_rows<T>(keys, queries, d, stage, scores);
+      rows_by_rows<T>(values, gradients, d, stage, slopes);
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         int query = score_column(j);
         u64 row = (u64)(tile.segment + start + query) * layer.heads + head;
-        float log = query < rows ? lse[row] : 0, dot = query < rows ? delta[row * d] : 0;
+        float log = query < rows ? lse[row] : 0, dot = query < rows ? *dot_place(delta, row, d) : 0;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           bool seen = query < rows && sees(layer, start + query, tile.first + score_row(i));
@@ -72,37 +88,37 @@ __device__ __forceinline__ void key_gradients(const float *q, const float *k, co
           slopes[i][j] = at.ds;
         }
       }
-      weights_by_rows<CHUNKS>(weights, gradients, first, d, stage, value_sums);
+      weights_by_rows<CHUNKS, T>(weights, gradients, first, d, stage, value_sums);
 #pragma unroll
       for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int j = 0; j < 4; j++) weights[score_row(i) * ATTENTION_PITCH + score_column(j)] = slopes[i][j];
-      weights_by_rows<CHUNKS>(weights, queries, first, d, stage, key_sums);
+      weights_by_rows<CHUNKS, T>(weights, queries, first, d, stage, key_sums);
     }
   }
   float factors[4] = {1, 1, 1, 1};
-  store_rows<CHUNKS>(dk, tile.segment + tile.first, here, key_width, kv_head, d, first, key_sums, factors);
-  store_rows<CHUNKS>(dv, tile.segment + tile.first, here, key_width, kv_head, d, first, value_sums, factors);
+  store_rows<CHUNKS, T>(dk, tile.segment + tile.first, here, key_width, kv_head, d, first, key_sums, factors);
+  store_rows<CHUNKS, T>(dv, tile.segment + tile.first, here, key_width, kv_head, d, first, value_sums, factors);
 }
 
 // dq of 64 queries of a head, over blocks of keys in ascending order.
-template <int CHUNKS>
-__device__ __forceinline__ void query_gradients(const float *q, const float *k, const float *v, const float *lse,
-                                                const float *dout, const u32 *starts, int segments,
-                                                const AttentionLayer &layer, int first, float *dq, float *stage,
+template <int CHUNKS, class T>
+__device__ __forceinline__ void query_gradients(const T *q, const T *k, const T *v, const float *lse, const T *dout,
+                                                const u32 *starts, int segments, const AttentionLayer &layer,
+                                                int first, T *dq, float *stage,
                                                 float *weights, int *place) {
   SegmentTile tile = find_tile(starts, segments, ATTENTION_TILE, gridDim.x - 1 - blockIdx.x, place);
   if (tile.length == 0) return;
   int head = blockIdx.y, d = layer.d, width = layer.heads * d, key_width = layer.heads / layer.group * d;
   int here = min(ATTENTION_TILE, tile.length - tile.first);
-  HeadRows queries(q, tile.segment + tile.first, here, width, head, d);
-  HeadRows gradients(dout, tile.segment + tile.first, here, width, head, d);
+  HeadRows<T> queries(q, tile.segment + tile.first, here, width, head, d);
+  HeadRows<T> gradients(dout, tile.segment + tile.first, here, width, head, d);
   float sums[CHUNKS][4][4], logs[4], dots[4];
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     u64 row = (u64)(tile.segment + tile.first + score_row(i)) * layer.heads + head;
     logs[i] = score_row(i) < here ? lse[row] : 0;
-    dots[i] = score_row(i) < here ? dq[row * d] : 0;
+    dots[i] = score_row(i) < here ? *dot_place(dq, row, d) : 0;
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; chunk++)
 #pragma unroll
@@ -112,11 +128,11 @@ __device__ __forceinline__ void query_gradients(const float *q, const float *k, 
   lowest = lowest > 0 ? lowest / ATTENTION_TILE * ATTENTION_TILE : 0;
   for (int start = lowest; start < tile.first + here; start += ATTENTION_TILE) {
     int count = min(ATTENTION_TILE, tile.length - start);
-    HeadRows keys(k, tile.segment + start, count, key_width, head / layer.group, d);
-    HeadRows values(v, tile.segment + start, count, key_width, head / layer.group, d);
+    HeadRows<T> keys(k, tile.segment + start, count, key_width, head / layer.group, d);
+    HeadRows<T> values(v, tile.segment + start, count, key_width, head / layer.group, d);
     float scores[4][4], slopes[4][4];
-    rows_by_rows(queries, keys, d, stage, scores);
-    rows_by_rows(gradients, values, d, stage, slopes);
+    rows_by_rows<T>(queries, keys, d, stage, scores);
+    rows_by_rows<T>(gradients, values, d, stage, slopes);
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -125,40 +141,44 @@ __device__ __forceinline__ void query_gradients(const float *q, const float *k, 
         Slopes at(layer, scores[i][j], slopes[i][j], logs[i], dots[i], seen);
         weights[score_row(i) * ATTENTION_PITCH + score_column(j)] = at.ds;
       }
-    weights_by_rows<CHUNKS>(weights, keys, first, d, stage, sums);
+    weights_by_rows<CHUNKS, T>(weights, keys, first, d, stage, sums);
   }
   float factors[4] = {1, 1, 1, 1};
-  store_rows<CHUNKS>(dq, tile.segment + tile.first, here, width, head, d, first, sums, factors);
+  store_rows<CHUNKS, T>(dq, tile.segment + tile.first, here, width, head, d, first, sums, factors);
 }
 
 // Grid: tiles (at most tokens / 64 + segments), key-value heads.
-#define ATTENTION_KEY_GRADIENTS(name, CHUNKS)                                                                          \
+#define ATTENTION_KEY_GRADIENTS(name, CHUNKS, T)                                                                          \
   extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 1)                                                      \
-      name(const float *q, const float *k, const float *v, const float *lse, const float *dout, const float *delta,    \
+      name(const T *q, const T *k, const T *v, const float *lse, const T *dout, const T *delta,    \
            const u32 *starts, int segments, int heads, int group, int d, float scale, int window, float cap,           \
-           int first, float *dk, float *dv) {                                                                          \
+           int first, T *dk, T *dv) {                                                                          \
     __shared__ __align__(16) float stage[ATTENTION_STAGE];                                                             \
     __shared__ __align__(16) float weights[ATTENTION_TILE * ATTENTION_PITCH];                                          \
     __shared__ int place[3];                                                                                           \
     AttentionLayer layer = {heads, group, d, scale, window, cap};                                                      \
-    key_gradients<CHUNKS>(q, k, v, lse, dout, delta, starts, segments, layer, first, dk, dv, stage, weights, place);   \
+    key_gradients<CHUNKS, T>(q, k, v, lse, dout, delta, starts, segments, layer, first, dk, dv, stage, weights, place);   \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
 // Grid: tiles (at most tokens / 64 + segments), heads.
-#define ATTENTION_QUERY_GRADIENTS(name, CHUNKS)                                                                        \
+#define ATTENTION_QUERY_GRADIENTS(name, CHUNKS, T)                                                                        \
   extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 1)                                                      \
-      name(const float *q, const float *k, const float *v, const float *lse, const float *dout, const u32 *starts,     \
-           int segments, int heads, int group, int d, float scale, int window, float cap, int first, float *dq) {      \
+      name(const T *q, const T *k, const T *v, const float *lse, const T *dout, const u32 *starts,     \
+           int segments, int heads, int group, int d, float scale, int window, float cap, int first, T *dq) {      \
     __shared__ __align__(16) float stage[ATTENTION_STAGE];                                                             \
     __shared__ __align__(16) float weights[ATTENTION_TILE * ATTENTION_PITCH];                                          \
     __shared__ int place[3];                                                                                           \
     AttentionLayer layer = {heads, group, d, scale, window, cap};                                                      \
-    query_gradients<CHUNKS>(q, k, v, lse, dout, starts, segments, layer, first, dq, stage, weights, place);            \
+    query_gradients<CHUNKS, T>(q, k, v, lse, dout, starts, segments, layer, first, dq, stage, weights, place);            \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-ATTENTION_KEY_GRADIENTS(attention_key_gradients_64, 1)
-ATTENTION_KEY_GRADIENTS(attention_key_gradients_128, 2)
-ATTENTION_QUERY_GRADIENTS(attention_query_gradients_64, 1)
-ATTENTION_QUERY_GRADIENTS(attention_query_gradients_128, 2)
+ATTENTION_KEY_GRADIENTS(attention_key_gradients_64_f32, 1, float)
+ATTENTION_KEY_GRADIENTS(attention_key_gradients_64_bf16, 1, u16)
+ATTENTION_KEY_GRADIENTS(attention_key_gradients_128_f32, 2, float)
+ATTENTION_KEY_GRADIENTS(attention_key_gradients_128_bf16, 2, u16)
+ATTENTION_QUERY_GRADIENTS(attention_query_gradients_64_f32, 1, float)
+ATTENTION_QUERY_GRADIENTS(attention_query_gradients_64_bf16, 1, u16)
+ATTENTION_QUERY_GRADIENTS(attention_query_gradients_128_f32, 2, float)
+ATTENTION_QUERY_GRADIENTS(attention_query_gradients_128_bf16, 2, u16)

@@ -8,40 +8,53 @@
 #define PASSING_ROWS 32
 #define PASSING (PASSING_ROWS / 8)
 
-template <int D> struct GradientShared {
-  typedef HeadTile<D, GRADIENT_ROWS, GRADIENT_THREADS> Own;
-  typedef HeadTile<D, PASSING_ROWS, GRADIENT_THREADS> Passing;
+template <int D, class T> struct GradientShared {
+  typedef HeadTile<D, GRADIENT_ROWS, GRADIENT_THREADS, T> Own;
+  typedef HeadTile<D, PASSING_ROWS, GRADIENT_THREADS, T> Passing;
   u16 *own[2], *passing[2];
-  float *stage[2];
+  // What comes next: in f32, or a second tile of each kind.
+  u8 *stage[2];
 
   __device__ __forceinline__ GradientShared(u8 *shared) {
     for (int i = 0; i < 2; i++) {
       own[i] = (u16 *)(shared + i * Own::BYTES);
       passing[i] = (u16 *)(shared + 2 * Own::BYTES + i * Passing::BYTES);
-      stage[i] = (float *)(shared + 2 * (Own::BYTES + Passing::BYTES) + i * Passing::STAGE_BYTES);
+      stage[i] = shared + 2 * (Own::BYTES + Passing::BYTES) + i * Passing::STAGE_BYTES;
     }
   }
   // All rows of the block's own; the stages must be free.
-  __device__ __forceinline__ void load_own(int which, const HeadRows &rows) {
-    HeadRows second = rows;
+  __device__ __forceinline__ void load_own(int which, const HeadRows<T> &rows) {
+    HeadRows<T> second = rows;
     second.count -= PASSING_ROWS;
     if (second.count > 0) second.row += (u64)PASSING_ROWS * rows.width;
-    Passing::fetch(rows, stage[0]);
-    Passing::fetch(second, stage[1]);
+    Passing::fetch(rows, stage[0], own[which]);
+    Passing::fetch(second, stage[1], own[which] + PASSING_ROWS * Own::PITCH);
     copies_wait<0>();
     Passing::narrow(stage[0], own[which]);
     Passing::narrow(stage[1], own[which] + PASSING_ROWS * Own::PITCH);
   }
-  __device__ __forceinline__ void fetch(const HeadRows &first, const HeadRows &second) {
-    Passing::fetch(first, stage[0]);
-    Passing::fetch(second, stage[1]);
+  __device__ __forceinline__ void fetch(const HeadRows<T> &first, const HeadRows<T> &second) {
+    Passing::fetch(first, stage[0], (u16 *)stage[0]);
+    Passing::fetch(second, stage[1], (u16 *)stage[1]);
   }
   __device__ __forceinline__ void arrive() {
     copies_wait<0>();
+    if (sizeof(T) == 2) {
+      for (int i = 0; i < 2; i++) {
+        u16 *next = (u16 *)stage[i];
+        stage[i] = (u8 *)passing[i];
+        passing[i] = next;
+      }
+    }
     Passing::narrow(stage[0], passing[0]);
     Passing::narrow(stage[1], passing[1]);
   }
 };
+
+// The dot product of dout and out of a row and head, as attention_delta left it.
+template <class T> __device__ __forceinline__ float dot_of(const T *dq, u64 index, int d) {
+  return *(const float *)(dq + index * d);
+}
 
 template <int N> __device__ __forceinline__ void clear(float (&sums)[N][4]) {
 #pragma unroll
@@ -59,20 +72,20 @@ __device__ __forceinline__ void slopes(const AttentionLayer &layer, float &score
 }
 
 // Over the heads of the group, and over blocks of queries, in ascending order. Scores are [key, query].
-template <int D>
-__device__ __forceinline__ void key_gradients_mma(const float *q, const float *k, const float *v, const float *lse,
-                                                  const float *dout, const float *delta, const u32 *starts,
-                                                  int segments, const AttentionLayer &layer, float *dk, float *dv,
+template <int D, class T>
+__device__ __forceinline__ void key_gradients_mma(const T *q, const T *k, const T *v, const float *lse, const T *dout,
+                                                  const T *delta, const u32 *starts, int segments,
+                                                  const AttentionLayer &layer, T *dk, T *dv,
                                                   u8 *bytes, float (&logs)[PASSING_ROWS], float (&dots)[PASSING_ROWS],
                                                   int *place) {
   SegmentTile tile = find_tile(starts, segments, GRADIENT_ROWS, blockIdx.x, place);
   if (tile.length == 0) return;
-  GradientShared<D> shared(bytes);
-  const int pitch = GradientShared<D>::Own::PITCH;
+  GradientShared<D, T> shared(bytes);
+  const int pitch = GradientShared<D, T>::Own::PITCH;
   int kv_head = blockIdx.y, width = layer.heads * D, key_width = layer.heads / layer.group * D;
   int here = min(GRADIENT_ROWS, tile.length - tile.first), own = (threadIdx.x >> 5) * 16;
-  shared.load_own(0, HeadRows(k, tile.segment + tile.first, here, key_width, kv_head, D));
-  shared.load_own(1, HeadRows(v, tile.segment + tile.first, here, key_width, kv_head, D));
+  shared.load_own(0, HeadRows<T>(k, tile.segment + tile.first, here, key_width, kv_head, D));
+  shared.load_own(1, HeadRows<T>(v, tile.segment + tile.first, here, key_width, kv_head, D));
   float key_sums[D / 8][4], value_sums[D / 8][4];
   clear(key_sums);
   clear(value_sums);
@@ -81,8 +94,8 @@ __device__ __forceinline__ void key_gradients_mma(const float *q, const float *k
   int head = kv_head * layer.group, start = tile.first;
   auto fetch = [&]() {
     int rows = min(PASSING_ROWS, tile.length - start);
-    shared.fetch(HeadRows(q, tile.segment + start, rows, width, head, D),
-                 HeadRows(dout, tile.segment + start, rows, width, head, D));
+    shared.fetch(HeadRows<T>(q, tile.segment + start, rows, width, head, D),
+                 HeadRows<T>(dout, tile.segment + start, rows, width, head, D));
   };
   auto arrive = [&]() {
     shared.arrive();
@@ -90,7 +103,7 @@ __device__ __forceinline__ void key_gradients_mma(const float *q, const float *k
       bool valid = start + (int)threadIdx.x < tile.length;
       u64 row = (u64)(tile.segment + start + threadIdx.x) * layer.heads + head;
       logs[threadIdx.x] = valid ? lse[row] : 0;
-      dots[threadIdx.x] = valid ? delta[row * D] : 0;
+      dots[threadIdx.x] = valid ? dot_of(delta, row, D) : 0;
     }
     __syncthreads();
   };
@@ -123,23 +136,23 @@ __device__ __forceinline__ void key_gradients_mma(const float *q, const float *k
     arrive();
   }
   u64 to = (u64)(tile.segment + tile.first + own) * key_width + kv_head * D;
-  store_fragments<D>(dk + to, key_width, here - own, key_sums, 1, 1);
-  store_fragments<D>(dv + to, key_width, here - own, value_sums, 1, 1);
+  store_fragments<D, T>(dk + to, key_width, here - own, key_sums, 1, 1);
+  store_fragments<D, T>(dv + to, key_width, here - own, value_sums, 1, 1);
 }
 
 // Over blocks of keys in ascending order. Scores are [query, key].
-template <int D>
-__device__ __forceinline__ void query_gradients_mma(const float *q, const float *k, const float *v, const float *lse,
-                                                    const float *dout, const u32 *starts, int segments,
-                                                    const AttentionLayer &layer, float *dq, u8 *bytes, int *place) {
+template <int D, class T>
+__device__ __forceinline__ void query_gradients_mma(const T *q, const T *k, const T *v, const float *lse, const T *dout,
+                                                    const u32 *starts, int segments, const AttentionLayer &layer,
+                                                    T *dq, u8 *bytes, int *place) {
   SegmentTile tile = find_tile(starts, segments, GRADIENT_ROWS, gridDim.x - 1 - blockIdx.x, place);
   if (tile.length == 0) return;
-  GradientShared<D> shared(bytes);
-  const int pitch = GradientShared<D>::Own::PITCH;
+  GradientShared<D, T> shared(bytes);
+  const int pitch = GradientShared<D, T>::Own::PITCH;
   int head = blockIdx.y, width = layer.heads * D, key_width = layer.heads / layer.group * D;
   int here = min(GRADIENT_ROWS, tile.length - tile.first), own = (threadIdx.x >> 5) * 16;
-  shared.load_own(0, HeadRows(q, tile.segment + tile.first, here, width, head, D));
-  shared.load_own(1, HeadRows(dout, tile.segment + tile.first, here, width, head, D));
+  shared.load_own(0, HeadRows<T>(q, tile.segment + tile.first, here, width, head, D));
+  shared.load_own(1, HeadRows<T>(dout, tile.segment + tile.first, here, width, head, D));
   float sums[D / 8][4], logs[2], dots[2];
   clear(sums);
 #pragma unroll
@@ -147,15 +160,15 @@ __device__ __forceinline__ void query_gradients_mma(const float *q, const float 
     int row = own + fragment_row(half * 2);
     u64 at = (u64)(tile.segment + tile.first + row) * layer.heads + head;
     logs[half] = row < here ? lse[at] : 0;
-    dots[half] = row < here ? dq[at * D] : 0;
+    dots[half] = row < here ? dot_of(dq, at, D) : 0;
   }
   int lowest = tile.first - layer.window + 1;
   lowest = lowest > 0 ? lowest / PASSING_ROWS * PASSING_ROWS : 0;
   int end = tile.first + here;
   auto fetch = [&](int start) {
     int rows = min(PASSING_ROWS, tile.length - start);
-    shared.fetch(HeadRows(k, tile.segment + start, rows, key_width, head / layer.group, D),
-                 HeadRows(v, tile.segment + start, rows, key_width, head / layer.group, D));
+    shared.fetch(HeadRows<T>(k, tile.segment + start, rows, key_width, head / layer.group, D),
+                 HeadRows<T>(v, tile.segment + start, rows, key_width, head / layer.group, D));
   };
   fetch(lowest);
   shared.arrive();
@@ -181,36 +194,40 @@ __device__ __forceinline__ void query_gradients_mma(const float *q, const float 
       __syncthreads();
     }
   }
-  store_fragments<D>(dq + (u64)(tile.segment + tile.first + own) * width + head * D, width, here - own, sums, 1, 1);
+  store_fragments<D, T>(dq + (u64)(tile.segment + tile.first + own) * width + head * D, width, here - own, sums, 1, 1);
 }
 
 // Grid: tiles (at most tokens / 64 + segments), key-value heads (heads for dq). Shared memory: two own and two passing
-// tiles and the stages of these, 192 · (2 D + 16) + 256 · D bytes.
-#define ATTENTION_GRADIENTS_MMA(suffix, D)                                                                             \
+// tiles, 192 · (2 D + 16) bytes, and for f32 the stages of these, 256 · D bytes, for bf16 as much as the passing again.
+#define ATTENTION_GRADIENTS_MMA(suffix, D, T)                                                                             \
   extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1)                                                    \
-      attention_key_gradients_##suffix(const float *q, const float *k, const float *v, const float *lse,               \
-                                       const float *dout, const float *delta, const u32 *starts, int segments,         \
-                                       int heads, int group, float scale, int window, float cap, float *dk,            \
-                                       float *dv) {                                                                    \
+      attention_key_gradients_##suffix(const T *q, const T *k, const T *v, const float *lse,               \
+                                       const T *dout, const T *delta, const u32 *starts, int segments,         \
+                                       int heads, int group, float scale, int window, float cap, T *dk,            \
+                                       T *dv) {                                                                    \
     DYN_SHARED(u8, shared);                                                                                            \
     __shared__ float logs[PASSING_ROWS], dots[PASSING_ROWS];                                                           \
     __shared__ int place[3];                                                                                           \
     AttentionLayer layer = {heads, group, D, scale, window, cap};                                                      \
-    key_gradients_mma<D>(q, k, v, lse, dout, delta, starts, segments, layer, dk, dv, shared, logs, dots, place);       \
+    key_gradients_mma<D, T>(q, k, v, lse, dout, delta, starts, segments, layer, dk, dv, shared, logs, dots, place);       \
   }                                                                                                                    \
   KERNEL_REGISTER(attention_key_gradients_##suffix)                                                                    \
   extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1)                                                    \
-      attention_query_gradients_##suffix(const float *q, const float *k, const float *v, const float *lse,             \
-                                         const float *dout, const u32 *starts, int segments, int heads, int group,     \
-                                         float scale, int window, float cap, float *dq) {                              \
+      attention_query_gradients_##suffix(const T *q, const T *k, const T *v, const float *lse,             \
+                                         const T *dout, const u32 *starts, int segments, int heads, int group,     \
+                                         float scale, int window, float cap, T *dq) {                              \
     DYN_SHARED(u8, shared);                                                                                            \
     __shared__ int place[3];                                                                                           \
     AttentionLayer layer = {heads, group, D, scale, window, cap};                                                      \
-    query_gradients_mma<D>(q, k, v, lse, dout, starts, segments, layer, dq, shared, place);                            \
+    query_gradients_mma<D, T>(q, k, v, lse, dout, starts, segments, layer, dq, shared, place);                            \
   }                                                                                                                    \
   KERNEL_REGISTER(attention_query_gradients_##suffix)
 
-ATTENTION_GRADIENTS_MMA(mma_64, 64)
-ATTENTION_GRADIENTS_MMA(mma_80, 80)
-ATTENTION_GRADIENTS_MMA(mma_96, 96)
-ATTENTION_GRADIENTS_MMA(mma_128, 128)
+ATTENTION_GRADIENTS_MMA(mma_64_f32, 64, float)
+ATTENTION_GRADIENTS_MMA(mma_64_bf16, 64, u16)
+ATTENTION_GRADIENTS_MMA(mma_80_f32, 80, float)
+ATTENTION_GRADIENTS_MMA(mma_80_bf16, 80, u16)
+ATTENTION_GRADIENTS_MMA(mma_96_f32, 96, float)
+ATTENTION_GRADIENTS_MMA(mma_96_bf16, 96, u16)
+ATTENTION_GRADIENTS_MMA(mma_128_f32, 128, float)
+ATTENTION_GRADIENTS_MMA(mma_128_bf16, 128, u16)

@@ -12,10 +12,10 @@
 
 // The part of `parts` per head of [batch, heads, parts, 2 + d]: maximum, sum, weighted values.
 // Grid: parts, key-value heads · ⌈group / 8⌉, sequences.
-extern "C" __global__ void __launch_bounds__(DECODE_THREADS)
-    attention_decode(const float *q, const float *keys, const float *values, const u32 *lengths, int capacity, int heads,
-                     int group, int d, float scale, int window, float cap, float *parts) {
-  __shared__ float weights[DECODE_HEADS][DECODE_KEYS];
+template <class T>
+__device__ __forceinline__ void decode(const T *q, const T *keys, const T *values, const u32 *lengths, int capacity,
+                                       int heads, int group, int d, float scale, int window, float cap, float *parts,
+                                       float (*weights)[DECODE_KEYS]) {
   int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, sequence = blockIdx.z;
   int rounds = (group + DECODE_HEADS - 1) / DECODE_HEADS;
   int kv_head = blockIdx.y / rounds, from_head = blockIdx.y % rounds * DECODE_HEADS;
@@ -25,15 +25,15 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS)
   if (first >= end) return;
   u64 cache = (u64)sequence * capacity * kv_width + kv_head * d;
   int head = kv_head * group + from_head;
-  const float *query = q + ((u64)sequence * heads + head) * d;
+  const T *query = q + ((u64)sequence * heads + head) * d;
 
   for (int base = first + warp * (32 / DECODE_LANES); base < end; base += DECODE_THREADS / DECODE_LANES) {
     int key = base + lane / DECODE_LANES, part = lane % DECODE_LANES;
     bool present = key < end;
-    const float *row = keys + cache + (u64)(present ? key : base) * kv_width;
+    const T *row = keys + cache + (u64)(present ? key : base) * kv_width;
     for (int h = 0; h < here; h++) {
       float sum = 0;
-      for (int at = part; at < d; at += DECODE_LANES) sum = fmaf(query[h * d + at], row[at], sum);
+      for (int at = part; at < d; at += DECODE_LANES) sum = fmaf(load_one(query + h * d + at), load_one(row + at), sum);
 #pragma unroll
       for (int step = DECODE_LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
       float score = sum * scale;
@@ -67,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS)
 #pragma unroll
     for (int h = 0; h < DECODE_HEADS; h++) sums[h] = 0;
     for (int key = first; key < end; key++) {
-      float value = values[cache + (u64)key * kv_width + at];
+      float value = load_one(values + cache + (u64)key * kv_width + at);
 #pragma unroll
       for (int h = 0; h < DECODE_HEADS; h++)
         if (h < here) sums[h] = fmaf(weights[h][key - start], value, sums[h]);
@@ -77,11 +77,22 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS)
       if (h < here) part[h * next_head + 2 + at] = sums[h];
   }
 }
-KERNEL_REGISTER(attention_decode)
+
+#define ATTENTION_DECODE(name, T)                                                                                      \
+  extern "C" __global__ void __launch_bounds__(DECODE_THREADS)                                                         \
+      name(const T *q, const T *keys, const T *values, const u32 *lengths, int capacity, int heads, int group, int d,  \
+           float scale, int window, float cap, float *parts) {                                                         \
+    __shared__ float weights[DECODE_HEADS][DECODE_KEYS];                                                               \
+    decode<T>(q, keys, values, lengths, capacity, heads, group, d, scale, window, cap, parts, weights);                \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+ATTENTION_DECODE(attention_decode_f32, float)
+ATTENTION_DECODE(attention_decode_bf16, u16)
 
 // Grid: heads, sequences. Takes what `attention_decode` left of the parts that hold keys, in order.
-extern "C" __global__ void __launch_bounds__(DECODE_THREADS)
-    attention_decode_join(const float *parts, const u32 *lengths, int count, int heads, int d, int window, float *out) {
+template <class T>
+__device__ __forceinline__ void join(const float *parts, const u32 *lengths, int count, int heads, int d, int window,
+                                     T *out) {
   int head = blockIdx.x, sequence = blockIdx.y, length = lengths[sequence];
   int first = window < length ? (length - window) / DECODE_KEYS : 0;
   int end = (length + DECODE_KEYS - 1) / DECODE_KEYS;
@@ -95,7 +106,15 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS)
     float taken = 0;
     for (int at = first; at < end; at++)
       taken = fmaf(expf(part[at * part_width] - top), part[at * part_width + 2 + column], taken);
-    out[row * d + column] = taken / sum;
+    store_one(out + row * d + column, taken / sum);
   }
 }
-KERNEL_REGISTER(attention_decode_join)
+
+#define ATTENTION_DECODE_JOIN(name, T)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(DECODE_THREADS)                                                         \
+      name(const float *parts, const u32 *lengths, int count, int heads, int d, int window, T *out) {                  \
+    join<T>(parts, lengths, count, heads, d, window, out);                                                             \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+ATTENTION_DECODE_JOIN(attention_decode_join_f32, float)
+ATTENTION_DECODE_JOIN(attention_decode_join_bf16, u16)

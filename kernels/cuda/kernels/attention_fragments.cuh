@@ -7,34 +7,54 @@
 #define LOG2_E 1.44269504f
 #define LN_2 0.693147181f
 
-// ROWS rows of a head: in f32 as they arrive from memory, then in bf16, sixteen bytes apart from a whole number of banks.
-// Every thread narrows what it copied itself.
-template <int D, int ROWS, int THREADS> struct HeadTile {
+// ROWS rows of a head in bf16, sixteen bytes apart from a whole number of banks. Those of f32 arrive in a stage, and
+// every thread narrows what it copied itself; those of bf16 arrive where they are used.
+template <int D, int ROWS, int THREADS, class T> struct HeadTile;
+
+template <int D, int ROWS, int THREADS> struct HeadTile<D, ROWS, THREADS, float> {
   static const int PITCH = D + 8;
   static const int BYTES = ROWS * PITCH * 2;
   static const int STAGE_BYTES = ROWS * D * 4;
   static const int CHUNKS = ROWS * D / 4 / THREADS;
 
-  static __device__ __forceinline__ void fetch(const HeadRows &from, float *stage) {
+  static __device__ __forceinline__ void fetch(const HeadRows<float> &from, u8 *stage, u16 *) {
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
       int at = threadIdx.x + chunk * THREADS, row = at / (D / 4);
       bool valid = row < from.count;
-      copy_sixteen(stage + at * 4, from.row + (valid ? (u64)row * from.width + at % (D / 4) * 4 : 0), valid);
+      copy_sixteen(stage + at * 16, from.row + (valid ? (u64)row * from.width + at % (D / 4) * 4 : 0), valid);
     }
     copies_commit();
   }
-  static __device__ __forceinline__ void narrow(const float *stage, u16 *tile) {
+  static __device__ __forceinline__ void narrow(const u8 *stage, u16 *tile) {
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
       int at = threadIdx.x + chunk * THREADS;
-      float4 quad = *(const float4 *)(stage + at * 4);
+      float4 quad = *(const float4 *)(stage + at * 16);
       uint2 both;
       both.x = Brain::pack(quad.x, quad.y);
       both.y = Brain::pack(quad.z, quad.w);
       *(uint2 *)(tile + at / (D / 4) * PITCH + at % (D / 4) * 4) = both;
     }
   }
+};
+
+template <int D, int ROWS, int THREADS> struct HeadTile<D, ROWS, THREADS, u16> {
+  static const int PITCH = D + 8;
+  static const int BYTES = ROWS * PITCH * 2;
+  static const int STAGE_BYTES = BYTES;
+  static const int EIGHTS = ROWS * D / 8;
+
+  static __device__ __forceinline__ void fetch(const HeadRows<u16> &from, u8 *, u16 *tile) {
+#pragma unroll
+    for (int at = threadIdx.x; at < EIGHTS; at += THREADS) {
+      int row = at / (D / 8), place = at % (D / 8) * 8;
+      bool present = row < from.count;
+      copy_sixteen(tile + row * PITCH + place, from.row + (present ? (u64)row * from.width + place : 0), present);
+    }
+    copies_commit();
+  }
+  static __device__ __forceinline__ void narrow(const u8 *, u16 *) {}
 };
 
 // Sixteen rows and sixteen elements from `tile` on, as the left factor.
@@ -94,16 +114,14 @@ __device__ __forceinline__ int fragment_row(int i) { return (threadIdx.x >> 2 & 
 __device__ __forceinline__ int fragment_column(int n, int i) { return n * 8 + (threadIdx.x & 3) * 2 + (i & 1); }
 
 // Writes the sums of sixteen rows, times a factor per half, to a head of a matrix [rows, width]; `count` rows exist.
-template <int D>
-__device__ __forceinline__ void store_fragments(float *row, int width, int count, const float (&sums)[D / 8][4],
+template <int D, class T>
+__device__ __forceinline__ void store_fragments(T *row, int width, int count, const float (&sums)[D / 8][4],
                                                 float upper, float lower) {
 #pragma unroll
   for (int n = 0; n < D / 8; n++) {
     if (fragment_row(0) < count)
-      *(float2 *)(row + (u64)fragment_row(0) * width + fragment_column(n, 0)) =
-          make_float2(sums[n][0] * upper, sums[n][1] * upper);
+      store_two(row + (u64)fragment_row(0) * width + fragment_column(n, 0), sums[n][0] * upper, sums[n][1] * upper);
     if (fragment_row(2) < count)
-      *(float2 *)(row + (u64)fragment_row(2) * width + fragment_column(n, 0)) =
-          make_float2(sums[n][2] * lower, sums[n][3] * lower);
+      store_two(row + (u64)fragment_row(2) * width + fragment_column(n, 0), sums[n][2] * lower, sums[n][3] * lower);
   }
 }

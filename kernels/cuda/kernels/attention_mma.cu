@@ -6,13 +6,13 @@
 #define MMA_QUERIES 128
 #define MMA_KEYS 64
 
-template <int D>
-__device__ __forceinline__ void attend_mma(const float *q, const float *k, const float *v, const u32 *starts,
-                                           int segments, const AttentionLayer &layer, float *out, float *lse,
+template <int D, class T>
+__device__ __forceinline__ void attend_mma(const T *q, const T *k, const T *v, const u32 *starts, int segments,
+                                           const AttentionLayer &layer, T *out, float *lse,
                                            u8 *shared, int *place) {
-  typedef HeadTile<D, MMA_KEYS, MMA_THREADS> Tile;
+  typedef HeadTile<D, MMA_KEYS, MMA_THREADS, T> Tile;
   u16 *keys = (u16 *)shared, *values = (u16 *)(shared + Tile::BYTES);
-  float *stage = (float *)(shared + 2 * Tile::BYTES);
+  u8 *stage = shared + 2 * Tile::BYTES;
   // Later tiles see more keys, so they start first.
   SegmentTile tile = find_tile(starts, segments, MMA_QUERIES, gridDim.x - 1 - blockIdx.x, place);
   if (tile.length == 0) return;
@@ -27,7 +27,7 @@ __device__ __forceinline__ void attend_mma(const float *q, const float *k, const
       int row = own + fragment_row((i & 1) * 2);
       float2 pair = make_float2(0, 0);
       if (row < end)
-        pair = *(const float2 *)(q + (u64)(tile.segment + row) * width + head * D + fragment_column(step * 2 + (i >> 1), 0));
+        pair = load_two(q + (u64)(tile.segment + row) * width + head * D + fragment_column(step * 2 + (i >> 1), 0));
       queries[step][i] = Brain::pack(pair.x, pair.y);
     }
   float tops[2] = {-infinite(), -infinite()}, sums[2] = {0, 0}, taken[D / 8][4];
@@ -38,15 +38,15 @@ __device__ __forceinline__ void attend_mma(const float *q, const float *k, const
 
   int lowest = tile.first - layer.window + 1;
   lowest = lowest > 0 ? lowest / MMA_KEYS * MMA_KEYS : 0;
-  auto rows_of = [&](const float *matrix, int start) {
-    return HeadRows(matrix, tile.segment + start, min(MMA_KEYS, tile.length - start), key_width, head / layer.group, D);
+  auto rows_of = [&](const T *matrix, int start) {
+    return HeadRows<T>(matrix, tile.segment + start, min(MMA_KEYS, tile.length - start), key_width, head / layer.group, D);
   };
-  Tile::fetch(rows_of(k, lowest), stage);
+  Tile::fetch(rows_of(k, lowest), stage, keys);
   copies_wait<0>();
   Tile::narrow(stage, keys);
   __syncthreads();
   for (int start = lowest; start < end; start += MMA_KEYS) {
-    Tile::fetch(rows_of(v, start), stage);
+    Tile::fetch(rows_of(v, start), stage, values);
     // A warp whose last row comes before these keys has nothing to do with them.
     bool busy = start < own + 16;
     float scores[MMA_KEYS / 8][4];
@@ -95,13 +95,13 @@ __device__ __forceinline__ void attend_mma(const float *q, const float *k, const
     Tile::narrow(stage, values);
     __syncthreads();
     bool more = start + MMA_KEYS < end;
-    if (more) Tile::fetch(rows_of(k, start + MMA_KEYS), stage);
+    if (more) Tile::fetch(rows_of(k, start + MMA_KEYS), stage, keys);
     if (busy) add_weighted_rows<D, MMA_KEYS / 8, Tile::PITCH>(scores, values, taken);
     copies_wait<0>();
     if (more) Tile::narrow(stage, keys);
     __syncthreads();
   }
-  store_fragments<D>(out + (u64)(tile.segment + own) * width + head * D, width, end - own, taken, 1 / sums[0], 1 / sums[1]);
+  store_fragments<D, T>(out + (u64)(tile.segment + own) * width + head * D, width, end - own, taken, 1 / sums[0], 1 / sums[1]);
   if ((threadIdx.x & 3) == 0)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -111,19 +111,24 @@ __device__ __forceinline__ void attend_mma(const float *q, const float *k, const
     }
 }
 
-// Grid: tiles (at most tokens / 128 + segments), heads. Shared memory: two tiles and their stage, 64 · (8 D + 32) bytes.
-#define ATTENTION_MMA(name, D)                                                                                         \
+// Grid: tiles (at most tokens / 128 + segments), heads. Shared memory: two tiles, 64 · (4 D + 32) bytes, and for f32
+// their stage, 256 · D bytes.
+#define ATTENTION_MMA(name, D, T)                                                                                         \
   extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1)                                                         \
-      name(const float *q, const float *k, const float *v, const u32 *starts, int segments, int heads, int group,      \
-           float scale, int window, float cap, float *out, float *lse) {                                               \
+      name(const T *q, const T *k, const T *v, const u32 *starts, int segments, int heads, int group,      \
+           float scale, int window, float cap, T *out, float *lse) {                                               \
     DYN_SHARED(u8, shared);                                                                                            \
     __shared__ int place[3];                                                                                           \
     AttentionLayer layer = {heads, group, D, scale, window, cap};                                                      \
-    attend_mma<D>(q, k, v, starts, segments, layer, out, lse, shared, place);                                          \
+    attend_mma<D, T>(q, k, v, starts, segments, layer, out, lse, shared, place);                                          \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-ATTENTION_MMA(attention_mma_64, 64)
-ATTENTION_MMA(attention_mma_80, 80)
-ATTENTION_MMA(attention_mma_96, 96)
-ATTENTION_MMA(attention_mma_128, 128)
+ATTENTION_MMA(attention_mma_64_f32, 64, float)
+ATTENTION_MMA(attention_mma_64_bf16, 64, u16)
+ATTENTION_MMA(attention_mma_80_f32, 80, float)
+ATTENTION_MMA(attention_mma_80_bf16, 80, u16)
+ATTENTION_MMA(attention_mma_96_f32, 96, float)
+ATTENTION_MMA(attention_mma_96_bf16, 96, u16)
+ATTENTION_MMA(attention_mma_128_f32, 128, float)
+ATTENTION_MMA(attention_mma_128_bf16, 128, u16)

@@ -67,28 +67,28 @@ __device__ __forceinline__ SegmentTile find_tile(const u32 *starts, int segments
 }
 
 // Rows of one head of a matrix [rows, width]: `row` is where the first one starts.
-struct HeadRows {
-  const float *row;
+template <class T> struct HeadRows {
+  const T *row;
   int width;
   // How many there are; the others count as zeros.
   int count;
   // Whether four elements can be loaded at once.
   bool quads;
 
-  __device__ __forceinline__ HeadRows(const float *matrix, int first, int count, int width, int head, int d)
+  __device__ __forceinline__ HeadRows(const T *matrix, int first, int count, int width, int head, int d)
       : row(matrix + (u64)first * width + head * d), width(width), count(count) {
-    quads = d % 4 == 0 && width % 4 == 0 && (u64)matrix % 16 == 0;
+    quads = d % 4 == 0 && width % 4 == 0 && (u64)matrix % (4 * sizeof(T)) == 0;
   }
   // Elements `at` to `at + 3` of row `index`, zeros from `end` on.
   __device__ __forceinline__ float4 four(int index, int at, int end) const {
     float4 out = make_float4(0, 0, 0, 0);
     if (index >= count || at >= end) return out;
-    const float *from = row + (u64)index * width + at;
-    if (quads) return *(const float4 *)from;
-    out.x = from[0];
-    if (at + 1 < end) out.y = from[1];
-    if (at + 2 < end) out.z = from[2];
-    if (at + 3 < end) out.w = from[3];
+    const T *from = row + (u64)index * width + at;
+    if (quads) return load_four(from);
+    out.x = load_one(from);
+    if (at + 1 < end) out.y = load_one(from + 1);
+    if (at + 2 < end) out.z = load_one(from + 2);
+    if (at + 3 < end) out.w = load_one(from + 3);
     return out;
   }
 };
@@ -98,7 +98,8 @@ __device__ __forceinline__ int score_row(int i) { return (threadIdx.x >> 4) * 4 
 __device__ __forceinline__ int score_column(int j) { return (threadIdx.x & 15) + 16 * j; }
 
 // sums[i][j] = left row i · right row j over all d elements. Ends with a barrier; `stage` must be free.
-__device__ __forceinline__ void rows_by_rows(const HeadRows &left, const HeadRows &right, int d, float *stage,
+template <class T>
+__device__ __forceinline__ void rows_by_rows(const HeadRows<T> &left, const HeadRows<T> &right, int d, float *stage,
                                              float (&sums)[4][4]) {
   float *a = stage, *b = stage + ATTENTION_TILE * ATTENTION_DEPTH_PITCH;
 #pragma unroll
@@ -138,8 +139,8 @@ __device__ __forceinline__ void rows_by_rows(const HeadRows &left, const HeadRow
 // sums[c][i][·] += weights row i · right's columns, for the columns `first` + 64 c + 4 · (thread % 16) + 0..3. `weights`
 // is [64, ATTENTION_PITCH] in shared memory, written by any thread before it calls; ends with a barrier, `stage` must be
 // free.
-template <int CHUNKS>
-__device__ __forceinline__ void weights_by_rows(const float *weights, const HeadRows &right, int first, int d,
+template <int CHUNKS, class T>
+__device__ __forceinline__ void weights_by_rows(const float *weights, const HeadRows<T> &right, int first, int d,
                                                 float *stage, float (&sums)[CHUNKS][4][4]) {
 #pragma unroll
   for (int chunk = 0; chunk < CHUNKS; chunk++) {
@@ -178,19 +179,19 @@ __device__ __forceinline__ void weights_by_rows(const float *weights, const Head
 }
 
 // Writes what `weights_by_rows` summed, times a factor per row, to rows of one head.
-template <int CHUNKS>
-__device__ __forceinline__ void store_rows(float *matrix, int first_row, int count, int width, int head, int d,
+template <int CHUNKS, class T>
+__device__ __forceinline__ void store_rows(T *matrix, int first_row, int count, int width, int head, int d,
                                            int first, const float (&sums)[CHUNKS][4][4], const float (&factors)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     if (score_row(i) >= count) continue;
-    float *to = matrix + (u64)(first_row + score_row(i)) * width + head * d;
+    T *to = matrix + (u64)(first_row + score_row(i)) * width + head * d;
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; chunk++)
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         int column = first + chunk * ATTENTION_TILE + (threadIdx.x & 15) * 4 + j;
-        if (column < d) to[column] = sums[chunk][i][j] * factors[i];
+        if (column < d) store_one(to + column, sums[chunk][i][j] * factors[i]);
       }
   }
 }

@@ -37,15 +37,14 @@ struct Running {
 
 // One block a row. `losses[row] = ln Σ e^logit - logit[target]`; with `gradient`, the logits become
 // `scales[0] · (softmax - onehot)`. A target outside the vocabulary makes the loss and the gradient NaN.
-extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)
-    softmax_loss(float *logits, const u32 *targets, int vocabulary, const float *scales, int gradient, float *losses) {
-  __shared__ float tops[SOFTMAX_THREADS];
-  __shared__ double sums[SOFTMAX_THREADS];
+template <bool NARROW>
+__device__ __forceinline__ void softmax_rows(float *logits, const u32 *targets, int vocabulary, const float *scales,
+                                             int gradient, float *losses, float *tops, double *sums) {
   float *row = logits + (u64)blockIdx.x * vocabulary;
   const u32 target = targets[blockIdx.x];
   const bool inside = target < (u32)vocabulary;
   const bool quads = vocabulary % 4 == 0 && (u64)logits % 16 == 0;
-  const float lowest = float_of_bits(0xff800000u);
+  const float lowest = value_of_bits(0xff800000u);
   Running running = {lowest, 0.0f};
   if (quads) {
     for (int i = threadIdx.x * 4; i < vocabulary; i += SOFTMAX_THREADS * 4) {
@@ -73,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)
   }
   const float top = tops[0];
   const double sum = sums[0];
-  const float nan = float_of_bits(0x7fc00000u);
+  const float nan = value_of_bits(0x7fc00000u);
   if (threadIdx.x == 0)
     losses[blockIdx.x] = inside ? (float)(log(sum) + (double)top - (double)row[target]) : nan;
   if (!gradient)
@@ -82,23 +81,51 @@ extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)
   __syncthreads();
   const float scale = scales[0];
   const float factor = inside ? (float)((double)scale / sum) : nan;
-  if (quads) {
-    for (int i = threadIdx.x * 4; i < vocabulary; i += SOFTMAX_THREADS * 4) {
-      float4 four = *(const float4 *)(row + i);
-      float out[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        out[j] = __fmul_rn(expf(out[j] - top), factor);
-        if ((u32)(i + j) == target)
-          out[j] = __fadd_rn(out[j], -scale);
+  auto slope = [&](float logit, int at) {
+    float value = __fmul_rn(expf(logit - top), factor);
+    return (u32)at == target ? __fadd_rn(value, -scale) : value;
+  };
+  if (NARROW) {
+    // What a round of the block writes lies where this or an earlier round has read: reads come before writes.
+    u16 *narrow = (u16 *)row;
+    const int each = quads ? 4 : 1;
+    for (int base = 0; base < vocabulary; base += SOFTMAX_THREADS * each) {
+      int at = base + threadIdx.x * each;
+      float4 four = make_float4(0, 0, 0, 0);
+      if (at < vocabulary) {
+        if (quads)
+          four = load_four(row + at);
+        else
+          four.x = row[at];
       }
-      *(float4 *)(row + i) = make_float4(out[0], out[1], out[2], out[3]);
+      __syncthreads();
+      if (at >= vocabulary)
+        continue;
+      if (quads)
+        store_four(narrow + at,
+                   make_float4(slope(four.x, at), slope(four.y, at + 1), slope(four.z, at + 2), slope(four.w, at + 3)));
+      else
+        store_one(narrow + at, slope(four.x, at));
+    }
+  } else if (quads) {
+    for (int i = threadIdx.x * 4; i < vocabulary; i += SOFTMAX_THREADS * 4) {
+      float4 four = load_four(row + i);
+      store_four(row + i, make_float4(slope(four.x, i), slope(four.y, i + 1), slope(four.z, i + 2), slope(four.w, i + 3)));
     }
   } else {
-    for (int i = threadIdx.x; i < vocabulary; i += SOFTMAX_THREADS) {
-      float value = __fmul_rn(expf(row[i] - top), factor);
-      row[i] = (u32)i == target ? __fadd_rn(value, -scale) : value;
-    }
+    for (int i = threadIdx.x; i < vocabulary; i += SOFTMAX_THREADS)
+      row[i] = slope(row[i], i);
   }
 }
-KERNEL_REGISTER(softmax_loss)
+
+// `softmax_loss_bf16` leaves the gradient of a row in bf16 at the start of its row, whose place does not change.
+#define SOFTMAX_LOSS(name, NARROW)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)                                                        \
+      name(float *logits, const u32 *targets, int vocabulary, const float *scales, int gradient, float *losses) {      \
+    __shared__ float tops[SOFTMAX_THREADS];                                                                            \
+    __shared__ double sums[SOFTMAX_THREADS];                                                                           \
+    softmax_rows<NARROW>(logits, targets, vocabulary, scales, gradient, losses, tops, sums);                           \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+SOFTMAX_LOSS(softmax_loss_f32, false)
+SOFTMAX_LOSS(softmax_loss_bf16, true)

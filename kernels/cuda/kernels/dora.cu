@@ -52,14 +52,18 @@ extern "C" __global__ void __launch_bounds__(256)
 KERNEL_REGISTER(dora_gains)
 
 // out[j] = factors[j] · Σ_t dy[t, j] · x[t, j] (+ out), over the rows in their order. Grid: columns / 256.
-extern "C" __global__ void __launch_bounds__(256)
-    column_dots(const float *dy, const float *x, const float *factors, int rows, int width, int accumulate, float *out) {
-  int column = blockIdx.x * 256 + threadIdx.x;
-  if (column >= width)
-    return;
-  double sum = 0;
-  for (int row = 0; row < rows; row++) sum += (double)dy[(u64)row * width + column] * x[(u64)row * width + column];
-  float value = (float)(sum * factors[column]);
-  out[column] = accumulate ? __fadd_rn(out[column], value) : value;
-}
-KERNEL_REGISTER(column_dots)
+#define COLUMN_DOTS(name, T)                                                                                           \
+  extern "C" __global__ void __launch_bounds__(256)                                                                    \
+      name(const T *dy, const T *x, const float *factors, int rows, int width, int accumulate, float *out) {           \
+    int column = blockIdx.x * 256 + threadIdx.x;                                                                       \
+    if (column >= width)                                                                                               \
+      return;                                                                                                          \
+    double sum = 0;                                                                                                    \
+    for (int row = 0; row < rows; row++)                                                                               \
+      sum += (double)load_one(dy + (u64)row * width + column) * load_one(x + (u64)row * width + column);               \
+    float value = (float)(sum * factors[column]);                                                                      \
+    out[column] = accumulate ? __fadd_rn(out[column], value) : value;                                                  \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+COLUMN_DOTS(column_dots_f32, float)
+COLUMN_DOTS(column_dots_bf16, u16)

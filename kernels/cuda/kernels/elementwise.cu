@@ -12,64 +12,80 @@ extern "C" __global__ void __launch_bounds__(EACH_THREADS) zero(float *out, u64 
 }
 KERNEL_REGISTER(zero)
 
-extern "C" __global__ void __launch_bounds__(EACH_THREADS) copy(const float *source, float *out, u64 count) {
-  if (place() < count)
-    out[place()] = source[place()];
-}
-KERNEL_REGISTER(copy)
+// Each kernel is made for the types of what it reads and of what it writes.
+#define COPY(name, From, To)                                                                                           \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS) name(const From *source, To *out, u64 count) {            \
+    if (place() < count)                                                                                               \
+      store_one(out + place(), load_one(source + place()));                                                            \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+COPY(copy_f32_f32, float, float)
+COPY(copy_f32_bf16, float, u16)
+COPY(copy_bf16_bf16, u16, u16)
 
-extern "C" __global__ void __launch_bounds__(EACH_THREADS) add(const float *source, float *out, u64 count) {
-  if (place() < count)
-    out[place()] = __fadd_rn(out[place()], source[place()]);
-}
-KERNEL_REGISTER(add)
-
-extern "C" __global__ void __launch_bounds__(EACH_THREADS) scale(float factor, float *out, u64 count) {
-  if (place() < count)
-    out[place()] = __fmul_rn(out[place()], factor);
-}
-KERNEL_REGISTER(scale)
+#define ADD_AND_SCALE(suffix, T)                                                                                       \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS) add_##suffix(const T *source, T *out, u64 count) {        \
+    if (place() < count)                                                                                               \
+      store_one(out + place(), __fadd_rn(load_one(out + place()), load_one(source + place())));                        \
+  }                                                                                                                    \
+  KERNEL_REGISTER(add_##suffix)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS) scale_##suffix(float factor, T *out, u64 count) {         \
+    if (place() < count)                                                                                               \
+      store_one(out + place(), __fmul_rn(load_one(out + place()), factor));                                            \
+  }                                                                                                                    \
+  KERNEL_REGISTER(scale_##suffix)
+ADD_AND_SCALE(f32, float)
+ADD_AND_SCALE(bf16, u16)
 
 // out[rows, width] += bias[width].
-extern "C" __global__ void __launch_bounds__(EACH_THREADS)
-    add_bias(const float *bias, u64 count, int width, float *out) {
-  if (place() < count)
-    out[place()] = __fadd_rn(out[place()], bias[place() % width]);
-}
-KERNEL_REGISTER(add_bias)
+#define ADD_BIAS(name, T)                                                                                              \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS) name(const float *bias, u64 count, int width, T *out) {   \
+    if (place() < count)                                                                                               \
+      store_one(out + place(), __fadd_rn(load_one(out + place()), bias[place() % width]));                             \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+ADD_BIAS(add_bias_f32, float)
+ADD_BIAS(add_bias_bf16, u16)
 
 // out[rows, width] = x[rows, width] · factors[width] (+ out).
-extern "C" __global__ void __launch_bounds__(EACH_THREADS)
-    scale_columns(const float *x, const float *factors, u64 count, int width, int accumulate, float *out) {
-  if (place() >= count)
-    return;
-  float value = __fmul_rn(x[place()], factors[place() % width]);
-  out[place()] = accumulate ? __fadd_rn(out[place()], value) : value;
-}
-KERNEL_REGISTER(scale_columns)
+#define SCALE_COLUMNS(name, From, To)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS)                                                           \
+      name(const From *x, const float *factors, u64 count, int width, int accumulate, To *out) {                       \
+    if (place() >= count)                                                                                              \
+      return;                                                                                                          \
+    float value = __fmul_rn(load_one(x + place()), factors[place() % width]);                                          \
+    store_one(out + place(), accumulate ? __fadd_rn(load_one(out + place()), value) : value);                          \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+SCALE_COLUMNS(scale_columns_f32_f32, float, float)
+SCALE_COLUMNS(scale_columns_bf16_bf16, u16, u16)
+SCALE_COLUMNS(scale_columns_bf16_f32, u16, float)
 
 #define NO_ROW 0xffffffffu
 
-// out[i] = x[rows[i]]; zeros for NO_ROW. Grid: rows.
-extern "C" __global__ void __launch_bounds__(EACH_THREADS)
-    gather_rows(const float *x, const u32 *rows, int width, float *out) {
-  u32 row = rows[blockIdx.x];
-  for (int at = threadIdx.x; at < width; at += EACH_THREADS)
-    out[(u64)blockIdx.x * width + at] = row == NO_ROW ? 0 : x[(u64)row * width + at];
-}
-KERNEL_REGISTER(gather_rows)
-
-// out[i] = Σ x[rows[j]] for j from offsets[i] to offsets[i + 1], in that order. Grid: sums.
-extern "C" __global__ void __launch_bounds__(EACH_THREADS)
-    sum_rows(const float *x, const u32 *offsets, const u32 *rows, int width, float *out) {
-  u32 first = offsets[blockIdx.x], end = offsets[blockIdx.x + 1];
-  for (int at = threadIdx.x; at < width; at += EACH_THREADS) {
-    float sum = first < end ? x[(u64)rows[first] * width + at] : 0;
-    for (u32 other = first + 1; other < end; other++) sum = __fadd_rn(sum, x[(u64)rows[other] * width + at]);
-    out[(u64)blockIdx.x * width + at] = sum;
-  }
-}
-KERNEL_REGISTER(sum_rows)
+// gather_rows: out[i] = x[rows[i]]; zeros for NO_ROW. Grid: rows.
+// sum_rows: out[i] = Σ x[rows[j]] for j from offsets[i] to offsets[i + 1], in that order, rounded once. Grid: sums.
+#define ROWS(suffix, T)                                                                                                \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS)                                                           \
+      gather_rows_##suffix(const T *x, const u32 *rows, int width, T *out) {                                           \
+    u32 row = rows[blockIdx.x];                                                                                        \
+    for (int at = threadIdx.x; at < width; at += EACH_THREADS)                                                         \
+      out[(u64)blockIdx.x * width + at] = row == NO_ROW ? (T)0 : x[(u64)row * width + at];                             \
+  }                                                                                                                    \
+  KERNEL_REGISTER(gather_rows_##suffix)                                                                                \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS)                                                           \
+      sum_rows_##suffix(const T *x, const u32 *offsets, const u32 *rows, int width, T *out) {                          \
+    u32 first = offsets[blockIdx.x], end = offsets[blockIdx.x + 1];                                                    \
+    for (int at = threadIdx.x; at < width; at += EACH_THREADS) {                                                       \
+      float sum = first < end ? load_one(x + (u64)rows[first] * width + at) : 0;                                       \
+      for (u32 other = first + 1; other < end; other++)                                                                \
+        sum = __fadd_rn(sum, load_one(x + (u64)rows[other] * width + at));                                             \
+      store_one(out + (u64)blockIdx.x * width + at, sum);                                                              \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  KERNEL_REGISTER(sum_rows_##suffix)
+ROWS(f32, float)
+ROWS(bf16, u16)
 
 // out[rows[i]] = x[i]. Grid: rows.
 extern "C" __global__ void __launch_bounds__(EACH_THREADS)

@@ -9,7 +9,7 @@ __device__ __forceinline__ void gather(const Matrix &table, u32 rows, const u32 
   bool quads = width % 4 == 0 && (u64)out % 16 == 0 && table.wide();
   if (id >= rows) {
     for (int i = threadIdx.x; i < width; i += blockDim.x)
-      to[i] = float_of_bits(0x7fc00000u);
+      to[i] = value_of_bits(0x7fc00000u);
   } else if (quads) {
     for (int i = threadIdx.x * 4; i < width; i += blockDim.x * 4)
       *(float4 *)(to + i) = table.four(from + i);

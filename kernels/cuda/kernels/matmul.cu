@@ -24,7 +24,7 @@ template <int EACH, int ACROSS> __device__ __forceinline__ int spread(int thread
   return thread * EACH + index;
 }
 
-template <class Matrix, Layout LAYOUT, int BM, int BN, int EM, int EN, int GROUPS> struct Tile {
+template <class Matrix, Layout LAYOUT, int BM, int BN, int EM, int EN, int GROUPS, class A = float> struct Tile {
   // Steps of k that are staged at once.
   static const int STEP = 16;
   static const int ACROSS = BN / EN;
@@ -40,24 +40,24 @@ template <class Matrix, Layout LAYOUT, int BM, int BN, int EM, int EN, int GROUP
   static const int QUADS_B = (BN * STEP / 4 + THREADS - 1) / THREADS;
 
   // Four elements of the left operand: along k if it is straight, along m if it is transposed.
-  static __device__ __forceinline__ float4 left(const float *a, const Extent &e, int m0, int k0, int quad,
+  static __device__ __forceinline__ float4 left(const A *a, const Extent &e, int m0, int k0, int quad,
                                                 bool vector) {
     float4 out = make_float4(0, 0, 0, 0);
     int m = LAYOUT == TN ? m0 + quad % (BM / 4) * 4 : m0 + quad / (STEP / 4);
     int k = LAYOUT == TN ? k0 + quad / (BM / 4) : k0 + quad % (STEP / 4) * 4;
     if (m >= e.m || k >= e.k)
       return out;
-    const float *from = LAYOUT == TN ? a + (u64)k * e.lda + m : a + (u64)m * e.lda + k;
+    const A *from = LAYOUT == TN ? a + (u64)k * e.lda + m : a + (u64)m * e.lda + k;
     int count = LAYOUT == TN ? e.m - m : e.k - k;
     if (vector && count >= 4)
-      return *(const float4 *)from;
-    out.x = from[0];
+      return load_four(from);
+    out.x = load_one(from);
     if (count > 1)
-      out.y = from[1];
+      out.y = load_one(from + 1);
     if (count > 2)
-      out.z = from[2];
+      out.z = load_one(from + 2);
     if (count > 3)
-      out.w = from[3];
+      out.w = load_one(from + 3);
     return out;
   }
 
@@ -124,14 +124,14 @@ template <class Matrix, Layout LAYOUT, int BM, int BN, int EM, int EN, int GROUP
     }
   }
 
-  static __device__ __forceinline__ void run(const float *a, const Matrix &b, float *c, const Extent &e, float scale,
+  static __device__ __forceinline__ void run(const A *a, const Matrix &b, float *c, const Extent &e, float scale,
                                              bool accumulate, int m0, int n0, float *shared) {
     const int group = GROUPS > 1 ? threadIdx.x / THREADS : 0;
     const int thread = GROUPS > 1 ? threadIdx.x % THREADS : threadIdx.x;
     const int tx = thread % ACROSS, ty = thread / ACROSS;
     float *staged_a = shared + group * STAGED;
     float *staged_b = staged_a + STEP * PITCH_A;
-    const bool vector_a = e.lda % 4 == 0 && (u64)a % 16 == 0;
+    const bool vector_a = e.lda % 4 == 0 && (u64)a % (4 * sizeof(A)) == 0;
     const bool vector_b = e.ldb % 4 == 0 && b.wide();
     float sum[EM][EN] = {};
     float4 next_a[QUADS_A], next_b[QUADS_B];
@@ -249,22 +249,25 @@ PRODUCT(matmul_nn_narrow64, F32Matrix, NN, 32, 64, 4, 8, 4)
 
 // The sum of tn is cut into parts of `part` steps, one per blockIdx.z; with more than one part, `c` is a buffer of one
 // [m, n] per part and the parts are summed by matmul_fold.
-#define TALL(name, BM, BN, EM, EN)                                                                                     \
-  extern "C" __global__ void __launch_bounds__(Tile<F32Matrix, TN, BM, BN, EM, EN, 1>::THREADS)                        \
-      name(const float *a, const float *b, float *c, int m, int n, int k, int part, float scale, int accumulate) {     \
-    typedef Tile<F32Matrix, TN, BM, BN, EM, EN, 1> Here;                                                               \
+#define TALL(name, T, Matrix, BM, BN, EM, EN)                                                                          \
+  extern "C" __global__ void __launch_bounds__(Tile<Matrix, TN, BM, BN, EM, EN, 1, T>::THREADS)                        \
+      name(const T *a, const T *b, float *c, int m, int n, int k, int part, float scale, int accumulate) {             \
+    typedef Tile<Matrix, TN, BM, BN, EM, EN, 1, T> Here;                                                               \
     __shared__ __align__(16) float shared[Here::FLOATS];                                                               \
     u64 first = (u64)blockIdx.z * part;                                                                                \
     Extent e = {m, n, k - (int)first < part ? k - (int)first : part, m, n, n};                                         \
-    F32Matrix right = {b + first * n};                                                                                 \
+    Matrix right = {b + first * n};                                                                                    \
     Here::run(a + first * m, right, c + (u64)blockIdx.z * m * n, e, scale, accumulate != 0, blockIdx.x * BM,           \
               blockIdx.y * BN, shared);                                                                                \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-TALL(matmul_tn_middle, 64, 64, 4, 4)
-TALL(matmul_tn_low, 16, 64, 2, 4)
-TALL(matmul_tn_narrow, 64, 16, 4, 2)
+#define TALL_TILES(suffix, T, Matrix)                                                                                  \
+  TALL(matmul_tn_middle_##suffix, T, Matrix, 64, 64, 4, 4)                                                             \
+  TALL(matmul_tn_low_##suffix, T, Matrix, 16, 64, 2, 4)                                                                \
+  TALL(matmul_tn_narrow_##suffix, T, Matrix, 64, 16, 4, 2)
+TALL_TILES(f32, float, F32Matrix)
+TALL_TILES(bf16, u16, Bf16Matrix)
 
 // out[i] = scale · Σ parts[p][i] (+ out[i]), the parts in ascending order.
 extern "C" __global__ void __launch_bounds__(256)

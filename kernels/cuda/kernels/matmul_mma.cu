@@ -1,63 +1,86 @@
-// Products on the tensor cores: activations in f32, narrowed while they are staged, times a frozen matrix in bf16 (or
-// f16); sums in f32.
+// Products on the tensor cores: activations in bf16 times a frozen matrix in bf16, or f32 activations, narrowed while they
+// are staged, times one in f16; sums in f32.
 //
-//   nt: C[M,N] = scale · A[M,K] · B[N,K]ᵀ     nn: C[M,N] = scale · A[M,K] · B[K,N]
+//   nt: C[M,N] = old + scale · (A[M,K] · B[N,K]ᵀ + L[M,R] · F[N,R]ᵀ · by)
+//   nn: C[M,N] = old + scale · (A[M,K] · B[K,N] + L[M,R] · F[R,N] · by)
+//
+// L and F are an adapter's: its product goes on where the sum over K ends, so the update costs no pass of its own.
 //
 // Each element is one chain of products of 16 steps of k in ascending order, in every tile, so a row's bits depend on
-// that row, on the matrix and on k alone. The f16 kernels take the power of two that each row of A is divided by before
-// it is narrowed, so that no activation overflows; the bf16 kernels take none.
+// that row, on the matrices and on k alone. The f16 kernels take the power of two that each row of A is divided by before
+// it is narrowed, so that no activation overflows; the bf16 kernels take none, and the f16 ones no adapter.
 #include "tensor_core.cuh"
 
-struct Product {
-  const float *a;
+template <class Left> struct Product {
+  const Left *a;
   const u16 *b;
-  float *c;
+  // f32, or bf16 if `narrow`; `old` is of the same type and may be the same memory, or null.
+  void *c;
+  const void *old;
+  int narrow;
   const float *powers;
+  // The adapter, in bf16 and f32; rank 0 without one.
+  const u16 *low;
+  const float *factor;
+  int rank;
+  float by;
   int m, n, k;
   // Elements from one row to the next.
   int lda, ldb, ldc;
   float scale;
-  bool accumulate;
 };
 
 // Writes sums of one row and two neighbouring columns.
+template <class T>
+__device__ __forceinline__ void fold_into(T *c, const T *old, int ldc, int n, int row, int column, float scale, float x,
+                                          float y) {
+  u64 at = (u64)row * ldc + column;
+  if (column + 1 < n && ldc % 2 == 0 && ((u64)c | (u64)old) % (2 * sizeof(T)) == 0) {
+    float2 before = make_float2(0, 0);
+    if (old)
+      before = load_two(old + at);
+    store_two(c + at, old ? fmaf(scale, x, before.x) : __fmul_rn(scale, x),
+              old ? fmaf(scale, y, before.y) : __fmul_rn(scale, y));
+    return;
+  }
+  store_one(c + at, old ? fmaf(scale, x, load_one(old + at)) : __fmul_rn(scale, x));
+  if (column + 1 < n)
+    store_one(c + at + 1, old ? fmaf(scale, y, load_one(old + at + 1)) : __fmul_rn(scale, y));
+}
+
 template <class Element>
-__device__ __forceinline__ void fold_pair(const Product &p, int row, int column, float x, float y) {
+__device__ __forceinline__ void fold_pair(const Product<typename Element::Left> &p, int row, int column, float x,
+                                          float y) {
   if (row >= p.m || column >= p.n)
     return;
   float scale = Element::SCALED ? __fmul_rn(p.scale, p.powers[row]) : p.scale;
-  float *out = p.c + (u64)row * p.ldc + column;
-  if (column + 1 < p.n && p.ldc % 2 == 0 && (u64)p.c % 8 == 0) {
-    float2 old = p.accumulate ? *(float2 *)out : make_float2(0, 0);
-    *(float2 *)out = p.accumulate ? make_float2(fmaf(scale, x, old.x), fmaf(scale, y, old.y))
-                                  : make_float2(__fmul_rn(scale, x), __fmul_rn(scale, y));
-    return;
-  }
-  out[0] = p.accumulate ? fmaf(scale, x, out[0]) : __fmul_rn(scale, x);
-  if (column + 1 < p.n)
-    out[1] = p.accumulate ? fmaf(scale, y, out[1]) : __fmul_rn(scale, y);
+  if (p.narrow)
+    fold_into((u16 *)p.c, (const u16 *)p.old, p.ldc, p.n, row, column, scale, x, y);
+  else
+    fold_into((float *)p.c, (const float *)p.old, p.ldc, p.n, row, column, scale, x, y);
 }
 
 // Four elements of a row of A, zeros outside; the row's power of two is divided out.
-template <class Element> __device__ __forceinline__ float4 left_quad(const Product &p, int row, int k, bool vector) {
+template <class Element>
+__device__ __forceinline__ float4 left_quad(const Product<typename Element::Left> &p, int row, int k, bool vector) {
   float4 out = make_float4(0, 0, 0, 0);
   if (row >= p.m || k >= p.k)
     return out;
-  const float *from = p.a + (u64)row * p.lda + k;
+  const typename Element::Left *from = p.a + (u64)row * p.lda + k;
   if (vector) {
-    out = *(const float4 *)from;
+    out = load_four(from);
   } else {
     int count = p.k - k;
-    out.x = from[0];
+    out.x = load_one(from);
     if (count > 1)
-      out.y = from[1];
+      out.y = load_one(from + 1);
     if (count > 2)
-      out.z = from[2];
+      out.z = load_one(from + 2);
     if (count > 3)
-      out.w = from[3];
+      out.w = load_one(from + 3);
   }
   if (Element::SCALED) {
-    float by = float_of_bits(0x7f000000u - bits_of_float(p.powers[row]));
+    float by = value_of_bits(0x7f000000u - bits_of_value(p.powers[row]));
     out = make_float4(__fmul_rn(out.x, by), __fmul_rn(out.y, by), __fmul_rn(out.z, by), __fmul_rn(out.w, by));
   }
   return out;
@@ -72,8 +95,12 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
   static const int THREADS = BM / WM * ACROSS * 32;
   static const int A_BYTES = BM * STEP * 2;
   static const int B_BYTES = BN * STEP * 2;
-  static const int SHARED = 2 * A_BYTES + STAGES * B_BYTES;
+  // Whether A arrives as B does; else it passes through registers.
+  static const bool DIRECT = !Element::SCALED;
+  static const int A_STAGES = DIRECT ? STAGES : 2;
+  static const int SHARED = A_STAGES * A_BYTES + STAGES * B_BYTES;
   static const int QUADS = BM * STEP / 4 / THREADS;
+  typedef Product<typename Element::Left> Here;
   static const int CHUNKS = BN * STEP / 8 / THREADS;
 
   // Where sixteen bytes, eight elements, of a staged tile are: exchanged among rows so that the eight rows that a load
@@ -85,8 +112,49 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
     return TRANSPOSED ? place_a(row, chunk) : row * (BN * 2) + ((chunk ^ (row & 7)) << 4);
   }
 
+  // Eight elements of a row in sixteen bits, zeros from `count` on.
+  static __device__ __forceinline__ void stage_eight(u8 *at, const u16 *from, int count, bool vector) {
+    if (vector || count <= 0) {
+      copy_sixteen(at, from, count > 0);
+    } else {
+      for (int j = 0; j < 8; j++)
+        ((u16 *)at)[j] = j < count ? from[j] : (u16)0;
+    }
+  }
+
+  // Rows past the last are read as the last and give sums that are not kept.
+  static __device__ __forceinline__ void stage_a(const u16 *a, int lda, int m, int k, u8 *to, int m0, int k0,
+                                                 bool vector) {
+#pragma unroll
+    for (int at = threadIdx.x; at < BM * STEP / 8; at += THREADS) {
+      int row = m0 + at / 4, start = k0 + at % 4 * 8;
+      row = row < m ? row : m - 1;
+      stage_eight(to + place_a(at / 4, at % 4), a + (start < k ? (u64)row * lda + start : 0), k - start, vector);
+    }
+  }
+
+  // The adapter's factor, narrowed.
+  static __device__ __forceinline__ void stage_factor(const Here &p, u8 *to, int n0, int k0) {
+    const int across = TRANSPOSED ? 4 : BN / 8;
+#pragma unroll
+    for (int at = threadIdx.x; at < BN * STEP / 8; at += THREADS) {
+      int row = at / across, chunk = at % across;
+      int n = n0 + (TRANSPOSED ? row : chunk * 8), k = k0 + (TRANSPOSED ? chunk * 8 : row);
+      float values[8];
+#pragma unroll
+      for (int j = 0; j < 8; j++) {
+        int column = TRANSPOSED ? n : n + j, step = TRANSPOSED ? k + j : k;
+        bool valid = column < p.n && step < p.rank;
+        values[j] = valid ? p.by * p.factor[TRANSPOSED ? (u64)column * p.rank + step : (u64)step * p.n + column] : 0.0f;
+      }
+      *(uint4 *)(to + place_b(row, chunk)) =
+          make_uint4(Element::pack(values[0], values[1]), Element::pack(values[2], values[3]),
+                     Element::pack(values[4], values[5]), Element::pack(values[6], values[7]));
+    }
+  }
+
   // Columns past the last are read as the last and give sums that are not kept.
-  static __device__ __forceinline__ void stage_b(const Product &p, u8 *to, int n0, int k0, bool vector) {
+  static __device__ __forceinline__ void stage_b(const Here &p, u8 *to, int n0, int k0, bool vector) {
     const int across = TRANSPOSED ? 4 : BN / 8;
     const int row = threadIdx.x / across, chunk = threadIdx.x % across;
     u8 *at = to + place_b(row, chunk);
@@ -112,35 +180,27 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
     }
   }
 
-  static __device__ __forceinline__ void run(const Product &p, u8 *shared) {
+  static __device__ __forceinline__ void run(const Here &p, u8 *shared) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int rows = (p.m + BM - 1) / BM, columns = (p.n + BN - 1) / BN;
     const int group = blockIdx.x / (GROUP * columns), inside = blockIdx.x % (GROUP * columns);
     const int high = rows - group * GROUP < GROUP ? rows - group * GROUP : GROUP;
     const int m0 = (group * GROUP + inside % high) * BM, n0 = inside / high * BN;
     const int wm = warp / ACROSS * WM, wn = warp % ACROSS * WN;
-    const bool vector_a = ALIGNED || (p.lda % 4 == 0 && p.k % 4 == 0 && (u64)p.a % 16 == 0);
+    const int eight = DIRECT ? 8 : 4;
+    const bool vector_a = ALIGNED || (p.lda % eight == 0 && p.k % eight == 0 && (u64)p.a % 16 == 0);
+    const bool vector_low = p.rank % 8 == 0 && (u64)p.low % 16 == 0;
     const bool vector_b = ALIGNED || (p.ldb % 8 == 0 && (TRANSPOSED ? p.k : p.n) % 8 == 0 && (u64)p.b % 16 == 0);
-    u8 *staged_a = shared, *staged_b = shared + 2 * A_BYTES;
-    const int steps = (p.k + STEP - 1) / STEP;
-    float4 next[QUADS];
+    u8 *staged_a = shared, *staged_b = shared + A_STAGES * A_BYTES;
+    const int own = (p.k + STEP - 1) / STEP, steps = own + (DIRECT ? (p.rank + STEP - 1) / STEP : 0);
+    float4 next[QUADS > 0 ? QUADS : 1];
     float sum[WM / 16][WN / 8][4] = {};
 
-    // Rows past the last are read as the last and give sums that are not kept.
-    const float *straight = p.a + threadIdx.x % 8 * 4;
     auto fetch_a = [&](int step) {
 #pragma unroll
       for (int i = 0; i < QUADS; i++) {
         int quad = threadIdx.x + i * THREADS;
-        int row = m0 + quad / 8;
-        if (ALIGNED && !Element::SCALED) {
-          row = row < p.m ? row : p.m - 1;
-          next[i] = step * STEP + (int)threadIdx.x % 8 * 4 < p.k
-                        ? *(const float4 *)(straight + (u64)row * p.lda + step * STEP)
-                        : make_float4(0, 0, 0, 0);
-        } else {
-          next[i] = left_quad<Element>(p, row, step * STEP + quad % 8 * 4, vector_a);
-        }
+        next[i] = left_quad<Element>(p, m0 + quad / 8, step * STEP + quad % 8 * 4, vector_a);
       }
     };
     auto keep_a = [&](int step) {
@@ -151,6 +211,17 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
         *at = make_uint2(Element::pack(next[i].x, next[i].y), Element::pack(next[i].z, next[i].w));
       }
     };
+    auto stage = [&](int step) {
+      u8 *to_a = staged_a + step % A_STAGES * A_BYTES, *to_b = staged_b + step % STAGES * B_BYTES;
+      if (step < own) {
+        if constexpr (DIRECT)
+          stage_a(p.a, p.lda, p.m, p.k, to_a, m0, step * STEP, vector_a);
+        stage_b(p, to_b, n0, step * STEP, vector_b);
+      } else if constexpr (DIRECT) {
+        stage_a(p.low, p.rank, p.m, p.rank, to_a, m0, (step - own) * STEP, vector_low);
+        stage_factor(p, to_b, n0, (step - own) * STEP);
+      }
+    };
 
     // Sixteen rows on, the exchange of chunks is the same; two chunks on, one bit of the place differs.
     const int at_a = place_a(wm + (lane & 15), lane >> 4);
@@ -159,14 +230,14 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
 
     for (int step = 0; step < STAGES - 1; step++) {
       if (step < steps)
-        stage_b(p, staged_b + step * B_BYTES, n0, step * STEP, vector_b);
+        stage(step);
       copies_commit();
     }
-    if (steps > 0) {
+    if (!DIRECT && steps > 0) {
       fetch_a(0);
       keep_a(0);
     }
-    if (steps > 1)
+    if (!DIRECT && steps > 1)
       fetch_a(1);
 
     for (int step = 0; step < steps; step++) {
@@ -174,10 +245,10 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
       __syncthreads();
       int later = step + STAGES - 1;
       if (later < steps)
-        stage_b(p, staged_b + later % STAGES * B_BYTES, n0, later * STEP, vector_b);
+        stage(later);
       copies_commit();
 
-      const u8 *tile_a = staged_a + (step & 1) * A_BYTES;
+      const u8 *tile_a = staged_a + step % A_STAGES * A_BYTES;
       const u8 *tile_b = staged_b + step % STAGES * B_BYTES;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
@@ -200,9 +271,9 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
           }
         }
       }
-      if (step + 1 < steps)
+      if (!DIRECT && step + 1 < steps)
         keep_a(step + 1);
-      if (step + 2 < steps)
+      if (!DIRECT && step + 2 < steps)
         fetch_a(step + 2);
     }
 
@@ -220,12 +291,12 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
 #define MMA(name, Element, TRANSPOSED, ALIGNED, BM, BN, WM, WN, STAGES, BLOCKS)                                        \
   extern "C" __global__ void __launch_bounds__(MmaTile<Element, TRANSPOSED, ALIGNED, BM, BN, WM, WN, STAGES>::THREADS, \
                                                BLOCKS)                                                                 \
-      name(const float *a, const u16 *b, float *c, const float *powers, int m, int n, int k, int lda, int ldb,         \
-           int ldc, float scale, int accumulate) {                                                                     \
-    typedef MmaTile<Element, TRANSPOSED, ALIGNED, BM, BN, WM, WN, STAGES> Here;                                        \
-    __shared__ __align__(16) u8 shared[Here::SHARED];                                                                  \
-    Product p = {a, b, c, powers, m, n, k, lda, ldb, ldc, scale, accumulate != 0};                                     \
-    Here::run(p, shared);                                                                                              \
+      name(const Element::Left *a, const u16 *b, void *c, const void *old, int narrow, const float *powers,            \
+           const u16 *low, const float *factor, int rank, float by, int m, int n, int k, int lda, int ldb, int ldc,    \
+           float scale) {                                                                                              \
+    typedef MmaTile<Element, TRANSPOSED, ALIGNED, BM, BN, WM, WN, STAGES> Tile;                                        \
+    __shared__ __align__(16) u8 shared[Tile::SHARED];                                                                  \
+    Tile::run({a, b, c, old, narrow, powers, low, factor, rank, by, m, n, k, lda, ldb, ldc, scale}, shared);           \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
@@ -250,7 +321,8 @@ template <class Element> struct FewRows {
   static const int LEFT_BYTES = 16 * LEFT_PITCH * 2;
   static const int SHARED = 4 * AHEAD * CODES_BYTES + 2 * LEFT_BYTES;
 
-  static __device__ __forceinline__ void run(const Product &p, const Nf4Matrix &w, u8 *shared, float *code) {
+  static __device__ __forceinline__ void run(const Product<typename Element::Left> &p, const Nf4Matrix &w, u8 *shared,
+                                             float *code) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int m0 = blockIdx.y * 16, n0 = blockIdx.x * 32 + warp * 8;
     const int n = n0 + (lane >> 2);
@@ -338,12 +410,12 @@ template <class Element> struct FewRows {
 
 #define FEW_ROWS(name, Element)                                                                                        \
   extern "C" __global__ void __launch_bounds__(128)                                                                    \
-      name(const float *a, const u8 *packed, const u8 *codes, const float *scales, float offset, float *c,             \
-           const float *powers, int m, int n, int k, float scale, int accumulate) {                                    \
+      name(const Element::Left *a, const u8 *packed, const u8 *codes, const float *scales, float offset, void *c,      \
+           const void *old, int narrow, const float *powers, int m, int n, int k, float scale) {                       \
     __shared__ __align__(16) u8 shared[FewRows<Element>::SHARED];                                                      \
     __shared__ float code[16];                                                                                         \
-    Product p = {a, nullptr, c, powers, m, n, k, k, k, n, scale, accumulate != 0};                                     \
-    FewRows<Element>::run(p, Nf4Matrix::of(packed, codes, scales, offset), shared, code);                              \
+    FewRows<Element>::run({a, nullptr, c, old, narrow, powers, nullptr, nullptr, 0, 0, m, n, k, k, k, n, scale},       \
+                          Nf4Matrix::of(packed, codes, scales, offset), shared, code);                                 \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
@@ -364,7 +436,7 @@ extern "C" __global__ void __launch_bounds__(256) row_powers(const float *a, int
   const float *row = a + (u64)blockIdx.x * lda;
   u32 top = 0;
   for (int i = threadIdx.x; i < k; i += 256) {
-    u32 size = bits_of_float(row[i]) & 0x7fffffffu;
+    u32 size = bits_of_value(row[i]) & 0x7fffffffu;
     top = size > top ? size : top;
   }
   for (int step = 16; step > 0; step /= 2) {
@@ -379,7 +451,7 @@ extern "C" __global__ void __launch_bounds__(256) row_powers(const float *a, int
       top = tops[i] > top ? tops[i] : top;
     u32 exponent = top >> 23;
     powers[blockIdx.x] = top == 0 || exponent == 255 ? 1.0f
-                                                     : float_of_bits((exponent < 2     ? 2
+                                                     : value_of_bits((exponent < 2     ? 2
                                                                       : exponent > 252 ? 252
                                                                                        : exponent)
                                                                      << 23);

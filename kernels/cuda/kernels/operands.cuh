@@ -4,7 +4,7 @@
 // A matrix comes as four arguments: data, codes, scales, offset; all kinds but NF4 use the first alone.
 #pragma once
 
-#include "words.cuh"
+#include "values.cuh"
 
 // NF4: values of the codes (Dettmers et al., "QLoRA", 2023).
 __device__ const float NF4_CODE[16] = {
@@ -84,31 +84,11 @@ __device__ const float DYNAMIC_MAP[256] = {
 #define NF4_BLOCK 64
 #define NF4_NESTED_BLOCK 256
 
-__device__ __forceinline__ float float_of_bits(u32 bits) {
-  union {
-    u32 bits;
-    float value;
-  } both;
-  both.bits = bits;
-  return both.value;
-}
-
-__device__ __forceinline__ u32 bits_of_float(float value) {
-  union {
-    float value;
-    u32 bits;
-  } both;
-  both.value = value;
-  return both.bits;
-}
-
-__device__ __forceinline__ float float_of_bf16(u16 bits) { return float_of_bits((u32)bits << 16); }
-
 // Exact for every finite half, subnormal ones too; infinities and NaNs keep their kind.
 __device__ __forceinline__ float float_of_f16(u16 bits) {
-  float size = __fmul_rn(float_of_bits((u32)(bits & 0x7fff) << 13), float_of_bits((127u + 112u) << 23));
-  u32 pattern = (bits & 0x7c00) == 0x7c00 ? 0x7f800000u | (u32)(bits & 0x3ff) << 13 : bits_of_float(size);
-  return float_of_bits(pattern | (u32)(bits & 0x8000) << 16);
+  float size = __fmul_rn(value_of_bits((u32)(bits & 0x7fff) << 13), value_of_bits((127u + 112u) << 23));
+  u32 pattern = (bits & 0x7c00) == 0x7c00 ? 0x7f800000u | (u32)(bits & 0x3ff) << 13 : bits_of_value(size);
+  return value_of_bits(pattern | (u32)(bits & 0x8000) << 16);
 }
 
 struct F32Matrix {
@@ -132,8 +112,8 @@ struct Bf16Matrix {
   __device__ __forceinline__ float at(u64 index) const { return float_of_bf16(data[index]); }
   __device__ __forceinline__ float4 four(u64 index) const {
     uint2 words = *(const uint2 *)(data + index);
-    return make_float4(float_of_bits(words.x << 16), float_of_bits(words.x & 0xffff0000u), float_of_bits(words.y << 16),
-                       float_of_bits(words.y & 0xffff0000u));
+    return make_float4(value_of_bits(words.x << 16), value_of_bits(words.x & 0xffff0000u), value_of_bits(words.y << 16),
+                       value_of_bits(words.y & 0xffff0000u));
   }
 };
 

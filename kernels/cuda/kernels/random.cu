@@ -30,24 +30,33 @@ __device__ __forceinline__ float uniform(u32 word) { return __fmul_rn((float)(wo
 
 // Zeroes elements with `probability` and multiplies the others by `keep`. A thread has four; the first position is a
 // multiple of four. Grid: elements / 1024.
-extern "C" __global__ void __launch_bounds__(RANDOM_THREADS)
-    dropout(const float *x, u64 count, u32 key0, u32 key1, u32 name0, u32 name1, const u64 *offset, float probability,
-            float keep, int accumulate, float *out) {
+template <class From, class To>
+__device__ __forceinline__ void drop(const From *x, u64 count, const Stream &stream, u64 offset, float probability,
+                                     float keep, int accumulate, To *out) {
   u64 first = ((u64)blockIdx.x * RANDOM_THREADS + threadIdx.x) * 4;
   if (first >= count)
     return;
-  Stream stream = {{key0, key1}, {name0, name1}};
-  Words words = stream.block((*offset + first) / 4);
+  Words words = stream.block((offset + first) / 4);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     u64 at = first + i;
     if (at >= count)
       return;
-    float value = uniform(words.word[i]) < probability ? 0 : __fmul_rn(x[at], keep);
-    out[at] = accumulate ? __fadd_rn(out[at], value) : value;
+    float value = uniform(words.word[i]) < probability ? 0 : __fmul_rn(load_one(x + at), keep);
+    store_one(out + at, accumulate ? __fadd_rn(load_one(out + at), value) : value);
   }
 }
-KERNEL_REGISTER(dropout)
+
+#define DROPOUT(name, From, To)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(RANDOM_THREADS)                                                         \
+      name(const From *x, u64 count, u32 key0, u32 key1, u32 name0, u32 name1, const u64 *offset, float probability,   \
+           float keep, int accumulate, To *out) {                                                                      \
+    drop<From, To>(x, count, Stream{{key0, key1}, {name0, name1}}, *offset, probability, keep, accumulate, out);       \
+  }                                                                                                                    \
+  KERNEL_REGISTER(name)
+DROPOUT(dropout_f32_f32, float, float)
+DROPOUT(dropout_bf16_bf16, u16, u16)
+DROPOUT(dropout_bf16_f32, u16, float)
 
 // out[·, width] += magnitude · (2 u - 1), a sequence's magnitude being strength / √elements. Grid: elements of the longest
 // sequence / 256, sequences.

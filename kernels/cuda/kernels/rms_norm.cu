@@ -6,12 +6,12 @@
 #define NORM_THREADS 256
 #define NORM_HELD 8
 
-// Four neighbouring elements of rows that start on sixteen bytes, or one.
+// Four neighbouring elements of rows that start on four elements, or one.
 struct Quad {
   static const int EACH = 4;
   float4 lanes;
-  static __device__ __forceinline__ Quad load(const float *from) { return {*(const float4 *)from}; }
-  __device__ __forceinline__ void store(float *to) const { *(float4 *)to = lanes; }
+  template <class T> static __device__ __forceinline__ Quad load(const T *from) { return {load_four(from)}; }
+  template <class T> __device__ __forceinline__ void store(T *to) const { store_four(to, lanes); }
   template <class F> static __device__ __forceinline__ Quad map(const Quad &a, const Quad &b, const Quad &c, F f) {
     return {make_float4(f(a.lanes.x, b.lanes.x, c.lanes.x), f(a.lanes.y, b.lanes.y, c.lanes.y),
                         f(a.lanes.z, b.lanes.z, c.lanes.z), f(a.lanes.w, b.lanes.w, c.lanes.w))};
@@ -28,8 +28,8 @@ struct Quad {
 struct Single {
   static const int EACH = 1;
   float lane;
-  static __device__ __forceinline__ Single load(const float *from) { return {*from}; }
-  __device__ __forceinline__ void store(float *to) const { *to = lane; }
+  template <class T> static __device__ __forceinline__ Single load(const T *from) { return {load_one(from)}; }
+  template <class T> __device__ __forceinline__ void store(T *to) const { store_one(to, lane); }
   template <class F>
   static __device__ __forceinline__ Single map(const Single &a, const Single &b, const Single &c, F f) {
     return {f(a.lane, b.lane, c.lane)};
@@ -51,9 +51,9 @@ template <class Group, class F> __device__ __forceinline__ void for_groups(int d
     each(NORM_HELD, at);
 }
 
-template <class Group>
-__device__ __forceinline__ void normalise(const float *x, const float *weight, float eps, int d, float *out,
-                                          float *inverses, float *shared) {
+template <class Group, class In, class Out>
+__device__ __forceinline__ void normalise(const In *x, const float *weight, float eps, int d, Out *out, float *inverses,
+                                          float *shared) {
   x += (u64)blockIdx.x * d;
   out += (u64)blockIdx.x * d;
   Group held[NORM_HELD];
@@ -73,9 +73,9 @@ __device__ __forceinline__ void normalise(const float *x, const float *weight, f
 }
 
 // dx = r · (dy · w - x̂ · mean(dy · w · x̂)) with x̂ = x · r, added to dx if `accumulate`. dx may be dy.
-template <class Group>
-__device__ __forceinline__ void normalise_backward(const float *x, const float *weight, const float *inverses,
-                                                   const float *dy, int accumulate, int d, float *dx, float *shared) {
+template <class Group, class T>
+__device__ __forceinline__ void normalise_backward(const T *x, const float *weight, const float *inverses, const T *dy,
+                                                   int accumulate, int d, T *dx, float *shared) {
   x += (u64)blockIdx.x * d;
   dy += (u64)blockIdx.x * d;
   dx += (u64)blockIdx.x * d;
@@ -114,25 +114,30 @@ __device__ __forceinline__ void normalise_backward(const float *x, const float *
   });
 }
 
-// Grid: rows. `rms_norm` needs d and all addresses to be multiples of four floats.
-#define RMS_NORM(name, Group)                                                                                          \
+// Grid: rows. Those of quads need d and all addresses to be multiples of four elements.
+#define RMS_NORM(name, Group, In, Out)                                                                                 \
   extern "C" __global__ void __launch_bounds__(NORM_THREADS)                                                           \
-      name(const float *x, const float *weight, float eps, int d, float *out, float *inverses) {                       \
+      name(const In *x, const float *weight, float eps, int d, Out *out, float *inverses) {                            \
     __shared__ float shared[NORM_THREADS / 32];                                                                        \
-    normalise<Group>(x, weight, eps, d, out, inverses, shared);                                                        \
+    normalise<Group, In, Out>(x, weight, eps, d, out, inverses, shared);                                               \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-#define RMS_NORM_BACKWARD(name, Group)                                                                                 \
+#define RMS_NORM_BACKWARD(name, Group, T)                                                                              \
   extern "C" __global__ void __launch_bounds__(NORM_THREADS)                                                           \
-      name(const float *x, const float *weight, const float *inverses, const float *dy, int accumulate, int d,         \
-           float *dx) {                                                                                                \
+      name(const T *x, const float *weight, const float *inverses, const T *dy, int accumulate, int d, T *dx) {        \
     __shared__ float shared[NORM_THREADS / 32];                                                                        \
-    normalise_backward<Group>(x, weight, inverses, dy, accumulate, d, dx, shared);                                     \
+    normalise_backward<Group, T>(x, weight, inverses, dy, accumulate, d, dx, shared);                                  \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-RMS_NORM(rms_norm, Quad)
-RMS_NORM(rms_norm_single, Single)
-RMS_NORM_BACKWARD(rms_norm_backward, Quad)
-RMS_NORM_BACKWARD(rms_norm_backward_single, Single)
+RMS_NORM(rms_norm_f32_f32, Quad, float, float)
+RMS_NORM(rms_norm_f32_bf16, Quad, float, u16)
+RMS_NORM(rms_norm_bf16_bf16, Quad, u16, u16)
+RMS_NORM(rms_norm_single_f32_f32, Single, float, float)
+RMS_NORM(rms_norm_single_f32_bf16, Single, float, u16)
+RMS_NORM(rms_norm_single_bf16_bf16, Single, u16, u16)
+RMS_NORM_BACKWARD(rms_norm_backward_f32, Quad, float)
+RMS_NORM_BACKWARD(rms_norm_backward_bf16, Quad, u16)
+RMS_NORM_BACKWARD(rms_norm_backward_single_f32, Single, float)
+RMS_NORM_BACKWARD(rms_norm_backward_single_bf16, Single, u16)

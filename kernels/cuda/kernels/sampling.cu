@@ -8,7 +8,7 @@
 __device__ __forceinline__ u32 rank_of(float value) {
   if (value != value)
     return 0;
-  u32 bits = bits_of_float(__fadd_rn(value, 0.0f));
+  u32 bits = bits_of_value(__fadd_rn(value, 0.0f));
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
@@ -92,7 +92,7 @@ __device__ __forceinline__ Kept fewest(const float *row, int vocabulary, const L
   }
   u64 each = 1;
   if (mass) {
-    float value = float_of_bits(prefix >> 31 ? prefix & 0x7fffffffu : ~prefix);
+    float value = value_of_bits(prefix >> 31 ? prefix & 0x7fffffffu : ~prefix);
     each = likelihood.of(value);
     if (each == 0)
       each = 1;

@@ -31,46 +31,66 @@ struct Gelu {
   }
 };
 
-template <class F>
-__device__ __forceinline__ void gate_forward(const float *gate, const float *up, u64 count, int quads, float *out) {
+template <class F, class T>
+__device__ __forceinline__ void gate_forward(const T *gate, const T *up, u64 count, int quads, T *out) {
   u64 index = (u64)blockIdx.x * GATED_THREADS + threadIdx.x;
   if (quads) {
     if (index * 4 >= count) return;
-    float4 g = *(const float4 *)(gate + index * 4), u = *(const float4 *)(up + index * 4);
-    *(float4 *)(out + index * 4) =
-        make_float4(F::value(g.x) * u.x, F::value(g.y) * u.y, F::value(g.z) * u.z, F::value(g.w) * u.w);
+    float4 g = load_four(gate + index * 4), u = load_four(up + index * 4);
+    store_four(out + index * 4,
+               make_float4(F::value(g.x) * u.x, F::value(g.y) * u.y, F::value(g.z) * u.z, F::value(g.w) * u.w));
   } else if (index < count) {
-    out[index] = F::value(gate[index]) * up[index];
+    store_one(out + index, F::value(load_one(gate + index)) * load_one(up + index));
   }
 }
 
-template <class F>
-__device__ __forceinline__ void gate_backward(const float *gate, const float *up, const float *dout, u64 count,
-                                              float *dgate, float *dup) {
-  u64 index = (u64)blockIdx.x * GATED_THREADS + threadIdx.x;
-  if (index >= count) return;
-  float value, slope, u = up[index], d = dout[index];
-  F::both(gate[index], value, slope);
-  dup[index] = d * value;
-  dgate[index] = d * u * slope;
+// Of one element: the gradients of gate and up.
+template <class F> __device__ __forceinline__ void slopes(float gate, float up, float dout, float &dgate, float &dup) {
+  float value, slope;
+  F::both(gate, value, slope);
+  dup = dout * value;
+  dgate = dout * up * slope;
 }
 
-// Grid: elements / 256, or / 1024 with `quads` (a multiple of four elements on sixteen bytes).
-#define GATED(name, F)                                                                                                 \
+template <class F, class T>
+__device__ __forceinline__ void gate_backward(const T *gate, const T *up, const T *dout, u64 count, int quads, T *dgate,
+                                              T *dup) {
+  u64 index = (u64)blockIdx.x * GATED_THREADS + threadIdx.x;
+  if (quads) {
+    if (index * 4 >= count) return;
+    float4 g = load_four(gate + index * 4), u = load_four(up + index * 4), d = load_four(dout + index * 4), dg, du;
+    slopes<F>(g.x, u.x, d.x, dg.x, du.x);
+    slopes<F>(g.y, u.y, d.y, dg.y, du.y);
+    slopes<F>(g.z, u.z, d.z, dg.z, du.z);
+    slopes<F>(g.w, u.w, d.w, dg.w, du.w);
+    store_four(dgate + index * 4, dg);
+    store_four(dup + index * 4, du);
+  } else if (index < count) {
+    float dg, du;
+    slopes<F>(load_one(gate + index), load_one(up + index), load_one(dout + index), dg, du);
+    store_one(dgate + index, dg);
+    store_one(dup + index, du);
+  }
+}
+
+// Grid: elements / 256, or / 1024 with `quads` (a multiple of four elements, where four can be loaded at once).
+#define GATED(name, F, T)                                                                                              \
   extern "C" __global__ void __launch_bounds__(GATED_THREADS)                                                          \
-      name(const float *gate, const float *up, u64 count, int quads, float *out) {                                     \
-    gate_forward<F>(gate, up, count, quads, out);                                                                      \
+      name(const T *gate, const T *up, u64 count, int quads, T *out) {                                                 \
+    gate_forward<F, T>(gate, up, count, quads, out);                                                                   \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-#define GATED_BACKWARD(name, F)                                                                                        \
+#define GATED_BACKWARD(name, F, T)                                                                                     \
   extern "C" __global__ void __launch_bounds__(GATED_THREADS)                                                          \
-      name(const float *gate, const float *up, const float *dout, u64 count, float *dgate, float *dup) {               \
-    gate_backward<F>(gate, up, dout, count, dgate, dup);                                                               \
+      name(const T *gate, const T *up, const T *dout, u64 count, int quads, T *dgate, T *dup) {                        \
+    gate_backward<F, T>(gate, up, dout, count, quads, dgate, dup);                                                     \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-GATED(swiglu, Silu)
-GATED(geglu, Gelu)
-GATED_BACKWARD(swiglu_backward, Silu)
-GATED_BACKWARD(geglu_backward, Gelu)
+GATED(swiglu_f32, Silu, float)
+GATED(swiglu_bf16, Silu, u16)
+GATED(geglu_f32, Gelu, float)
+GATED_BACKWARD(swiglu_backward_f32, Silu, float)
+GATED_BACKWARD(swiglu_backward_bf16, Silu, u16)
+GATED_BACKWARD(geglu_backward_f32, Gelu, float)

@@ -61,28 +61,14 @@ __device__ __forceinline__ u16 half_bits(float value) {
 
 #endif
 
-// Rounded to nearest, ties to even; a NaN stays one.
-__device__ __forceinline__ u16 bf16_bits(float value) {
-  u32 bits = bits_of_float(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u)
-    return (u16)(bits >> 16 | 0x40);
-  return (u16)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-}
-
 // bfloat16 factors, from sm_80 on.
 struct Brain {
+  // What a left operand is stored in.
+  typedef u16 Left;
   // Has the range of f32, so rows need no scaling.
   static const bool SCALED = false;
   static __device__ __forceinline__ u16 narrow(float value) { return bf16_bits(value); }
-  static __device__ __forceinline__ u32 pack(float low, float high) {
-#if !defined(CUEMU) && __CUDA_ARCH__ >= 800
-    u32 both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-#else
-    return (u32)bf16_bits(low) | (u32)bf16_bits(high) << 16;
-#endif
-  }
+  static __device__ __forceinline__ u32 pack(float low, float high) { return pack_bf16(low, high); }
   // d[16,8] += a[16,16] · b[16,8], in the fragments of mma.m16n8k16.
   static __device__ __forceinline__ void multiply(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #ifdef CUEMU
@@ -98,6 +84,7 @@ struct Brain {
 
 // Half-precision factors; two steps of 8, which sm_75 has too.
 struct Half {
+  typedef float Left;
   static const bool SCALED = true;
   static __device__ __forceinline__ u16 narrow(float value) { return half_bits(value); }
   static __device__ __forceinline__ u32 pack(float low, float high) {

@@ -45,16 +45,11 @@ impl CudaCosts {
     fn product(&self, [m, n, k]: [usize; 3], weight: Storage, transposed: bool) -> Borrowed {
         let [rows, cols] = if transposed { [n, k] } else { [k, n] };
         let narrow = weight == Storage::F32 && n.min(k) <= NARROW;
-        if m == 0 || n == 0 || k == 0 || self.precision == Precision::F32 || narrow {
+        // Where activations are bf16, trained matrices are converted too.
+        if m == 0 || n == 0 || k == 0 || self.precision == Precision::F32 || (narrow && !self.bf16) {
             return [0, 0];
         }
-        let row = if !self.bf16 {
-            powers(m)
-        } else if self.takes_library(m, n, k) {
-            narrowed(m, k)
-        } else {
-            0
-        };
+        let row = if self.bf16 { 0 } else { powers(m) };
         let element = if self.bf16 { Storage::Bf16 } else { Storage::F16 };
         let decoded = transposed && weight == Storage::Nf4 && m <= FEW_ROWS && k.is_multiple_of(64);
         [if weight == element || decoded { 0 } else { converted(rows_at_once(rows, cols), cols) }, row]
@@ -69,6 +64,7 @@ impl CudaCosts {
         match *operation {
             Operation::MatmulNt(shape, weight) => self.product(shape, weight, true),
             Operation::MatmulNn([m, n, k], weight) => self.product([m, k, n], weight, false),
+            Operation::Narrow(len) => [0, if self.precision == Precision::Bf16 && self.bf16 { narrowed(1, len) } else { 0 }],
             Operation::MatmulTn([m, p, q]) => [tall(m, p * q), 0],
             Operation::Norm(len) => [norm_bytes(len), 0],
             Operation::AttentionDecode(shape, sequences, capacity) => decode(&shape, sequences, capacity),

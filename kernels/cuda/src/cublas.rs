@@ -52,12 +52,14 @@ type Gemm = unsafe extern "C" fn(
 ) -> c_int;
 
 /// `c[m, n] = scale · a[m, k] · b (+ c)`; `b` is `[n, k]` if `transposed`, else `[k, n]`. Rows are `lda`, `ldb` and `ldc`
-/// elements apart; `a` and `b` are bf16, `c` is `f32`.
+/// elements apart; `a` and `b` are bf16, `c` is `f32` unless it is `narrow`.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     pub a: u64,
     pub b: u64,
     pub c: u64,
+    /// `c` is bf16.
+    pub narrow: bool,
     pub transposed: bool,
     pub m: usize,
     pub n: usize,
@@ -167,7 +169,7 @@ impl Cublas {
     /// # Errors
     /// cuBLAS's status.
     unsafe fn multiply(&self, call: &Call) -> Result<(), String> {
-        let Call { a, b, c, transposed, m, n, k, lda, ldb, ldc, scale, accumulate } = *call;
+        let Call { a, b, c, narrow, transposed, m, n, k, lda, ldb, ldc, scale, accumulate } = *call;
         let beta = if accumulate { 1f32 } else { 0.0 };
         let int = |value: usize| c_int::try_from(value).map_err(|_| format!("{value} is beyond cuBLAS's 32 bits"));
         let (m, n, k, lda, ldb, ldc) = (int(m)?, int(n)?, int(k)?, int(lda)?, int(ldb)?, int(ldc)?);
@@ -194,7 +196,7 @@ impl Cublas {
                 lda,
                 &raw const beta,
                 c,
-                REAL_32,
+                if narrow { BRAIN_16 } else { REAL_32 },
                 ldc,
                 COMPUTE_32,
                 DEFAULT_ALGORITHM,

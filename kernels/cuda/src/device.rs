@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use cudarc::driver::DriverError;
 use luthier_kernels::device::{
     Allocation, AttentionSaved, AttentionShape, Component, Costs, Device, DeviceError, DeviceExt, DeviceResult,
-    DoraRows, Draw, Dropout, Head, KeyValues, Ledger, Moments8, Noise, Operand, Operation, Recording, Rotary, Segments,
-    Slice, SliceMut, Space, Transfers, Values, ValuesMut,
+    DoraRows, Draw, Dropout, FloatType, Head, KeyValues, Ledger, Linear, LinearBackward, LinearScratch, LowRank,
+    Moments8, Noise, Operand, Operation, Recording, Rotary, Segments, Slice, SliceMut, Space, Transfers, Values,
+    ValuesMut,
 };
 use luthier_kernels::rope::Table;
 
@@ -367,6 +368,14 @@ impl Device for CudaDevice {
         &self.ledger
     }
 
+    fn activation_type(&self) -> FloatType {
+        // Halves have too little range for activations, so older devices keep f32.
+        match self.options.precision {
+            Precision::Bf16 if self.has_bf16() => FloatType::Bf16,
+            _ => FloatType::F32,
+        }
+    }
+
     fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
         let failed = || DeviceError::OutOfMemory { device: self.name(), bytes, component };
         if self.capture.spoil() {
@@ -452,19 +461,19 @@ impl Device for CudaDevice {
     }
 
     fn copy(&self, source: Values<'_>, out: ValuesMut<'_>) {
-        ops::elementwise::copy(self, source.f32(), out.f32());
+        ops::elementwise::copy(self, source, out);
     }
 
     fn add(&self, source: Values<'_>, out: ValuesMut<'_>) {
-        ops::elementwise::add(self, source.f32(), out.f32());
+        ops::elementwise::add(self, source, out);
     }
 
     fn scale(&self, factor: f32, out: ValuesMut<'_>) {
-        ops::elementwise::scale(self, factor, out.f32());
+        ops::elementwise::scale(self, factor, out);
     }
 
     fn add_bias(&self, bias: Slice<'_, f32>, out: ValuesMut<'_>) {
-        ops::elementwise::add_bias(self, bias, out.f32());
+        ops::elementwise::add_bias(self, bias, out);
     }
 
     fn matmul_nt(
@@ -476,7 +485,7 @@ impl Device for CudaDevice {
         accumulate: bool,
         out: ValuesMut<'_>,
     ) {
-        ops::matmul::nt(self, x.f32(), w, shape, scale, accumulate, out.f32());
+        ops::matmul::nt(self, x, w, shape, scale, accumulate, out);
     }
 
     fn matmul_nn(
@@ -488,7 +497,7 @@ impl Device for CudaDevice {
         accumulate: bool,
         out: ValuesMut<'_>,
     ) {
-        ops::matmul::nn(self, dy.f32(), w, shape, scale, accumulate, out.f32());
+        ops::matmul::nn(self, dy, w, shape, scale, accumulate, out);
     }
 
     fn matmul_tn(
@@ -500,7 +509,40 @@ impl Device for CudaDevice {
         accumulate: bool,
         out: SliceMut<'_, f32>,
     ) {
-        ops::matmul::tn(self, a.f32(), b.f32(), shape, scale, accumulate, out);
+        ops::matmul::tn(self, a, b, shape, scale, accumulate, out);
+    }
+
+    fn linear(
+        &self,
+        x: Values<'_>,
+        shape: [usize; 2],
+        linears: &mut [Linear<'_>],
+        residual: Option<Slice<'_, f32>>,
+        masked: &mut ValuesMut<'_>,
+    ) {
+        ops::linear::forward(self, x, shape, linears, residual, masked);
+    }
+
+    fn linear_reduce(
+        &self,
+        x: Values<'_>,
+        shape: [usize; 2],
+        adapters: &mut [(LowRank<'_>, ValuesMut<'_>)],
+        masked: &mut ValuesMut<'_>,
+    ) {
+        ops::linear::reduce(self, x, shape, adapters, masked);
+    }
+
+    fn linear_backward(
+        &self,
+        x: Values<'_>,
+        shape: [usize; 2],
+        linears: &mut [LinearBackward<'_>],
+        accumulate: bool,
+        scratch: &mut LinearScratch<'_>,
+        dx: Option<(ValuesMut<'_>, bool)>,
+    ) {
+        ops::linear::backward(self, x, shape, linears, accumulate, scratch, dx);
     }
 
     fn rms_norm(
@@ -511,7 +553,7 @@ impl Device for CudaDevice {
         out: ValuesMut<'_>,
         inverse: SliceMut<'_, f32>,
     ) {
-        ops::rms_norm::forward(self, x.f32(), weight, eps, out.f32(), inverse);
+        ops::rms_norm::forward(self, x, weight, eps, out, inverse);
     }
 
     fn rms_norm_backward(
@@ -523,7 +565,7 @@ impl Device for CudaDevice {
         accumulate: bool,
         dx: ValuesMut<'_>,
     ) {
-        ops::rms_norm::backward(self, x.f32(), weight, inverse, dy.f32(), accumulate, dx.f32());
+        ops::rms_norm::backward(self, x, weight, inverse, dy, accumulate, dx);
     }
 
     fn rotary(&self, table: Table) -> DeviceResult<Rotary> {
@@ -538,15 +580,15 @@ impl Device for CudaDevice {
     }
 
     fn rope(&self, positions: Slice<'_, u32>, heads: usize, rotary: &Rotary, inverse: bool, x: ValuesMut<'_>) {
-        ops::rope::rotate(self, positions, heads, rotary, inverse, x.f32());
+        ops::rope::rotate(self, positions, heads, rotary, inverse, x);
     }
 
     fn swiglu(&self, gate: Values<'_>, up: Values<'_>, out: ValuesMut<'_>) {
-        ops::swiglu::forward(self, gate.f32(), up.f32(), out.f32());
+        ops::swiglu::forward(self, gate, up, out);
     }
 
     fn swiglu_backward(&self, gate: ValuesMut<'_>, up: Values<'_>, dout: ValuesMut<'_>) {
-        ops::swiglu::backward(self, gate.f32(), up.f32(), dout.f32());
+        ops::swiglu::backward(self, gate, up, dout);
     }
 
     fn attention(
@@ -559,7 +601,7 @@ impl Device for CudaDevice {
         out: ValuesMut<'_>,
         lse: SliceMut<'_, f32>,
     ) {
-        ops::attention::forward(self, q.f32(), k.f32(), v.f32(), segments, shape, out.f32(), lse);
+        ops::attention::forward(self, q, k, v, segments, shape, out, lse);
     }
 
     fn attention_backward(
@@ -572,11 +614,11 @@ impl Device for CudaDevice {
         dk: ValuesMut<'_>,
         dv: ValuesMut<'_>,
     ) {
-        ops::attention::backward(self, forward, dout.f32(), segments, shape, dq.f32(), dk.f32(), dv.f32());
+        ops::attention::backward(self, forward, dout, segments, shape, dq, dk, dv);
     }
 
     fn attention_decode(&self, q: Values<'_>, cache: KeyValues<'_>, shape: AttentionShape, out: ValuesMut<'_>) {
-        ops::attention::decode(self, q.f32(), cache, shape, out.f32());
+        ops::attention::decode(self, q, cache, shape, out);
     }
 
     fn embedding(&self, table: Operand<'_>, ids: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
@@ -584,11 +626,11 @@ impl Device for CudaDevice {
     }
 
     fn gather_rows(&self, x: Values<'_>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
-        ops::elementwise::gather_rows(self, x.f32(), rows, width, out.f32());
+        ops::elementwise::gather_rows(self, x, rows, width, out);
     }
 
     fn sum_rows(&self, x: Values<'_>, offsets: Slice<'_, u32>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
-        ops::elementwise::sum_rows(self, x.f32(), offsets, rows, width, out.f32());
+        ops::elementwise::sum_rows(self, x, offsets, rows, width, out);
     }
 
     fn scatter_rows(&self, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
@@ -605,11 +647,11 @@ impl Device for CudaDevice {
         scratch: SliceMut<'_, f32>,
         losses: SliceMut<'_, f32>,
     ) {
-        ops::cross_entropy::forward_backward(self, hidden.f32(), targets, head, scale, dhidden, scratch, losses);
+        ops::cross_entropy::forward_backward(self, hidden, targets, head, scale, dhidden, scratch, losses);
     }
 
     fn dropout(&self, x: Values<'_>, dropout: Dropout<'_>, accumulate: bool, out: ValuesMut<'_>) {
-        ops::random::dropout(self, x.f32(), dropout, accumulate, out.f32());
+        ops::random::dropout(self, x, dropout, accumulate, out);
     }
 
     fn adamw(
@@ -652,7 +694,7 @@ impl Device for CudaDevice {
     }
 
     fn scale_columns(&self, x: Values<'_>, factors: Slice<'_, f32>, accumulate: bool, out: ValuesMut<'_>) {
-        ops::elementwise::scale_columns(self, x.f32(), factors, accumulate, out.f32());
+        ops::elementwise::scale_columns(self, x, factors, accumulate, out);
     }
 
     fn column_dots(
@@ -663,7 +705,7 @@ impl Device for CudaDevice {
         accumulate: bool,
         out: SliceMut<'_, f32>,
     ) {
-        ops::dora::column_dots(self, dy.f32(), x.f32(), factors, accumulate, out);
+        ops::dora::column_dots(self, dy, x, factors, accumulate, out);
     }
 
     fn sum(&self, x: Slice<'_, f32>, accumulate: bool, out: SliceMut<'_, f64>) {

@@ -15,11 +15,11 @@ const COMPUTE_75: Packed = modules!("compute_75":
     "attention", "attention_backward", "attention_decode", "blocks", "cross_entropy", "dora", "elementwise", "embedding",
     "matmul", "matmul_mma", "nf4", "optimizer", "random", "rms_norm", "rope", "sampling", "swiglu");
 const COMPUTE_80: Packed = modules!("compute_80":
-    "attention", "attention_backward", "attention_backward_mma", "attention_decode", "attention_mma", "blocks",
+    "adapters", "attention", "attention_backward", "attention_backward_mma", "attention_decode", "attention_mma", "blocks",
     "cross_entropy", "dora", "elementwise", "embedding", "matmul", "matmul_mma", "nf4", "optimizer", "random", "rms_norm",
     "rope", "sampling", "swiglu");
 const COMPUTE_90: Packed = modules!("compute_90":
-    "attention", "attention_backward", "attention_backward_mma", "attention_decode", "attention_mma", "blocks",
+    "adapters", "attention", "attention_backward", "attention_backward_mma", "attention_decode", "attention_mma", "blocks",
     "cross_entropy", "dora", "elementwise", "embedding", "matmul", "matmul_mma", "nf4", "optimizer", "random", "rms_norm",
     "rope", "sampling", "swiglu");
 

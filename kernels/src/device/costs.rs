@@ -11,6 +11,8 @@ pub enum Operation {
     MatmulNt([usize; 3], Storage),
     /// [`super::Device::matmul_nn`], `[m, n, k]`.
     MatmulNn([usize; 3], Storage),
+    /// A product whose left operand is so many elements of `f32`, which a device whose activations are narrower converts.
+    Narrow(usize),
     /// [`super::Device::matmul_tn`], `[m, p, q]`.
     MatmulTn([usize; 3]),
     /// [`super::Device::norm`] of so many elements.

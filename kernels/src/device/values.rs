@@ -4,6 +4,7 @@
 //! every device and is a [`Slice`]; what is wide and read by products is a [`Values`].
 
 use std::ops::{Bound, RangeBounds};
+use std::ptr::NonNull;
 
 use half::bf16;
 
@@ -89,6 +90,11 @@ impl<'a> Values<'a> {
     }
 
     #[must_use]
+    pub fn address(&self) -> NonNull<u8> {
+        self.bytes.address()
+    }
+
+    #[must_use]
     pub fn as_bytes(self) -> Slice<'a, u8> {
         self.bytes
     }
@@ -167,6 +173,11 @@ impl<'a> ValuesMut<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    #[must_use]
+    pub fn address(&self) -> NonNull<u8> {
+        self.bytes.address()
     }
 
     #[must_use]

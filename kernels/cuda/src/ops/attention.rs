@@ -7,7 +7,9 @@
 //! Both depend on the layer alone. Tiles are counted from the start of their segment and parts of a cache from its first
 //! row, so a row's bits depend on its own sequence and on nothing else in the batch.
 
-use luthier_kernels::device::{AttentionSaved, AttentionShape, KeyValues, Segments, Slice, SliceMut, Values};
+use luthier_kernels::device::{
+    AttentionSaved, AttentionShape, FloatType, KeyValues, Segments, SliceMut, Values, ValuesMut,
+};
 
 use crate::{Arguments, CudaDevice, Precision};
 
@@ -31,16 +33,18 @@ const DECODE_HEADS: usize = 8;
 #[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
 pub fn forward(
     device: &CudaDevice,
-    q: Slice<'_, f32>,
-    k: Slice<'_, f32>,
-    v: Slice<'_, f32>,
+    q: Values<'_>,
+    k: Values<'_>,
+    v: Values<'_>,
     segments: Segments<'_>,
     shape: AttentionShape,
-    out: SliceMut<'_, f32>,
+    out: ValuesMut<'_>,
     lse: SliceMut<'_, f32>,
 ) {
     let tokens = check(&shape, [q, k, v], lse.len());
     assert_eq!(out.len(), q.len(), "out must have the shape of q");
+    assert_eq!(out.kind(), q.kind(), "out must have the type of q");
+    let kind = q.kind().name();
     if tokens == 0 {
         return;
     }
@@ -54,23 +58,26 @@ pub fn forward(
         operands(&mut arguments);
         scores(&mut arguments, &shape);
         arguments.address(out.address()).address(lse.address());
-        let name = format!("attention_mma_{}", shape.head_dim);
+        let name = format!("attention_mma_{}_{kind}", shape.head_dim);
         let grid = [tiles(tokens, count, MMA_QUERIES), shape.heads, 1];
-        device.launch_with_shared(&name, grid, THREADS, MMA_KEYS * (8 * shape.head_dim + 32), arguments);
+        let stage = if q.kind() == FloatType::F32 { 4 * shape.head_dim } else { 0 };
+        let shared = MMA_KEYS * (4 * shape.head_dim + 32 + stage);
+        device.launch_with_shared(&name, grid, THREADS, shared, arguments);
         return;
     }
-    let (name, columns) = match shape.head_dim {
-        ..=64 => ("attention_64", 64),
-        65..=128 => ("attention_128", 128),
-        _ => ("attention_256", 256),
+    let columns = match shape.head_dim {
+        ..=64 => 64,
+        65..=128 => 128,
+        _ => 256,
     };
+    let name = format!("attention_{columns}_{kind}");
     for first in (0..shape.head_dim).step_by(columns) {
         let mut arguments = Arguments::new();
         operands(&mut arguments);
         arguments.int(shape.head_dim);
         scores(&mut arguments, &shape);
         arguments.int(first).address(out.address()).address(lse.address());
-        device.launch(name, [tiles(tokens, count, TILE), shape.heads, 1], THREADS, arguments);
+        device.launch(&name, [tiles(tokens, count, TILE), shape.heads, 1], THREADS, arguments);
     }
 }
 
@@ -82,18 +89,22 @@ pub fn forward(
 pub fn backward(
     device: &CudaDevice,
     forward: AttentionSaved<'_>,
-    dout: Slice<'_, f32>,
+    dout: Values<'_>,
     segments: Segments<'_>,
     shape: AttentionShape,
-    dq: SliceMut<'_, f32>,
-    dk: SliceMut<'_, f32>,
-    dv: SliceMut<'_, f32>,
+    dq: ValuesMut<'_>,
+    dk: ValuesMut<'_>,
+    dv: ValuesMut<'_>,
 ) {
     let AttentionSaved { q, k, v, out, lse } = forward;
-    let [q, k, v, out] = [q, k, v, out].map(Values::f32);
     let tokens = check(&shape, [q, k, v], lse.len());
     assert_eq!([out.len(), dout.len(), dq.len()], [q.len(); 3], "out, dout and dq must have the shape of q");
     assert_eq!([dk.len(), dv.len()], [k.len(); 2], "dk and dv must have the shape of k");
+    let kinds = [out.kind(), dout.kind(), dq.kind(), dk.kind(), dv.kind()];
+    assert_eq!(kinds, [q.kind(); 5], "gradients must have the type of q");
+    // A dot product in f32 takes the place of a head's first elements.
+    assert!(q.kind() == FloatType::F32 || shape.head_dim.is_multiple_of(2), "heads of bf16 have an even size");
+    let kind = q.kind().name();
     if tokens == 0 {
         return;
     }
@@ -101,7 +112,7 @@ pub fn backward(
     let row_heads = tokens * shape.heads;
     let mut arguments = Arguments::new();
     arguments.address(out.address()).address(dout.address()).long(row_heads).int(shape.head_dim).address(dq.address());
-    device.launch("attention_delta", [row_heads.div_ceil(THREADS / 32), 1, 1], THREADS, arguments);
+    device.launch(&format!("attention_delta_{kind}"), [row_heads.div_ceil(THREADS / 32), 1, 1], THREADS, arguments);
 
     let tensor = is_tensor(device, &shape, &[q, k, v, dout, dq.freeze(), dk.freeze(), dv.freeze()]);
     let operands = |keys: bool| {
@@ -122,14 +133,15 @@ pub fn backward(
     let grid = |heads: usize| [tiles(tokens, count, TILE), heads, 1];
     if tensor {
         let d = shape.head_dim;
-        let shared = (TILE + PASSING_ROWS) * 2 * (2 * d + 16) + 2 * PASSING_ROWS * 4 * d;
+        let coming = if q.kind() == FloatType::F32 { 4 * d } else { 2 * d + 16 };
+        let shared = (TILE + PASSING_ROWS) * 2 * (2 * d + 16) + 2 * PASSING_ROWS * coming;
         let mut arguments = operands(true);
         arguments.address(dk.address()).address(dv.address());
-        let name = format!("attention_key_gradients_mma_{d}");
+        let name = format!("attention_key_gradients_mma_{d}_{kind}");
         device.launch_with_shared(&name, grid(shape.kv_heads), GRADIENT_THREADS, shared, arguments);
         let mut arguments = operands(false);
         arguments.address(dq.address());
-        let name = format!("attention_query_gradients_mma_{d}");
+        let name = format!("attention_query_gradients_mma_{d}_{kind}");
         device.launch_with_shared(&name, grid(shape.heads), GRADIENT_THREADS, shared, arguments);
         return;
     }
@@ -138,14 +150,14 @@ pub fn backward(
     for first in &starts {
         let mut arguments = operands(true);
         arguments.int(*first).address(dk.address()).address(dv.address());
-        let name = format!("attention_key_gradients_{columns}");
+        let name = format!("attention_key_gradients_{columns}_{kind}");
         device.launch(&name, grid(shape.kv_heads), THREADS, arguments);
     }
     // The first columns last: they hold the dots until then.
     for first in starts.iter().rev() {
         let mut arguments = operands(false);
         arguments.int(*first).address(dq.address());
-        let name = format!("attention_query_gradients_{columns}");
+        let name = format!("attention_query_gradients_{columns}_{kind}");
         device.launch(&name, grid(shape.heads), THREADS, arguments);
     }
 }
@@ -154,19 +166,15 @@ pub fn backward(
 ///
 /// # Panics
 /// If a view does not have the length that its shape says.
-pub fn decode(
-    device: &CudaDevice,
-    q: Slice<'_, f32>,
-    cache: KeyValues<'_>,
-    shape: AttentionShape,
-    out: SliceMut<'_, f32>,
-) {
+pub fn decode(device: &CudaDevice, q: Values<'_>, cache: KeyValues<'_>, shape: AttentionShape, out: ValuesMut<'_>) {
     let sequences = cache.lengths.len();
-    let [keys, values] = [cache.keys, cache.values].map(Values::f32);
+    let KeyValues { keys, values, .. } = cache;
     assert_eq!(q.len(), sequences * shape.query_width(), "q must be [{sequences}, heads * head_dim]");
     assert_eq!(out.len(), q.len(), "out must have the shape of q");
     let stored = sequences * cache.capacity * shape.key_width();
     assert_eq!([keys.len(), values.len()], [stored; 2], "a cache must be [capacity, kv_heads * head_dim]");
+    assert_eq!([keys.kind(), values.kind(), out.kind()], [q.kind(); 3], "caches and out must have the type of q");
+    let kind = q.kind().name();
     if sequences == 0 {
         return;
     }
@@ -179,11 +187,11 @@ pub fn decode(
     scores(&mut arguments, &shape);
     arguments.address(scratch);
     let grid = [parts, shape.kv_heads * group(&shape).div_ceil(DECODE_HEADS), sequences];
-    device.launch("attention_decode", grid, THREADS, arguments);
+    device.launch(&format!("attention_decode_{kind}"), grid, THREADS, arguments);
     let mut arguments = Arguments::new();
     arguments.address(scratch).address(cache.lengths.address()).int(parts).int(shape.heads).int(shape.head_dim);
     arguments.int(window(&shape)).address(out.address());
-    device.launch("attention_decode_join", [shape.heads, sequences, 1], THREADS, arguments);
+    device.launch(&format!("attention_decode_join_{kind}"), [shape.heads, sequences, 1], THREADS, arguments);
 }
 
 /// Scratch that [`decode`] uses.
@@ -192,7 +200,7 @@ pub fn parts_bytes(shape: &AttentionShape, sequences: usize, capacity: usize) ->
     sequences * shape.heads * capacity.div_ceil(DECODE_KEYS) * (2 + shape.head_dim) * 4
 }
 
-fn check(shape: &AttentionShape, [q, k, v]: [Slice<'_, f32>; 3], lse: usize) -> usize {
+fn check(shape: &AttentionShape, [q, k, v]: [Values<'_>; 3], lse: usize) -> usize {
     assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads), "heads must be a multiple of kv_heads");
     assert!(shape.head_dim > 0, "head_dim must not be zero");
     assert!(shape.window != Some(0), "window must not be zero");
@@ -204,7 +212,7 @@ fn check(shape: &AttentionShape, [q, k, v]: [Slice<'_, f32>; 3], lse: usize) -> 
     tokens
 }
 
-fn is_tensor(device: &CudaDevice, shape: &AttentionShape, views: &[Slice<'_, f32>]) -> bool {
+fn is_tensor(device: &CudaDevice, shape: &AttentionShape, views: &[Values<'_>]) -> bool {
     device.precision() == Precision::Bf16
         && device.has_bf16()
         && matches!(shape.head_dim, 64 | 80 | 96 | 128)

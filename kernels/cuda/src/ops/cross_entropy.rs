@@ -1,6 +1,6 @@
 //! Cross-entropy through the output head, in chunks of rows: the logits of a whole batch never exist.
 
-use luthier_kernels::device::{Head, Slice, SliceMut};
+use luthier_kernels::device::{Device, Head, Slice, SliceMut, Values};
 
 use super::matmul;
 use super::matrix::{start, start_mut};
@@ -16,7 +16,7 @@ const THREADS: usize = 512;
 #[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
 pub fn forward_backward(
     device: &CudaDevice,
-    hidden: Slice<'_, f32>,
+    hidden: Values<'_>,
     targets: Slice<'_, u32>,
     head: Head<'_>,
     scale: Slice<'_, f32>,
@@ -40,7 +40,7 @@ pub fn forward_backward(
         let count = head.chunk_rows.min(rows - first);
         let mut logits = scratch.borrow().slice(..count * vocabulary);
         let chunk = hidden.slice(first * width..(first + count) * width);
-        matmul::nt(device, chunk, head.weight, [count, vocabulary, width], 1.0, false, logits.borrow());
+        matmul::nt(device, chunk, head.weight, [count, vocabulary, width], 1.0, false, logits.borrow().into());
         let mut arguments = Arguments::new();
         arguments.address(start_mut(&logits)).address(start(targets.slice(first..)));
         arguments
@@ -48,10 +48,15 @@ pub fn forward_backward(
             .address(start(scale))
             .flag(dhidden.is_some())
             .address(start(losses.freeze().slice(first..)));
-        device.launch("softmax_loss", [count, 1, 1], THREADS, arguments);
+        let narrow = device.activation_type();
+        device.launch(&format!("softmax_loss_{}", narrow.name()), [count, 1, 1], THREADS, arguments);
         if let Some(dhidden) = &mut dhidden {
             let dhidden = dhidden.borrow().slice(first * width..(first + count) * width);
-            matmul::nn(device, logits.freeze(), head.weight, [count, vocabulary, width], 1.0, false, dhidden);
+            // In bf16 a row's gradient is the first half of where its logits were.
+            let bytes = logits.freeze().as_bytes();
+            let pitch = 4 / narrow.bytes() * vocabulary;
+            let shape = [count, vocabulary, width];
+            matmul::nn_rows(device, Values::new(bytes, narrow), pitch, head.weight, shape, dhidden.into());
         }
     }
 }

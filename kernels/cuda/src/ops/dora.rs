@@ -1,6 +1,6 @@
 //! Norms of changed rows and gradients of magnitudes.
 
-use luthier_kernels::device::{DoraRows, Operand, Slice, SliceMut};
+use luthier_kernels::device::{DoraRows, Operand, Slice, SliceMut, Values};
 
 use super::matrix::MatrixArguments;
 use crate::{Arguments, CudaDevice};
@@ -49,8 +49,8 @@ pub fn gains(
 /// If the lengths do not fit.
 pub fn column_dots(
     device: &CudaDevice,
-    dy: Slice<'_, f32>,
-    x: Slice<'_, f32>,
+    dy: Values<'_>,
+    x: Values<'_>,
     factors: Slice<'_, f32>,
     accumulate: bool,
     out: SliceMut<'_, f32>,
@@ -61,5 +61,6 @@ pub fn column_dots(
     let mut arguments = Arguments::new();
     arguments.address(dy.address()).address(x.address()).address(factors.address());
     arguments.int(dy.len() / width.max(1)).int(width).flag(accumulate).address(out.address());
-    device.launch("column_dots", [width.div_ceil(THREADS), 1, 1], THREADS, arguments);
+    assert_eq!(dy.kind(), x.kind(), "x must have the type of dy");
+    device.launch(&format!("column_dots_{}", x.kind().name()), [width.div_ceil(THREADS), 1, 1], THREADS, arguments);
 }

@@ -1,6 +1,6 @@
 //! Loops over whole buffers and over rows.
 
-use luthier_kernels::device::{Slice, SliceMut};
+use luthier_kernels::device::{Slice, SliceMut, Values, ValuesMut};
 
 use crate::{Arguments, CudaDevice};
 
@@ -15,50 +15,52 @@ pub fn zero(device: &CudaDevice, out: SliceMut<'_, f32>) {
 
 /// # Panics
 /// If the lengths differ.
-pub fn copy(device: &CudaDevice, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+pub fn copy(device: &CudaDevice, source: Values<'_>, out: ValuesMut<'_>) {
     assert_eq!(source.len(), out.len(), "a copy between different lengths");
-    pair(device, "copy", source, out);
+    let name = format!("copy_{}_{}", source.kind().name(), out.kind().name());
+    pair(device, &name, source, out);
 }
 
 /// # Panics
 /// If the lengths differ.
-pub fn add(device: &CudaDevice, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+pub fn add(device: &CudaDevice, source: Values<'_>, out: ValuesMut<'_>) {
     assert_eq!(source.len(), out.len(), "both buffers must have one length");
-    pair(device, "add", source, out);
+    assert_eq!(source.kind(), out.kind(), "both buffers must have one type");
+    pair(device, &format!("add_{}", out.kind().name()), source, out);
 }
 
-fn pair(device: &CudaDevice, name: &str, source: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+fn pair(device: &CudaDevice, name: &str, source: Values<'_>, out: ValuesMut<'_>) {
     let len = out.len();
     let mut arguments = Arguments::new();
     arguments.address(source.address()).address(out.address()).long(len);
     device.launch(name, [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
 }
 
-pub fn scale(device: &CudaDevice, factor: f32, out: SliceMut<'_, f32>) {
+pub fn scale(device: &CudaDevice, factor: f32, out: ValuesMut<'_>) {
     let len = out.len();
     let mut arguments = Arguments::new();
     arguments.float(factor).address(out.address()).long(len);
-    device.launch("scale", [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
+    device.launch(&format!("scale_{}", out.kind().name()), [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
 }
 
 /// # Panics
 /// If `out` has no whole number of rows.
-pub fn add_bias(device: &CudaDevice, bias: Slice<'_, f32>, out: SliceMut<'_, f32>) {
+pub fn add_bias(device: &CudaDevice, bias: Slice<'_, f32>, out: ValuesMut<'_>) {
     let (len, width) = (out.len(), bias.len());
     assert!(width > 0 && len.is_multiple_of(width), "out must have rows of {width}");
     let mut arguments = Arguments::new();
     arguments.address(bias.address()).long(len).int(width).address(out.address());
-    device.launch("add_bias", [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
+    device.launch(&format!("add_bias_{}", out.kind().name()), [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
 }
 
 /// # Panics
 /// If the lengths do not fit.
 pub fn scale_columns(
     device: &CudaDevice,
-    x: Slice<'_, f32>,
+    x: Values<'_>,
     factors: Slice<'_, f32>,
     accumulate: bool,
-    out: SliceMut<'_, f32>,
+    out: ValuesMut<'_>,
 ) {
     let (len, width) = (out.len(), factors.len());
     assert_eq!(x.len(), len, "out must have the length of x");
@@ -66,14 +68,16 @@ pub fn scale_columns(
     let mut arguments = Arguments::new();
     arguments.address(x.address()).address(factors.address()).long(len).int(width).flag(accumulate);
     arguments.address(out.address());
-    device.launch("scale_columns", [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
+    let name = format!("scale_columns_{}_{}", x.kind().name(), out.kind().name());
+    device.launch(&name, [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
 }
 
 /// # Panics
 /// If `out` does not have a row for each of `rows`.
-pub fn gather_rows(device: &CudaDevice, x: Slice<'_, f32>, rows: Slice<'_, u32>, width: usize, out: SliceMut<'_, f32>) {
+pub fn gather_rows(device: &CudaDevice, x: Values<'_>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
     assert_eq!(out.len(), rows.len() * width, "gathered rows");
-    row_by_row(device, "gather_rows", x, rows, width, out);
+    assert_eq!(x.kind(), out.kind(), "rows keep their type");
+    row_by_row(device, &format!("gather_rows_{}", x.kind().name()), x, rows, width, out);
 }
 
 /// # Panics
@@ -86,17 +90,10 @@ pub fn scatter_rows(
     out: SliceMut<'_, f32>,
 ) {
     assert_eq!(x.len(), rows.len() * width, "scattered rows");
-    row_by_row(device, "scatter_rows", x, rows, width, out);
+    row_by_row(device, "scatter_rows", x.into(), rows, width, out.into());
 }
 
-fn row_by_row(
-    device: &CudaDevice,
-    name: &str,
-    x: Slice<'_, f32>,
-    rows: Slice<'_, u32>,
-    width: usize,
-    out: SliceMut<'_, f32>,
-) {
+fn row_by_row(device: &CudaDevice, name: &str, x: Values<'_>, rows: Slice<'_, u32>, width: usize, out: ValuesMut<'_>) {
     let mut arguments = Arguments::new();
     arguments.address(x.address()).address(rows.address()).int(width).address(out.address());
     device.launch(name, [rows.len(), 1, 1], THREADS, arguments);
@@ -106,15 +103,16 @@ fn row_by_row(
 /// If `out` does not have a row for each pair of `offsets`.
 pub fn sum_rows(
     device: &CudaDevice,
-    x: Slice<'_, f32>,
+    x: Values<'_>,
     offsets: Slice<'_, u32>,
     rows: Slice<'_, u32>,
     width: usize,
-    out: SliceMut<'_, f32>,
+    out: ValuesMut<'_>,
 ) {
     assert_eq!(out.len() + width, offsets.len() * width, "summed rows");
     let mut arguments = Arguments::new();
     arguments.address(x.address()).address(offsets.address()).address(rows.address()).int(width);
     arguments.address(out.address());
-    device.launch("sum_rows", [offsets.len() - 1, 1, 1], THREADS, arguments);
+    assert_eq!(x.kind(), out.kind(), "rows keep their type");
+    device.launch(&format!("sum_rows_{}", x.kind().name()), [offsets.len() - 1, 1, 1], THREADS, arguments);
 }

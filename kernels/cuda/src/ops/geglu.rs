@@ -18,7 +18,7 @@ pub fn forward(device: &CudaDevice, gate: Slice<'_, f32>, up: Slice<'_, f32>, ou
     let blocks = len.div_ceil(if quads { 4 * THREADS } else { THREADS });
     let mut arguments = Arguments::new();
     arguments.address(gate.address()).address(up.address()).long(len).flag(quads).address(out.address());
-    device.launch("geglu", [blocks, 1, 1], THREADS, arguments);
+    device.launch("geglu_f32", [blocks, 1, 1], THREADS, arguments);
 }
 
 /// `dup = dout · gelu(gate)`, `dgate = dout · up · gelu'(gate)`.
@@ -34,7 +34,7 @@ pub fn backward(
     let len = gate.len();
     assert_eq!([up.len(), dout.len(), dgate.len(), dup.len()], [len; 4], "all must have gate's length");
     let mut arguments = Arguments::new();
-    arguments.address(gate.address()).address(up.address()).address(dout.address()).long(len);
+    arguments.address(gate.address()).address(up.address()).address(dout.address()).long(len).flag(false);
     arguments.address(dgate.address()).address(dup.address());
-    device.launch("geglu_backward", [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
+    device.launch("geglu_backward_f32", [len.div_ceil(THREADS), 1, 1], THREADS, arguments);
 }

@@ -1,17 +1,17 @@
 //! Matrix products. Which kernel runs:
 //!
 //! ```text
-//! precision f32, or trainable f32 operands of few rows or columns  →  matmul.cu, exact decoding in the tiles
-//! otherwise, at most 32 rows times NF4                             →  matmul_mma.cu, decoded in the fragments
-//! otherwise                                                        →  to bf16 in the shared scratch, then matmul_mma.cu,
-//!                                                                     or cuBLAS where it was asked for
+//! precision f32, or f32 times trainable operands of few rows or columns  →  matmul.cu, exact decoding in the tiles
+//! otherwise, at most 32 rows times NF4                                   →  matmul_mma.cu, decoded in the fragments
+//! otherwise                                                              →  to bf16 in the shared scratch, then
+//!                                                                           matmul_mma.cu, or cuBLAS where it was asked for
 //! ```
 //! A choice that changes bits depends on the matrix and on `k` alone; tiles, which do not change them, are chosen by the
-//! number of rows too.
+//! number of rows too. On the tensor cores a left operand in `f32` is narrowed to bf16 first.
 
-use luthier_kernels::device::{Operand, Slice, SliceMut};
+use luthier_kernels::device::{FloatType, Operand, SliceMut, Values, ValuesMut};
 
-use super::matrix::{MatrixArguments, start, start_mut};
+use super::matrix::{MatrixArguments, start_mut};
 use super::nf4::dequantize;
 use crate::costs::{self, FEW_ROWS, NARROW};
 use crate::cublas::Call;
@@ -19,7 +19,7 @@ use crate::{Arguments, CudaDevice, Precision};
 
 /// Which way the right operand lies.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Layout {
+pub enum Layout {
     /// `[n, k]`.
     Nt,
     /// `[k, n]`.
@@ -35,63 +35,129 @@ impl Layout {
     }
 }
 
-/// `c[m, n] = scale · a[m, k] · b (+ c)`, with rows `lda` and `ldc` apart.
+/// What a product adds of an adapter: `by · low · factor`, `low[m, rank]` in bf16, `factor` `[n, rank]` for nt and
+/// `[rank, n]` for nn, in `f32`.
+#[derive(Clone, Copy)]
+pub struct Update {
+    pub low: u64,
+    pub factor: u64,
+    pub rank: usize,
+    pub by: f32,
+}
+
+/// `c[m, n] = scale · (a[m, k] · b + update) (+ old)`, with rows `lda` and `ldc` apart.
 #[derive(Clone, Copy)]
 struct Product {
     layout: Layout,
     a: u64,
+    kind: FloatType,
     c: u64,
+    /// Of `c` and `old`.
+    out: FloatType,
+    /// What is added to, of the shape of `c`; may be `c`.
+    old: Option<u64>,
+    update: Option<Update>,
     m: usize,
     n: usize,
     k: usize,
     lda: usize,
     ldc: usize,
     scale: f32,
-    accumulate: bool,
+}
+
+/// Where a product's sum goes.
+pub struct Target<'a> {
+    pub out: ValuesMut<'a>,
+    /// What is added, of the type of `out`.
+    pub old: Option<u64>,
+}
+
+impl<'a> Target<'a> {
+    fn new(out: ValuesMut<'a>, accumulate: bool) -> Self {
+        let old = accumulate.then(|| out.address().as_ptr().addr() as u64);
+        Self { out, old }
+    }
 }
 
 /// # Panics
 /// If a view does not have the length that its shape says.
 pub fn nt(
     device: &CudaDevice,
-    x: Slice<'_, f32>,
+    x: Values<'_>,
     w: Operand<'_>,
-    [m, n, k]: [usize; 3],
+    shape: [usize; 3],
     scale: f32,
     accumulate: bool,
-    out: SliceMut<'_, f32>,
+    out: ValuesMut<'_>,
 ) {
-    assert_eq!(x.len(), m * k, "x must be [{m}, {k}]");
-    assert_eq!(out.len(), m * n, "out must be [{m}, {n}]");
-    let (a, c) = (start(x), start_mut(&out));
-    let product = Product { layout: Layout::Nt, a, c, m, n, k, lda: k, ldc: n, scale, accumulate };
-    product.run(device, w, [n, k]);
+    updated(device, Layout::Nt, x, w, shape, scale, None, Target::new(out, accumulate));
 }
 
 /// # Panics
 /// If a view does not have the length that its shape says.
 pub fn nn(
     device: &CudaDevice,
-    dy: Slice<'_, f32>,
+    dy: Values<'_>,
+    w: Operand<'_>,
+    shape: [usize; 3],
+    scale: f32,
+    accumulate: bool,
+    out: ValuesMut<'_>,
+) {
+    updated(device, Layout::Nn, dy, w, shape, scale, None, Target::new(out, accumulate));
+}
+
+/// [`nt`] or [`nn`] with an adapter's update.
+///
+/// # Panics
+/// If a view does not have the length that its shape says.
+#[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
+pub fn updated(
+    device: &CudaDevice,
+    layout: Layout,
+    x: Values<'_>,
     w: Operand<'_>,
     [m, n, k]: [usize; 3],
     scale: f32,
-    accumulate: bool,
-    out: SliceMut<'_, f32>,
+    update: Option<Update>,
+    Target { out, old }: Target<'_>,
 ) {
-    assert_eq!(dy.len(), m * n, "dy must be [{m}, {n}]");
-    assert_eq!(out.len(), m * k, "out must be [{m}, {k}]");
-    let (a, c) = (start(dy), start_mut(&out));
-    let product = Product { layout: Layout::Nn, a, c, m, n: k, k: n, lda: n, ldc: k, scale, accumulate };
+    let (inner, outer) = if layout == Layout::Nt { (k, n) } else { (n, k) };
+    assert_eq!(x.len(), m * inner, "the left operand must be [{m}, {inner}]");
+    assert_eq!(out.len(), m * outer, "out must be [{m}, {outer}]");
+    let (a, c) = (x.address().as_ptr().addr() as u64, out.address().as_ptr().addr() as u64);
+    let (kind, out) = (x.kind(), out.kind());
+    let product =
+        Product { layout, a, kind, c, out, old, update, m, n: outer, k: inner, lda: inner, ldc: outer, scale };
     product.run(device, w, [n, k]);
+}
+
+/// [`nn`] with rows of `dy` that are `pitch` elements apart.
+///
+/// # Panics
+/// If a view does not have the length that its shape says.
+pub fn nn_rows(
+    device: &CudaDevice,
+    dy: Values<'_>,
+    pitch: usize,
+    w: Operand<'_>,
+    [m, n, k]: [usize; 3],
+    out: ValuesMut<'_>,
+) {
+    assert!(dy.len() >= m * pitch && pitch >= n, "dy must be [{m}, {n}]");
+    assert_eq!(out.len(), m * k, "out must be [{m}, {k}]");
+    let (a, c) = (dy.address().as_ptr().addr() as u64, out.address().as_ptr().addr() as u64);
+    let (layout, kind, out) = (Layout::Nn, dy.kind(), out.kind());
+    let (old, update, scale) = (None, None, 1.0);
+    Product { layout, a, kind, c, out, old, update, m, n: k, k: n, lda: pitch, ldc: k, scale }.run(device, w, [n, k]);
 }
 
 /// # Panics
 /// If a view does not have the length that its shape says.
 pub fn tn(
     device: &CudaDevice,
-    a: Slice<'_, f32>,
-    b: Slice<'_, f32>,
+    a: Values<'_>,
+    b: Values<'_>,
     [m, p, q]: [usize; 3],
     scale: f32,
     accumulate: bool,
@@ -100,6 +166,7 @@ pub fn tn(
     assert_eq!(a.len(), m * p, "a must be [{m}, {p}]");
     assert_eq!(b.len(), m * q, "b must be [{m}, {q}]");
     assert_eq!(out.len(), p * q, "out must be [{p}, {q}]");
+    assert_eq!(a.kind(), b.kind(), "both must have one type");
     if p == 0 || q == 0 {
         return;
     }
@@ -114,9 +181,10 @@ pub fn tn(
     let (target, scale_here, accumulate_here) =
         if parts == 1 { (out, scale, accumulate) } else { (device.scratch(costs::tall(m, p * q)), 1.0, false) };
     let mut arguments = Arguments::new();
-    arguments.address(start(a)).address(start(b)).address(target);
+    arguments.address(a.address()).address(b.address()).address(target);
     arguments.int(p).int(q).int(m).int(part).float(scale_here).flag(accumulate_here);
-    device.launch(name, [p.div_ceil(rows), q.div_ceil(columns), parts], threads, arguments);
+    let name = format!("{name}_{}", a.kind().name());
+    device.launch(&name, [p.div_ceil(rows), q.div_ceil(columns), parts], threads, arguments);
     if parts > 1 {
         let mut arguments = Arguments::new();
         arguments.address(target).address(out).long(p * q).int(parts).float(scale).flag(accumulate);
@@ -132,17 +200,19 @@ impl Product {
         if self.m == 0 || self.n == 0 {
             return;
         }
+        let full = self.kind == FloatType::F32 && self.out == FloatType::F32;
         let narrow = matrix.kind == "f32" && self.n.min(self.k) <= NARROW;
         match device.precision() {
-            _ if self.k == 0 => self.plain(device, &matrix),
             Precision::F32 => self.plain(device, &matrix),
-            Precision::Bf16 if narrow => self.plain(device, &matrix),
+            Precision::Bf16 if full && (narrow || self.k == 0) => self.plain(device, &matrix),
             Precision::Bf16 => self.tensor(device, &matrix, shape),
         }
     }
 
     /// In `f32`.
     fn plain(self, device: &CudaDevice, matrix: &MatrixArguments) {
+        assert_eq!([self.kind, self.out], [FloatType::F32; 2], "a product in f32 is of f32");
+        assert!(self.old.is_none_or(|old| old == self.c) && self.update.is_none(), "a product in f32 is one alone");
         let layout = self.layout.name();
         // A long sum into few columns is cut in four inside a block; by the shape of the matrix, as it changes bits.
         let (name, rows, columns) = match (matrix.kind, self.n) {
@@ -155,7 +225,7 @@ impl Product {
         arguments.address(self.a);
         matrix.push(&mut arguments);
         arguments.address(self.c).int(self.m).int(self.n).int(self.k).int(self.lda).int(self.ldb()).int(self.ldc);
-        arguments.float(self.scale).flag(self.accumulate);
+        arguments.float(self.scale).flag(self.old.is_some());
         device.launch(&name, [self.m.div_ceil(rows), self.n.div_ceil(columns), 1], 256, arguments);
     }
 
@@ -172,79 +242,109 @@ impl Product {
     }
 
     /// On the tensor cores.
-    fn tensor(self, device: &CudaDevice, matrix: &MatrixArguments, [rows, cols]: [usize; 2]) {
+    fn tensor(mut self, device: &CudaDevice, matrix: &MatrixArguments, [rows, cols]: [usize; 2]) {
         let element = if device.has_bf16() { "bf16" } else { "f16" };
         // Each row of the left operand is divided by a power of two before it becomes f16.
         let powers = if element == "f16" { self.powers(device) } else { 0 };
+        if element == "bf16" && self.kind == FloatType::F32 {
+            self.narrow(device);
+        }
         if self.layout == Layout::Nt && matrix.kind == "nf4" && self.m <= FEW_ROWS && self.k.is_multiple_of(64) {
             let mut arguments = Arguments::new();
             arguments.address(self.a);
             matrix.push(&mut arguments);
-            arguments.address(self.c).address(powers).int(self.m).int(self.n).int(self.k);
-            arguments.float(self.scale).flag(self.accumulate);
+            arguments.address(self.c).address(self.old.unwrap_or(0)).flag(self.out == FloatType::Bf16).address(powers);
+            arguments.int(self.m).int(self.n).int(self.k).float(self.scale);
             let name = format!("mma_{element}_nf4");
-            return device.launch(&name, [self.n.div_ceil(32), self.m.div_ceil(16), 1], 128, arguments);
+            device.launch(&name, [self.n.div_ceil(32), self.m.div_ceil(16), 1], 128, arguments);
+            if self.update.is_some() {
+                // The update alone, onto what was just written.
+                Self { k: 0, old: Some(self.c), ..self }.tiles(device, element, 0, powers);
+            }
+            return;
         }
-        let narrowed = self.narrowed(device);
-        let multiply = |product: Self, b: u64| match narrowed {
-            // The parts of a sum start further on in the rows of both copies.
-            Some(narrow) => device.multiply(&product.call(narrow + (product.a - self.a) / 2, b)),
-            None => product.tiles(device, element, b, powers),
-        };
         if matrix.kind == element {
-            return multiply(self, matrix.data);
+            return self.multiply(device, element, matrix.data, powers);
         }
         let step = costs::rows_at_once(rows, cols);
         for start in (0..rows).step_by(step) {
             let count = step.min(rows - start);
             let scratch = device.scratch(costs::converted(count, cols));
             dequantize(device, matrix, start * cols, count * cols, element, scratch);
+            let after = |address: u64, size: usize| address + (size * start) as u64;
             let part = match self.layout {
-                Layout::Nt => Self { c: self.c + 4 * start as u64, n: count, ..self },
-                Layout::Nn => {
-                    Self { a: self.a + 4 * start as u64, k: count, accumulate: self.accumulate || start > 0, ..self }
-                }
+                Layout::Nt => Self {
+                    c: after(self.c, self.out.bytes()),
+                    old: self.old.map(|old| after(old, self.out.bytes())),
+                    update: self
+                        .update
+                        .map(|update| Update { factor: after(update.factor, 4 * update.rank), ..update }),
+                    n: count,
+                    ..self
+                },
+                // The update comes after the last part, as it does where there is one part.
+                Layout::Nn => Self {
+                    a: after(self.a, self.kind.bytes()),
+                    k: count,
+                    old: if start > 0 { Some(self.c) } else { self.old },
+                    update: self.update.filter(|_| start + count == rows),
+                    ..self
+                },
             };
-            multiply(part, scratch);
+            part.multiply(device, element, scratch, powers);
         }
     }
 
-    /// Where the left operand is in bf16, if cuBLAS takes the product: it wants both operands narrow and on sixteen bytes.
-    fn narrowed(&self, device: &CudaDevice) -> Option<u64> {
-        let takes = device.cuda_costs().takes_library(self.m, self.n, self.k);
-        takes.then(|| {
-            let len = self.m * self.k;
-            let narrow = device.row_scratch(costs::narrowed(self.m, self.k));
-            let rows = MatrixArguments { kind: "f32", data: self.a, codes: 0, scales: 0, offset: 0.0, len };
-            dequantize(device, &rows, 0, len, "bf16", narrow);
-            narrow
-        })
-    }
-
-    fn call(&self, a: u64, b: u64) -> Call {
-        let Self { c, m, n, k, lda, ldc, scale, accumulate, .. } = *self;
-        let transposed = self.layout == Layout::Nt;
-        Call { a, b, c, transposed, m, n, k, lda, ldb: self.ldb(), ldc, scale, accumulate }
+    /// The left operand to bf16, in scratch for values per row.
+    fn narrow(&mut self, device: &CudaDevice) {
+        assert_eq!(self.lda, self.k, "rows that are narrowed lie side by side");
+        let len = self.m * self.k;
+        let narrow = device.row_scratch(costs::narrowed(self.m, self.k));
+        let rows = MatrixArguments { kind: "f32", data: self.a, codes: 0, scales: 0, offset: 0.0, len };
+        dequantize(device, &rows, 0, len, "bf16", narrow);
+        (self.a, self.kind) = (narrow, FloatType::Bf16);
     }
 
     /// The right operand is in 16 bits at `b`.
+    fn multiply(self, device: &CudaDevice, element: &str, b: u64, powers: u64) {
+        let library = device.cuda_costs().takes_library(self.m, self.n, self.k);
+        if !library {
+            return self.tiles(device, element, b, powers);
+        }
+        let mut accumulate = self.old.is_some();
+        if self.update.is_some() || self.old.is_some_and(|old| old != self.c) {
+            // The library adds to what is there: the update and what is added come first.
+            Self { k: 0, ..self }.tiles(device, element, b, powers);
+            accumulate = true;
+        }
+        let Self { a, c, m, n, k, lda, ldc, scale, .. } = self;
+        let transposed = self.layout == Layout::Nt;
+        let narrow = self.out == FloatType::Bf16;
+        device.multiply(&Call { a, b, c, narrow, transposed, m, n, k, lda, ldb: self.ldb(), ldc, scale, accumulate });
+    }
+
+    /// With our own kernels.
     fn tiles(self, device: &CudaDevice, element: &str, b: u64, powers: u64) {
         let layout = self.layout.name();
         let width = if self.layout == Layout::Nt { self.k } else { self.n };
+        // Elements of the left operand that are staged at once.
+        let each = 16 / self.kind.bytes();
         let aligned = self.a.is_multiple_of(16)
             && b.is_multiple_of(16)
-            && self.lda.is_multiple_of(4)
-            && self.k.is_multiple_of(4)
+            && self.lda.is_multiple_of(each)
+            && self.k.is_multiple_of(each)
             && width.is_multiple_of(8);
         let (size, rows, columns, threads) = match self.m {
             ..=16 => ("small", 16, 64, 128),
             _ if aligned && self.fills(device, 128) => ("large", 128, 128, if element == "bf16" { 128 } else { 256 }),
             _ => ("middle", 64, 64, 128),
         };
+        let Update { low, factor, rank, by } = self.update.unwrap_or(Update { low: 0, factor: 0, rank: 0, by: 0.0 });
         let mut arguments = Arguments::new();
-        arguments.address(self.a).address(b).address(self.c).address(powers);
-        arguments.int(self.m).int(self.n).int(self.k).int(self.lda).int(self.ldb()).int(self.ldc);
-        arguments.float(self.scale).flag(self.accumulate);
+        arguments.address(self.a).address(b).address(self.c).address(self.old.unwrap_or(0));
+        arguments.flag(self.out == FloatType::Bf16).address(powers);
+        arguments.address(low).address(factor).int(rank).float(by);
+        arguments.int(self.m).int(self.n).int(self.k).int(self.lda).int(self.ldb()).int(self.ldc).float(self.scale);
         let blocks = self.m.div_ceil(rows) * self.n.div_ceil(columns);
         device.launch(&format!("mma_{element}_{layout}_{size}"), [blocks, 1, 1], threads, arguments);
     }

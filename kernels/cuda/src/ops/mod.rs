@@ -6,6 +6,7 @@ pub mod dora;
 pub mod elementwise;
 pub mod embedding;
 pub mod geglu;
+pub mod linear;
 pub mod matmul;
 pub mod matrix;
 pub mod nf4;

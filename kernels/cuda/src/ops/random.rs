@@ -1,6 +1,6 @@
 //! Dropout and noise from named streams.
 
-use luthier_kernels::device::{Dropout, Noise, Segments, Slice, SliceMut};
+use luthier_kernels::device::{Dropout, Noise, Segments, Slice, SliceMut, Values, ValuesMut};
 use luthier_kernels::random::Stream;
 
 use crate::{Arguments, CudaDevice};
@@ -9,7 +9,7 @@ const THREADS: usize = 256;
 
 /// # Panics
 /// If the lengths differ.
-pub fn dropout(device: &CudaDevice, x: Slice<'_, f32>, dropout: Dropout<'_>, accumulate: bool, out: SliceMut<'_, f32>) {
+pub fn dropout(device: &CudaDevice, x: Values<'_>, dropout: Dropout<'_>, accumulate: bool, out: ValuesMut<'_>) {
     let len = out.len();
     assert_eq!(x.len(), len, "dropout of another length");
     let mut arguments = Arguments::new();
@@ -17,7 +17,8 @@ pub fn dropout(device: &CudaDevice, x: Slice<'_, f32>, dropout: Dropout<'_>, acc
     stream(&mut arguments, dropout.stream, dropout.offset);
     arguments.float(dropout.probability).float(1.0 / (1.0 - dropout.probability)).flag(accumulate);
     arguments.address(out.address());
-    device.launch("dropout", [len.div_ceil(4 * THREADS), 1, 1], THREADS, arguments);
+    let name = format!("dropout_{}_{}", x.kind().name(), out.kind().name());
+    device.launch(&name, [len.div_ceil(4 * THREADS), 1, 1], THREADS, arguments);
 }
 
 /// # Panics

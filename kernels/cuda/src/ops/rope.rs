@@ -1,6 +1,6 @@
 //! Rotary position embedding in place.
 
-use luthier_kernels::device::{Rotary, Slice, SliceMut};
+use luthier_kernels::device::{Rotary, Slice, ValuesMut};
 
 use crate::{Arguments, CudaDevice};
 
@@ -16,7 +16,7 @@ pub fn rotate(
     heads: usize,
     rotary: &Rotary,
     inverse: bool,
-    x: SliceMut<'_, f32>,
+    x: ValuesMut<'_>,
 ) {
     let Rotary::Device { cos, sin, head_dim } = rotary else { panic!("the rotary tables are not on this device") };
     let half = head_dim / 2;
@@ -29,5 +29,5 @@ pub fn rotate(
     arguments.address(x.address()).address(positions.address()).address(cos.all().address());
     arguments.address(sin.all().address()).long(pairs).int(heads).int(half).int(cos.len() / half);
     arguments.float(if inverse { -1.0 } else { 1.0 });
-    device.launch("rope", [pairs.div_ceil(THREADS), 1, 1], THREADS, arguments);
+    device.launch(&format!("rope_{}", x.kind().name()), [pairs.div_ceil(THREADS), 1, 1], THREADS, arguments);
 }

@@ -6,6 +6,7 @@ mod buffers;
 mod generated;
 mod layers;
 mod mutants;
+mod narrow;
 mod products;
 mod sampling;
 mod sanitizers;

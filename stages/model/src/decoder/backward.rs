@@ -170,13 +170,15 @@ impl Pass<'_> {
         device.linear_backward(site.x, shape, &mut linears, gradients.accumulate, scratch, dx);
     }
 
-    /// The gradient that travels down as products take it: on a device whose activations are narrower than `f32`, a copy.
-    fn narrowed<'c>(&self, carver: &mut Carver<'c>, gradient: &'c SliceMut<'_, f32>) -> Values<'c> {
+    /// The gradient that travels down as products take it: on a device whose activations are narrower than `f32`, a copy
+    /// at the start of `place`.
+    fn narrowed<'c>(&self, place: SliceMut<'c, u8>, gradient: &'c SliceMut<'_, f32>) -> Values<'c> {
         let device = self.decoder.device.as_ref();
-        if device.activation_type() == FloatType::F32 {
+        let kind = device.activation_type();
+        if kind == FloatType::F32 {
             return gradient.freeze().into();
         }
-        let mut copy = carver.take(self.decoder.config.hidden_size, self.tokens);
+        let mut copy = ValuesMut::new(place.slice(..kind.bytes() * gradient.len()), kind);
         device.copy(gradient.freeze().into(), copy.borrow());
         copy.into_shared()
     }
@@ -204,7 +206,7 @@ impl Pass<'_> {
             if self.slot(layer, Projection::Down).is_some() {
                 device.swiglu(saved.gate.freeze(), saved.up.freeze(), active.borrow());
             }
-            let dy = self.narrowed(&mut carver, gradient);
+            let dy = self.narrowed(carver.rest(), gradient);
             let site = Site { layer, x: active.freeze(), targets: [(Projection::Down, dy)], kept: &saved.low };
             let dx = (depth > Depth::Down).then(|| (slopes.borrow(), false));
             self.linears_backward(&site, gradients, &mut temporaries, dx);
@@ -263,8 +265,8 @@ impl Pass<'_> {
         let mut dnormed = carver.take_f32(hidden, tokens);
         let mut temporaries = self.temporaries(&mut carver, hidden.max(query));
         {
-            let mut carver = self.carver(dnormed.borrow().into_bytes());
-            let targets = [(Projection::Output, self.narrowed(&mut carver, gradient))];
+            let dy = self.narrowed(dnormed.borrow().into_bytes(), gradient);
+            let targets = [(Projection::Output, dy)];
             let site = Site { layer, x: saved.attended.freeze(), targets, kept };
             let dx = (depth > Depth::Output).then(|| (dattended.borrow(), false));
             self.linears_backward(&site, gradients, &mut temporaries, dx);

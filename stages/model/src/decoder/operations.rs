@@ -84,6 +84,8 @@ pub(crate) fn operations(
             product([rank, rank, inputs], Storage::F32);
         }
     }
+    let magnified = slots.iter().filter(|slot| slot.magnitude.is_some());
+    all.extend(magnified.map(|slot| Operation::Narrow(slot.rank * slot.inputs)));
     if trains {
         for Slot { rank, outputs, inputs, .. } in slots {
             all.extend([[tokens, *outputs, *rank], [tokens, *rank, *inputs]].map(Operation::MatmulTn));

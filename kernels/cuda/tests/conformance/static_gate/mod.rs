@@ -46,7 +46,9 @@ fn kernels(ptx: &str) -> BTreeMap<String, u32> {
 
 /// Whether a kernel is said to run on the tensor cores.
 fn claims_tensor_cores(name: &str) -> bool {
-    name.starts_with("mma_") || (name.starts_with("attention_") && name.contains("_mma_"))
+    name.starts_with("mma_")
+        || name.starts_with("adapter_")
+        || (name.starts_with("attention_") && name.contains("_mma_"))
 }
 
 /// A digest of all that is assembled.
@@ -60,12 +62,17 @@ fn digest(sources: &BTreeMap<(String, String), String>) -> String {
 
 /// Dynamic shared memory that a kernel is launched with, as `ops/attention.rs` asks for it.
 fn dynamic_shared(name: &str) -> u32 {
-    let width = |prefix: &str| name.strip_prefix(prefix).and_then(|width| width.parse::<u32>().ok());
-    if let Some(width) = width("attention_mma_") {
-        return 64 * (8 * width + 32);
+    let shape = |prefix: &str| {
+        let (width, kind) = name.strip_prefix(prefix)?.split_once('_')?;
+        Some((width.parse::<u32>().ok()?, kind == "f32"))
+    };
+    if let Some((width, full)) = shape("attention_mma_") {
+        return 64 * (4 * width + 32 + if full { 4 * width } else { 0 });
     }
-    let gradients = width("attention_key_gradients_mma_").or_else(|| width("attention_query_gradients_mma_"));
-    gradients.map_or(0, |width| (64 + 32) * 2 * (2 * width + 16) + 2 * 32 * 4 * width)
+    let gradients = shape("attention_key_gradients_mma_").or_else(|| shape("attention_query_gradients_mma_"));
+    gradients.map_or(0, |(width, full)| {
+        (64 + 32) * 2 * (2 * width + 16) + 2 * 32 * if full { 4 * width } else { 2 * width + 16 }
+    })
 }
 
 /// The section of one device.

@@ -11,7 +11,8 @@ pub const OPTIONS: [&str; 4] = [
     "-DDYN_SHARED(type,name)=extern __shared__ __align__(16) unsigned char name##_bytes[]; type *name = (type *)name##_bytes",
 ];
 /// Every module, in order.
-pub const MODULES: [&str; 19] = [
+pub const MODULES: [&str; 20] = [
+    "adapters",
     "attention",
     "attention_backward",
     "attention_backward_mma",
@@ -37,10 +38,12 @@ pub fn home() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The modules of a generation: attention's products are bfloat16, which compute capability 7.5 does not have.
+/// The modules of a generation: adapters' and attention's products are bfloat16, which compute capability 7.5 does not have.
 pub fn modules(generation: &str) -> impl Iterator<Item = &'static str> {
     let old = generation == "compute_75";
-    MODULES.into_iter().filter(move |module| !(old && module.starts_with("attention") && module.ends_with("_mma")))
+    MODULES.into_iter().filter(move |module| {
+        !(old && (*module == "adapters" || module.starts_with("attention") && module.ends_with("_mma")))
+    })
 }
 
 /// Where the compressed PTX of a module is.
