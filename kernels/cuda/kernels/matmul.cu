@@ -262,12 +262,11 @@ PRODUCT(matmul_nn_narrow64, F32Matrix, NN, 32, 64, 4, 8, 4)
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-#define TALL_TILES(suffix, T, Matrix)                                                                                  \
-  TALL(matmul_tn_middle_##suffix, T, Matrix, 64, 64, 4, 4)                                                             \
-  TALL(matmul_tn_low_##suffix, T, Matrix, 16, 64, 2, 4)                                                                \
-  TALL(matmul_tn_narrow_##suffix, T, Matrix, 64, 16, 4, 2)
-TALL_TILES(f32, float, F32Matrix)
-TALL_TILES(bf16, u16, Bf16Matrix)
+TALL(matmul_tn_middle_f32, float, F32Matrix, 64, 64, 4, 4)
+TALL(matmul_tn_low_f32, float, F32Matrix, 16, 64, 2, 4)
+TALL(matmul_tn_narrow_f32, float, F32Matrix, 64, 16, 4, 2)
+TALL(matmul_tn_middle_bf16, u16, Bf16Matrix, 64, 64, 4, 4)
+TALL(matmul_tn_narrow_bf16, u16, Bf16Matrix, 64, 16, 4, 2)
 
 // out[i] = scale · Σ parts[p][i] (+ out[i]), the parts in ascending order.
 extern "C" __global__ void __launch_bounds__(256)

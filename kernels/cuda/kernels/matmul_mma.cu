@@ -402,6 +402,25 @@ template <class Element> struct FewRows {
       if (span + 2 < spans)
         fetch_a(span + 2);
     }
+    // The adapter's steps, straight from memory: they are few.
+    for (int at = 0; at < p.rank; at += 16) {
+      u32 a[4], b[2];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int row = m0 + (lane >> 2) + (i & 1) * 8, k = at + (i >> 1) * 8 + (lane & 3) * 2;
+        u32 low = row < p.m && k < p.rank ? p.low[(u64)row * p.rank + k] : 0;
+        u32 high = row < p.m && k + 1 < p.rank ? p.low[(u64)row * p.rank + k + 1] : 0;
+        a[i] = low | high << 16;
+      }
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        int k = at + i * 8 + (lane & 3) * 2;
+        const float *factor = p.factor + (u64)n * p.rank + k;
+        b[i] = Element::pack(n < p.n && k < p.rank ? p.by * factor[0] : 0.0f,
+                             n < p.n && k + 1 < p.rank ? p.by * factor[1] : 0.0f);
+      }
+      Element::multiply(sum, a, b[0], b[1]);
+    }
     int row = m0 + (lane >> 2), column = n0 + (lane & 3) * 2;
     fold_pair<Element>(p, row, column, sum[0], sum[1]);
     fold_pair<Element>(p, row + 8, column, sum[2], sum[3]);
@@ -411,10 +430,11 @@ template <class Element> struct FewRows {
 #define FEW_ROWS(name, Element)                                                                                        \
   extern "C" __global__ void __launch_bounds__(128)                                                                    \
       name(const Element::Left *a, const u8 *packed, const u8 *codes, const float *scales, float offset, void *c,      \
-           const void *old, int narrow, const float *powers, int m, int n, int k, float scale) {                       \
+           const void *old, int narrow, const float *powers, const u16 *low, const float *factor, int rank, float by,  \
+           int m, int n, int k, float scale) {                                                                         \
     __shared__ __align__(16) u8 shared[FewRows<Element>::SHARED];                                                      \
     __shared__ float code[16];                                                                                         \
-    FewRows<Element>::run({a, nullptr, c, old, narrow, powers, nullptr, nullptr, 0, 0, m, n, k, k, k, n, scale},       \
+    FewRows<Element>::run({a, nullptr, c, old, narrow, powers, low, factor, rank, by, m, n, k, k, k, n, scale},        \
                           Nf4Matrix::of(packed, codes, scales, offset), shared, code);                                 \
   }                                                                                                                    \
   KERNEL_REGISTER(name)

@@ -2,6 +2,8 @@
 //! near the CPU's numbers, the same bits every time, in exactly the memory that was planned.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+#[path = "../examples/roofline/launches.rs"]
+mod launches;
 #[path = "conformance/support/mod.rs"]
 #[expect(dead_code, clippy::print_stderr, reason = "what the tests of operations share; a part of it is used here")]
 mod support;
@@ -435,6 +437,43 @@ fn a_step_waits_for_the_device_once_and_copies_pinned_memory_only() {
         }
         trainer.settle().unwrap();
     }
+}
+
+/// Launches of the first step of a model of so many layers.
+fn first_step(layers: usize, checkpointing: bool) -> usize {
+    let mut device = support::emulated(Precision::Bf16).unwrap();
+    device.capture_graphs(false);
+    let device: Arc<dyn Device> = Arc::new(device);
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| Utf8Path::from_path(directory.path()).unwrap().join(name);
+    let mut model = TinyModel::new(3);
+    model.config.layers = layers;
+    model.write_directory(&path("model"));
+    token_set(24, model.config.vocab_size).write(&path("data")).unwrap();
+    let data = TokenSet::open(&path("data")).unwrap();
+    let files = ModelFiles::open(&path("model")).unwrap();
+    let options = LoadOptions { base: BaseFormat::Nf4, positions: data.meta.longest };
+    let decoder = Decoder::load(&device, &files, options).unwrap();
+    let mut spec = TrainSpec { batch: 12, checkpointing, share_prefix: false, ..spec() };
+    (spec.lora.rank, spec.lora.dropout) = (16, 0.0);
+    let mut trainer = Trainer::new(&decoder, &data, None, spec).unwrap();
+    let before = counter("emulator_launch_calls");
+    trainer.compute().unwrap();
+    counter("emulator_launch_calls") - before
+}
+
+#[test]
+fn a_layer_takes_fewer_than_forty_launches_a_pass() {
+    let _alone = ALONE.lock();
+    if support::is_real() || support::emulated(Precision::Bf16).is_none() {
+        return;
+    }
+    let [two, three] = [2, 3].map(|layers| first_step(layers, false));
+    let [two_again, three_again] = [2, 3].map(|layers| first_step(layers, true));
+    let (once, again) = (three - two, three_again - two_again);
+    assert_eq!(once, launches::FORWARD + launches::BACKWARD, "forward and backward");
+    assert_eq!(again - once, launches::AGAIN, "recomputing");
+    assert!([launches::FORWARD, launches::AGAIN, launches::BACKWARD].iter().all(|count| *count < 40));
 }
 
 /// Losses, norms and adapters of a run, and for each step its calls of kernels and of graphs.

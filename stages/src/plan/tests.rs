@@ -120,6 +120,25 @@ fn offloaded_inputs_are_of_a_device_with_memory_of_its_own() {
     );
 }
 
+/// An 8B model in NF4, rank 16 on all projections, AdamW in f32, block inputs in host memory, on a CUDA device: every
+/// byte that the engine allocates there, what the driver takes for itself aside.
+#[test]
+fn eight_billion_parameters_on_a_cuda_device() {
+    let bench = Bench::new();
+    let model = config_only(&bench, "8b", &llama_8b());
+    let total = |length: usize| {
+        let plan = json!({
+            "rank": 16, "checkpointing": true, "batch": 1, "length": length, "device": "cuda",
+            "offload": "block-inputs", "share_prefix": false,
+        });
+        predict_memory(&model, None, &plan).expect("a plan").total
+    };
+    let found = total(2048);
+    assert!(found as f64 <= 6.8 * 1_073_741_824.0, "{found} bytes for 2,048 tokens");
+    let slope = (total(8192) - total(4096)) / 4096;
+    assert!(slope <= 240_000, "{slope} bytes per token");
+}
+
 fn run(with: &Value) -> Result<(StageOutcome, Value), StageError> {
     let mut bench = Bench::new();
     let path = config_only(&bench, "8b", &llama_8b());

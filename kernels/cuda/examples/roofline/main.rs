@@ -1,5 +1,6 @@
 //! Writes ROOFLINE.md.
 
+mod launches;
 mod machine;
 mod model;
 mod report;

@@ -1,5 +1,9 @@
 //! The models, by their published configurations.
 
+use luthier_formats::model_files::ModelConfig;
+use luthier_kernels::device::FloatType;
+use luthier_model::{Capacity, Sizes};
+
 /// A decoder of the Llama family with tied or untied embeddings.
 pub struct Model {
     pub name: &'static str,
@@ -46,6 +50,22 @@ pub const MODELS: [Model; 3] = [
 ];
 
 impl Model {
+    /// Rows of logits that exist at once in a training of `tokens` tokens, all of them trained.
+    pub fn chunk_rows(&self, tokens: usize) -> f64 {
+        let config = serde_json::json!({
+            "model_type": "llama", "vocab_size": self.vocabulary as u64, "hidden_size": self.hidden as u64,
+            "intermediate_size": self.intermediate as u64, "num_hidden_layers": self.layers as u64,
+            "num_attention_heads": self.heads as u64, "num_key_value_heads": self.kv_heads as u64,
+            "head_dim": self.head_dim as u64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "max_position_embeddings": 131_072, "tie_word_embeddings": false, "hidden_act": "silu",
+        });
+        let capacity = Capacity { tokens, trained: tokens, sequences: 1, whole: 0 };
+        // Adapters of rank 16 add a thousandth to the room of backward.
+        let sizes = ModelConfig::from_json(&config)
+            .map(|config| Sizes::new(&config, &[], capacity, true, false, true, FloatType::Bf16));
+        sizes.map_or(0.0, |sizes| sizes.chunk_rows as f64)
+    }
+
     pub fn query(&self) -> f64 {
         self.heads * self.head_dim
     }

@@ -172,8 +172,8 @@ pub fn tn(
     }
     let (name, rows, columns, threads) = match (p <= 16, q <= 16) {
         (_, true) => ("matmul_tn_narrow", 64, 16, 128),
-        (true, false) => ("matmul_tn_low", 16, 64, 128),
-        (false, false) => ("matmul_tn_middle", 64, 64, 256),
+        (true, false) if a.kind() == FloatType::F32 => ("matmul_tn_low", 16, 64, 128),
+        (_, false) => ("matmul_tn_middle", 64, 64, 256),
     };
     let part = costs::tall_part(m, p * q);
     let parts = m.div_ceil(part).max(1);
@@ -254,14 +254,10 @@ impl Product {
             arguments.address(self.a);
             matrix.push(&mut arguments);
             arguments.address(self.c).address(self.old.unwrap_or(0)).flag(self.out == FloatType::Bf16).address(powers);
+            self.push_update(&mut arguments);
             arguments.int(self.m).int(self.n).int(self.k).float(self.scale);
             let name = format!("mma_{element}_nf4");
-            device.launch(&name, [self.n.div_ceil(32), self.m.div_ceil(16), 1], 128, arguments);
-            if self.update.is_some() {
-                // The update alone, onto what was just written.
-                Self { k: 0, old: Some(self.c), ..self }.tiles(device, element, 0, powers);
-            }
-            return;
+            return device.launch(&name, [self.n.div_ceil(32), self.m.div_ceil(16), 1], 128, arguments);
         }
         if matrix.kind == element {
             return self.multiply(device, element, matrix.data, powers);
@@ -339,14 +335,18 @@ impl Product {
             _ if aligned && self.fills(device, 128) => ("large", 128, 128, if element == "bf16" { 128 } else { 256 }),
             _ => ("middle", 64, 64, 128),
         };
-        let Update { low, factor, rank, by } = self.update.unwrap_or(Update { low: 0, factor: 0, rank: 0, by: 0.0 });
         let mut arguments = Arguments::new();
         arguments.address(self.a).address(b).address(self.c).address(self.old.unwrap_or(0));
         arguments.flag(self.out == FloatType::Bf16).address(powers);
-        arguments.address(low).address(factor).int(rank).float(by);
+        self.push_update(&mut arguments);
         arguments.int(self.m).int(self.n).int(self.k).int(self.lda).int(self.ldb()).int(self.ldc).float(self.scale);
         let blocks = self.m.div_ceil(rows) * self.n.div_ceil(columns);
         device.launch(&format!("mma_{element}_{layout}_{size}"), [blocks, 1, 1], threads, arguments);
+    }
+
+    fn push_update(&self, arguments: &mut Arguments) {
+        let Update { low, factor, rank, by } = self.update.unwrap_or(Update { low: 0, factor: 0, rank: 0, by: 0.0 });
+        arguments.address(low).address(factor).int(rank).float(by);
     }
 
     fn powers(&self, device: &CudaDevice) -> u64 {

@@ -1,5 +1,7 @@
 //! What is generated and committed is that of its sources.
 
+#[path = "../../examples/roofline/launches.rs"]
+mod launches;
 #[path = "../../examples/roofline/machine.rs"]
 mod machine;
 #[path = "../../examples/roofline/model.rs"]
