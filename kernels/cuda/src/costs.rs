@@ -64,7 +64,9 @@ impl CudaCosts {
         match *operation {
             Operation::MatmulNt(shape, weight) => self.product(shape, weight, true),
             Operation::MatmulNn([m, n, k], weight) => self.product([m, k, n], weight, false),
-            Operation::Narrow(len) => [0, if self.precision == Precision::Bf16 && self.bf16 { narrowed(1, len) } else { 0 }],
+            Operation::Narrow(len) => {
+                [0, if self.precision == Precision::Bf16 && self.bf16 { narrowed(1, len) } else { 0 }]
+            }
             Operation::MatmulTn([m, p, q]) => [tall(m, p * q), 0],
             Operation::Norm(len) => [norm_bytes(len), 0],
             Operation::AttentionDecode(shape, sequences, capacity) => decode(&shape, sequences, capacity),

@@ -208,7 +208,9 @@ fn norms_rotations_and_gates() {
 
 /// `(heads, key-value heads, size, window, segments)`: heads that run in `f32` and on the tensor cores, with rows beyond a
 /// tile, an empty segment and a window.
-const ATTENTION: [(usize, usize, usize, Option<usize>, &[u32]); 6] = [
+type Attention = (usize, usize, usize, Option<usize>, &'static [u32]);
+
+const ATTENTION: [Attention; 6] = [
     (2, 1, 6, None, &[0, 1, 1, 3, 10]),
     (4, 2, 16, Some(7), &[0, 65, 131]),
     (1, 1, 256, None, &[0, 67]),
@@ -217,8 +219,10 @@ const ATTENTION: [(usize, usize, usize, Option<usize>, &[u32]); 6] = [
     (3, 1, 128, None, &[0, 7, 140]),
 ];
 
-fn attend(device: &dyn Device, case: usize) -> Vec<(&'static str, Vec<f32>, f64)> {
-    let (heads, kv_heads, head_dim, window, segments) = ATTENTION[case];
+fn attend(
+    device: &dyn Device,
+    (heads, kv_heads, head_dim, window, segments): Attention,
+) -> Vec<(&'static str, Vec<f32>, f64)> {
     let tokens = segments.last().map_or(0, |end| *end as usize);
     let scale = 1.0 / (head_dim as f32).sqrt();
     let shape = AttentionShape { heads, kv_heads, head_dim, scale, window, soft_cap: None };
@@ -251,8 +255,8 @@ fn attend(device: &dyn Device, case: usize) -> Vec<(&'static str, Vec<f32>, f64)
 
 #[test]
 fn attention() {
-    for case in 0..ATTENTION.len() {
-        check(&format!("{:?}", ATTENTION[case]), |device| attend(device, case));
+    for case in ATTENTION {
+        check(&format!("{case:?}"), |device| attend(device, case));
     }
 }
 
@@ -415,7 +419,7 @@ fn orders_of_threads_change_no_bit() {
     let Some(cuda) = device() else { return };
     let run = || {
         let mut all = group(&cuda, GROUPS[2]);
-        all.extend(attend(&cuda, 3));
+        all.extend(attend(&cuda, ATTENTION[3]));
         all.into_iter().map(|(name, values, _)| (name, bits(&values))).collect::<Vec<_>>()
     };
     let expected = run();
