@@ -35,10 +35,13 @@ impl CudaCosts {
     /// Of a device that computes in bf16, with cuBLAS: what is planned for where none is at hand.
     pub const USUAL: Self = Self { precision: Precision::Bf16, bf16: true, cublas: true };
 
-    /// What activations are kept in.
+    /// What activations are kept in: halves have too little range for them, so older devices keep `f32`.
     #[must_use]
     pub fn activations(&self) -> FloatType {
-        FloatType::F32
+        match self.precision {
+            Precision::Bf16 if self.bf16 => FloatType::Bf16,
+            _ => FloatType::F32,
+        }
     }
 
     /// Of a product with a frozen or trained matrix that is `[rows, cols]` in memory, `[m, n, k]` as it is computed.

@@ -369,11 +369,7 @@ impl Device for CudaDevice {
     }
 
     fn activation_type(&self) -> FloatType {
-        // Halves have too little range for activations, so older devices keep f32.
-        match self.options.precision {
-            Precision::Bf16 if self.has_bf16() => FloatType::Bf16,
-            _ => FloatType::F32,
-        }
+        self.costs.activations()
     }
 
     fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
