@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytemuck::Pod;
 use half::{bf16, f16};
 
-use super::buffer::{Buffer, Slice};
+use super::buffer::{Allocation, Buffer, Slice};
 use super::error::{DeviceError, DeviceResult};
 use super::host_bytes::HostBytes;
 use super::ledger::Component;
@@ -77,12 +77,16 @@ impl Storage {
         match self {
             Self::F32 => 4 * elements,
             Self::F16 | Self::Bf16 => 2 * elements,
-            Self::Nf4 => {
-                let blocks = elements.div_ceil(nf4::BLOCK);
-                elements.div_ceil(2) + blocks + 4 * blocks.div_ceil(nf4::NESTED_BLOCK)
-            }
+            Self::Nf4 => Self::nf4_parts(elements).iter().sum(),
             Self::Blocks(kind) => elements.div_ceil(BLOCK_ELEMENTS) * kind.bytes(),
         }
+    }
+
+    /// Bytes of the parts of a matrix in NF4: codes, block scales, scales of these.
+    #[must_use]
+    pub fn nf4_parts(elements: usize) -> [usize; 3] {
+        let blocks = elements.div_ceil(nf4::BLOCK);
+        [elements.div_ceil(2), blocks, 4 * blocks.div_ceil(nf4::NESTED_BLOCK)]
     }
 }
 
@@ -188,6 +192,53 @@ impl Matrix {
             offset: parts.offset,
         };
         Some(Self { rows, cols, data })
+    }
+
+    /// A matrix on parts of a device's memory: codes, block scales, scales of these.
+    ///
+    /// # Panics
+    /// If a part is shorter than the shape asks for.
+    #[must_use]
+    pub fn of_nf4_parts([rows, cols]: [usize; 2], [packed, codes, scales]: [Allocation; 3], offset: f32) -> Self {
+        let [packed_bytes, code_bytes, scale_bytes] = Storage::nf4_parts(rows * cols);
+        let data = MatrixData::Nf4 {
+            packed: Buffer::new(packed, packed_bytes),
+            codes: Buffer::new(codes, code_bytes),
+            scales: Buffer::new(scales, scale_bytes / 4),
+            offset,
+        };
+        Self { rows, cols, data }
+    }
+
+    /// A copy of `memory` as it is, for devices that do not read the host's; `None` if it is not as long as the shape asks
+    /// for, or the type has parts.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn copied(
+        device: &dyn Device,
+        component: Component,
+        [rows, cols]: [usize; 2],
+        storage: Storage,
+        memory: &HostBytes,
+    ) -> DeviceResult<Option<Self>> {
+        fn copy<T: Pod>(device: &dyn Device, component: Component, memory: &HostBytes) -> DeviceResult<Buffer<T>> {
+            let mut buffer = device.buffer::<T>(component, memory.len() / size_of::<T>())?;
+            device.write_bytes(memory.as_slice(), buffer.all_mut().into_bytes());
+            Ok(buffer)
+        }
+        let len = rows.checked_mul(cols).filter(|len| storage.bytes(*len) == memory.len());
+        if len.is_none() {
+            return Ok(None);
+        }
+        let data = match storage {
+            Storage::F32 => MatrixData::F32(copy(device, component, memory)?),
+            Storage::F16 => MatrixData::F16(copy(device, component, memory)?),
+            Storage::Bf16 => MatrixData::Bf16(copy(device, component, memory)?),
+            Storage::Blocks(kind) => MatrixData::Blocks { bytes: copy(device, component, memory)?, kind },
+            Storage::Nf4 => return Ok(None),
+        };
+        Ok(Some(Self { rows, cols, data }))
     }
 
     /// A matrix of `f32`, `f16` or `bf16` on memory that its keeper counts; `None` as for [`Matrix::adopt_nf4`].

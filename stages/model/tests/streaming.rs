@@ -79,7 +79,7 @@ fn two_blocks_are_resident_at_most_and_the_plan_knows() {
         let types = WeightTypes::of_files(&files, BaseFormat::Nf4);
         let plan = MemoryPlan::new(files.config(), types, &spec, RunShape::of_data(&data, &spec)).unwrap();
         let whole = plan.weights;
-        let plan = plan.streamed(layers);
+        let plan = plan.streamed(files.config(), false);
         assert_eq!(whole - plan.weights, layers.saturating_sub(2) * plan.block);
         for component in Component::ALL.into_iter().filter(|component| *component != Component::Scratch) {
             assert_eq!(device.ledger().peak(component), plan.bytes(component), "{component}, {layers} layers");

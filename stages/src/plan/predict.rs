@@ -205,7 +205,7 @@ fn plan_of(subject: &Subject, method: Method, spec: &TrainSpec, shape: RunShape)
     };
     let types = subject.stored.get(method);
     let plan = MemoryPlan::of_device(&subject.config, types, spec, shape, activations, costs)?;
-    Ok(if subject.stream { plan.streamed(subject.config.layers) } else { plan })
+    Ok(if subject.stream { plan.streamed(&subject.config, subject.costs.is_some()) } else { plan })
 }
 
 /// The most sequences of the longest length that fit `bytes`, with checkpointing.
@@ -252,8 +252,13 @@ fn advise(
     if plan.method == Method::Lora {
         say("`method: qlora`".to_owned(), total_of(subject, Method::Qlora, spec, shape)?);
     }
+    if subject.costs.is_some() && spec.checkpointing && !spec.offload {
+        let other = TrainSpec { offload: true, ..spec.clone() };
+        let text = "`offload: block-inputs` (they wait in page-locked host memory)".to_owned();
+        say(text, total_of(subject, plan.method, &other, shape)?);
+    }
     if plan.stream.is_none() && plan.method == Method::Qlora {
-        let streamed = plan_of(subject, plan.method, spec, shape)?.streamed(subject.config.layers);
+        let streamed = plan_of(subject, plan.method, spec, shape)?.streamed(&subject.config, subject.costs.is_some());
         say("`stream: layers` (every block is read from disk twice a step)".to_owned(), streamed.total());
     }
     if plan.batch > 1 {

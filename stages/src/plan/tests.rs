@@ -139,6 +139,26 @@ fn eight_billion_parameters_on_a_cuda_device() {
     assert!(slope <= 240_000, "{slope} bytes per token");
 }
 
+#[test]
+fn seventy_billion_parameters_are_streamed_through_a_card_of_twenty_four_gigabytes() {
+    let bench = Bench::new();
+    let path = config_only(&bench, "70b", &llama_70b());
+    let plan = |device: &str, stream: &str, offload: &str, length: usize| {
+        let with = json!({
+            "rank": 16, "batch": 1, "length": length, "checkpointing": true, "device": device, "stream": stream,
+            "offload": offload, "optimizer": "adamw_8bit",
+        });
+        predict_memory(&path, None, &with).expect("a plan")
+    };
+    let fits = |prediction: Prediction| prediction.fits.iter().find(|fit| fit.fits).map(|fit| fit.gigabytes);
+    assert_eq!(fits(plan("cuda", "none", "block-inputs", 2048)), Some(48));
+    assert_eq!(fits(plan("cuda", "layers", "none", 2048)), Some(16));
+    assert_eq!(fits(plan("cuda", "layers", "block-inputs", 2048)), Some(16));
+    let (here, there) = (plan("cpu", "layers", "none", 512).bytes, plan("cuda", "layers", "none", 512).bytes);
+    // The parts of a block this large are multiples of what a device aligns to.
+    assert_eq!((there.weights, there.host), (here.weights, 2 * here.block));
+}
+
 fn run(with: &Value) -> Result<(StageOutcome, Value), StageError> {
     let mut bench = Bench::new();
     let path = config_only(&bench, "8b", &llama_8b());

@@ -39,7 +39,8 @@ pub(crate) enum StreamName {
     /// In memory.
     #[default]
     None,
-    /// In NF4 shards on disk, two blocks in memory at a time: for models larger than memory, with the same result.
+    /// In NF4 shards on disk, two blocks in the memory of the device at a time: for models larger than it, with the same
+    /// result.
     Layers,
 }
 
@@ -350,10 +351,6 @@ impl TrainConfig {
             if self.optimizer.is_paged() {
                 let issue = ConfigIssue::new("optimizer", format!("moments are not paged on the device `{name}`"));
                 issues.push(issue.help("set `optimizer: adamw_8bit`, or `device: cpu`"));
-            }
-            if !self.stream.is_none() {
-                let issue = ConfigIssue::new("stream", format!("the device `{name}` cannot stream blocks from disk"));
-                issues.push(issue.help("remove `stream`, or set `device: cpu`"));
             }
         }
         issues

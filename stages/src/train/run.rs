@@ -93,7 +93,8 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
         device.activation_type(),
         device.costs(),
     )?;
-    let plan = if config.stream.is_none() { plan } else { plan.streamed(files.config().layers) };
+    let apart = device.transfers().is_some();
+    let plan = if config.stream.is_none() { plan } else { plan.streamed(files.config(), apart) };
     check_memory(&device, free, &plan)?;
     let decoder = open_decoder(context, config, &device, &files, options)?;
     drop(files);

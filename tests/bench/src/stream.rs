@@ -73,7 +73,7 @@ fn stream(arguments: &Arguments, directory: &Utf8Path, out: &mut (dyn Write + Se
         RunShape::of_data(&data, &spec),
     )?;
     let resident_plan = plan.total();
-    let plan = plan.streamed(config.layers);
+    let plan = plan.streamed(&config, false);
     let decoder = Decoder::stream(&device, &config, directory, arguments.length)?;
     let mut trainer = Trainer::new(&decoder, &data, None, spec)?;
     let start = Instant::now();

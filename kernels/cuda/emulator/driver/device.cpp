@@ -213,7 +213,7 @@ EXPORT void emulator_set_memory(size_t bytes) {
   Guard guard(lock());
   memory::resize(bytes);
 }
-// 0: none; 1: all; 2: the one that was created first.
+// 0: none; 1: all; 2: the one that was created first; 3: all others.
 EXPORT void emulator_set_late_streams(int late) {
   Guard guard(lock());
   streams::set_late((streams::Late)late);

@@ -6,8 +6,8 @@
 //
 // Set by the environment: EMULATOR_ORDER (emulator.h), EMULATOR_MEMORY (bytes of the device), EMULATOR_STREAMS (`late`: what
 // is queued runs only when somebody waits for it; `first-late`: only what is queued on the stream that was created first, so
-// that all others are as far ahead of it as they may be; a missing wait shows under one or the other). EMULATOR_TRACE prints
-// each launch and copy.
+// that all others are as far ahead of it as they may be; `others-late`: the other way round; a missing wait shows under one of
+// them). EMULATOR_TRACE prints each launch and copy.
 #pragma once
 #include "../runtime.h"
 
@@ -105,7 +105,7 @@ int run_all();
 bool is_any_capturing();
 // Spoils all captures, as the real one does when something is called that cannot be in a graph.
 int forbid(const char *why, int code = CAPTURE_UNSUPPORTED);
-enum class Late { NONE, ALL, FIRST };
+enum class Late { NONE, ALL, FIRST, OTHERS };
 void set_late(Late late);
 // The wait for an event, counted from now on and from 1, that is left out: a defect.
 void skip_wait(size_t number);

@@ -35,9 +35,11 @@ size_t skipped;
 bool is_late(const Stream *stream) {
   if (!late_set) {
     const char *named = getenv("EMULATOR_STREAMS");
-    set_late(!named ? Late::NONE : !strcmp(named, "late") ? Late::ALL : !strcmp(named, "first-late") ? Late::FIRST : Late::NONE);
+    const std::string name = named ? named : "";
+    set_late(name == "late" ? Late::ALL : name == "first-late" ? Late::FIRST : name == "others-late" ? Late::OTHERS : Late::NONE);
   }
-  return late_now == Late::ALL || (late_now == Late::FIRST && !all.empty() && stream == &all.front());
+  const bool first = !all.empty() && stream == &all.front();
+  return late_now == Late::ALL || late_now == (first ? Late::FIRST : Late::OTHERS);
 }
 } // namespace
 

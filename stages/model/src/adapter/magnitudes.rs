@@ -49,6 +49,7 @@ impl Magnitudes {
             let first = magnitude - start;
             let out = squares.slice_mut(first..first + slot.outputs);
             device.row_squares(matrix.operand(), [slot.outputs, slot.inputs], out);
+            decoder.leave(slot.layer, slot.layer + 1);
         }
         Ok(Self {
             start,
@@ -89,6 +90,7 @@ impl Magnitudes {
             let a = params.slice(slot.a_range());
             let cross = self.cross.slice_mut(..rank * outputs);
             device.matmul_nt(a.into(), matrix.operand(), [rank, outputs, inputs], 1.0, false, cross.into());
+            decoder.leave(slot.layer, slot.layer + 1);
             let gram = self.gram.slice_mut(..rank * rank);
             device.matmul_nt(a.into(), a.into(), [rank, rank, inputs], 1.0, false, gram.into());
             let first = start - self.start;

@@ -14,6 +14,7 @@ mod backward;
 mod batch;
 mod block;
 mod indices;
+mod layer_slots;
 mod layer_stream;
 mod load;
 mod loss;
@@ -40,6 +41,7 @@ pub(crate) use backward::Gradients;
 pub(crate) use batch::common_prefix;
 pub(crate) use block::{Dropouts, Pass};
 pub(crate) use indices::{StepNumbers, Uploaded};
+pub(crate) use layer_slots::BlockLayout;
 pub(crate) use layer_stream::RESIDENT;
 pub(crate) use offload::LANDINGS;
 pub(crate) use operations::operations;
@@ -71,7 +73,7 @@ pub struct Decoder {
     /// Positions that the rotary table covers.
     pub(crate) positions: usize,
     /// Where the blocks' matrices stay on disk.
-    stream: Option<layer_stream::LayerStream>,
+    stream: Option<streamed::Streaming>,
     /// Counts what is mapped for as long as the decoder lives.
     #[expect(dead_code, reason = "a guard is only dropped")]
     held: Vec<Held>,

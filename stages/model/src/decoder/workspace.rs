@@ -99,7 +99,8 @@ impl Workspace {
         for layer in 0..decoder.config.layers {
             let last = layer + 1 == decoder.config.layers;
             // After the last block backward comes down again.
-            decoder.enter(layer, if last { layer.saturating_sub(1) } else { layer + 1 });
+            let next = if last { layer.saturating_sub(1) } else { layer + 1 };
+            decoder.enter(layer, next);
             let widths = pass.widths(layer);
             let kept = layer.saturating_sub(sizes.lowest);
             let set = if sizes.checkpointing { 0 } else { kept };
@@ -118,6 +119,7 @@ impl Workspace {
                 offload.settle(device, output);
             }
             pass.narrow(layer, &mut pieces, arena.all_mut(), residuals[sizes.landing(output)].slice_mut(..floats));
+            decoder.leave(layer, next);
         }
     }
 
@@ -140,13 +142,15 @@ impl Workspace {
         let first = residual.slice_mut(..floats);
         device.embedding(decoder.embedding.operand(), indices.views(uploaded).ids, decoder.config.hidden_size, first);
         for layer in 0..decoder.config.layers {
-            decoder.enter(layer, if layer + 1 == decoder.config.layers { 0 } else { layer + 1 });
+            let next = if layer + 1 == decoder.config.layers { 0 } else { layer + 1 };
+            decoder.enter(layer, next);
             let mut pieces = Pieces::new(&mut saved[0], &pass.widths(layer), sizes.activations, tokens);
             let input = residual.slice(..floats);
             pass.project(layer, input, &mut pieces, arena.all_mut());
             attend(&pass, layer, &mut pieces);
             pass.widen(layer, input, &mut pieces, arena.all_mut());
             pass.narrow(layer, &mut pieces, arena.all_mut(), residual.slice_mut(..floats));
+            decoder.leave(layer, next);
         }
         uploaded
     }
@@ -167,7 +171,8 @@ impl Workspace {
         let mut gradient = gradient.slice_mut(..floats);
         let layers = decoder.config.layers;
         for layer in (sizes.lowest..layers).rev() {
-            decoder.enter(layer, if layer > sizes.lowest { layer - 1 } else { usize::from(layer == 0) });
+            let next = if layer > sizes.lowest { layer - 1 } else { usize::from(layer == 0) };
+            decoder.enter(layer, next);
             let widths = pass.widths(layer);
             let kept = layer - sizes.lowest;
             let set = if sizes.checkpointing { 0 } else { kept };
@@ -191,6 +196,7 @@ impl Workspace {
             let depth = if layer == sizes.lowest { Depth::of(&pass, layer) } else { Depth::Input };
             pass.feed_forward_backward(layer, depth, &mut pieces, &mut gradients, arena.all_mut(), &mut gradient);
             pass.attention_backward(layer, depth, input, &pieces, &mut gradients, arena.all_mut(), &mut gradient);
+            decoder.leave(layer, next);
         }
     }
 }

@@ -6,7 +6,7 @@ use luthier_kernels::device::{Component, Costs, FloatType, HostCosts, Storage};
 use serde::Serialize;
 
 use super::RunShape;
-use crate::decoder::{BaseFormat, RESIDENT, Sizes, Storages, operations, projection_storage, storage_of};
+use crate::decoder::{BaseFormat, BlockLayout, RESIDENT, Sizes, Storages, operations, projection_storage, storage_of};
 use crate::projection::Projection;
 use crate::train::{OptimizerBytes, STEP_BYTES, TrainSpec};
 
@@ -197,10 +197,16 @@ impl MemoryPlan {
         })
     }
 
-    /// The same run with the blocks' matrices on disk, a few of them resident at a time.
+    /// The same run with the blocks' matrices on disk, a few of them resident at a time: where they are mapped, or in slots
+    /// of a device that has memory of its own, which they come to through page-locked memory.
     #[must_use]
-    pub fn streamed(mut self, layers: usize) -> Self {
-        self.weights = self.weights - layers * self.block + layers.min(RESIDENT) * self.block;
+    pub fn streamed(mut self, config: &ModelConfig, apart: bool) -> Self {
+        let resident = config.layers.min(RESIDENT);
+        let slot = if apart { BlockLayout::new(config).bytes } else { self.block };
+        self.weights = self.weights - config.layers * self.block + resident * slot;
+        if apart {
+            self.host += resident * slot;
+        }
         self
     }
 
