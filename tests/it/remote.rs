@@ -1,12 +1,17 @@
 //! Results shared over a remote: a directory, and a real S3 service where one can be started.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_test::{Output, TestProject, exists};
+
+use s3::S3;
+
+mod azure;
+mod s3;
 
 /// Three stages: a file larger than one part of an upload, a tree with an executable, a small file.
 const PIPELINE: &str = r#"luthier: 1
@@ -377,71 +382,6 @@ fn missing_credentials_are_said_at_once() {
     }
 }
 
-/// A moto server, which speaks S3 as Amazon's does.
-struct S3 {
-    server: Child,
-    port: u16,
-}
-
-impl S3 {
-    /// `None`, with a line that says so, where there is no server.
-    fn start() -> Option<Self> {
-        Self::start_with(&[])
-    }
-
-    fn start_with(environment: &[(&str, &str)]) -> Option<Self> {
-        let program = std::env::var("LUTHIER_TEST_S3_SERVER").unwrap_or_else(|_| "moto_server".to_owned());
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-        let server = Command::new(&program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .envs(environment.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(server) = server else {
-            luthier_test::skipped(
-                "no S3 server: `pip install 'moto[server]'` and put `moto_server` on the PATH, or name it in \
-                 LUTHIER_TEST_S3_SERVER",
-            );
-            return None;
-        };
-        let s3 = Self { server, port };
-        let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(60), "`{program}` does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        assert!(s3.request("PUT /bucket").starts_with("HTTP/1.1 200"), "a bucket");
-        Some(s3)
-    }
-
-    fn request(&self, line: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server");
-        let text = format!("{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        stream.write_all(text.as_bytes()).expect("a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
-    }
-
-    fn project(&self, remote: &str) -> TestProject {
-        let mut project = project(remote);
-        project
-            .env("AWS_ENDPOINT_URL", &format!("http://127.0.0.1:{}", self.port))
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test")
-            .env("AWS_REGION", "us-east-1");
-        project
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
 #[test]
 fn s3_is_a_remote() {
     let Some(s3) = S3::start() else { return };
@@ -557,81 +497,6 @@ fn a_bucket_that_may_only_be_read_gives_and_is_not_asked_twice_to_take() {
 
     hint: results are still read from it; ask its owner for the right to write, or run with `--no-push`
     "#);
-}
-
-/// Azurite, Microsoft's own emulator.
-struct Azure {
-    server: Child,
-    endpoint: String,
-    _data: tempfile::TempDir,
-}
-
-/// The account that every Azurite has, as its documentation prints it.
-const ACCOUNT: &str = "devstoreaccount1";
-const ACCOUNT_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-
-/// Makes the container `bucket` by a signed request; Azurite needs node, so node is there.
-const MAKE_CONTAINER: &str = r#"
-const [endpoint, account, key] = process.argv.slice(1);
-const date = new Date().toUTCString(), version = "2021-12-02";
-const text = `PUT\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:${date}\nx-ms-version:${version}\n/${account}/${account}/bucket\nrestype:container`;
-const sign = require("crypto").createHmac("sha256", Buffer.from(key, "base64")).update(text, "utf8").digest("base64");
-const headers = {"x-ms-date": date, "x-ms-version": version, authorization: `SharedKey ${account}:${sign}`};
-fetch(`${endpoint}/bucket?restype=container`, {method: "PUT", headers}).then(async (answer) => {
-  if (answer.status !== 201) { console.error(answer.status, await answer.text()); process.exit(1); }
-});
-"#;
-
-impl Azure {
-    fn start() -> Option<Self> {
-        let program = std::env::var("LUTHIER_TEST_AZURE_SERVER").unwrap_or_else(|_| "azurite-blob".to_owned());
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-        let data = tempfile::tempdir().expect("a directory");
-        let server = Command::new(&program)
-            .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--silent", "--skipApiVersionCheck"])
-            .arg("--location")
-            .arg(data.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(server) = server else {
-            luthier_test::skipped(
-                "no Azure server: `npm install azurite` and put `azurite-blob` on the PATH, or name it in \
-                 LUTHIER_TEST_AZURE_SERVER",
-            );
-            return None;
-        };
-        let azure = Self { server, endpoint: format!("http://127.0.0.1:{port}/{ACCOUNT}"), _data: data };
-        let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(60), "`{program}` does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let made = Command::new("node").args(["-e", MAKE_CONTAINER, &azure.endpoint, ACCOUNT, ACCOUNT_KEY]).output();
-        let made = made.expect("node");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Some(azure)
-    }
-}
-
-impl Drop for Azure {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
-#[test]
-fn azure_is_a_remote() {
-    let Some(azure) = Azure::start() else { return };
-    shares(&|| {
-        let mut project = project("az://bucket/some/prefix");
-        project
-            .env("AZURE_STORAGE_ENDPOINT", &azure.endpoint)
-            .env("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT)
-            .env("AZURE_STORAGE_ACCOUNT_KEY", ACCOUNT_KEY);
-        project
-    });
 }
 
 #[test]
