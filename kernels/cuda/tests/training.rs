@@ -7,6 +7,8 @@ mod launches;
 #[path = "conformance/support/mod.rs"]
 #[expect(dead_code, clippy::print_stderr, reason = "what the tests of operations share; a part of it is used here")]
 mod support;
+#[path = "common/training_spec.rs"]
+mod training_spec;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,9 +23,9 @@ use luthier_cuda::Precision;
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokens::TokenSet;
 use luthier_kernels::device::{Component, CpuDevice, Device, DeviceExt, Operation, Sampling, Storage};
-use luthier_model::adapter::{Initialization, LoraSpec, Targets};
+use luthier_model::adapter::LoraSpec;
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
-use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, TrainSpec, Trainer};
+use luthier_model::train::{Duration, OptimizerSpec, StateFormat, TrainSpec, Trainer};
 use luthier_model::{BaseFormat, Decoder, LanguageModel, LanguageModelOptions, LoadOptions, Sampler};
 use luthier_test::{TinyModel, token_set};
 use serde_json::{Value, json};
@@ -299,42 +301,8 @@ fn tokens_chosen_on_the_device_are_the_cpu_s() {
 }
 
 fn spec() -> TrainSpec {
-    TrainSpec {
-        lora: LoraSpec {
-            rank: 4,
-            alpha: 8.0,
-            dropout: 0.1,
-            targets: Targets::AllLinear,
-            layers: None,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
-            rslora: false,
-            dora: false,
-            initialization: Initialization::Kaiming,
-        },
-        optimizer: OptimizerSpec {
-            learning_rate: 1e-2,
-            schedule: Schedule::Linear,
-            decay_steps: None,
-            warmup: 0.0,
-            weight_decay: 0.01,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            max_grad_norm: 1.0,
-            b_ratio: 1.0,
-            states: StateFormat::Blocks8,
-        },
-        batch: 4,
-        accumulate: 1,
-        duration: Duration::Steps(2),
-        seed: 7,
-        checkpointing: true,
-        share_prefix: true,
-        neftune: 0.0,
-        pages: None,
-        offload: false,
-    }
+    let spec = training_spec::spec(4, 2);
+    TrainSpec { optimizer: OptimizerSpec { states: StateFormat::Blocks8, ..spec.optimizer }, ..spec }
 }
 
 /// Trains two steps in memory of which every byte is planned; `cublas` says whose the large products are.

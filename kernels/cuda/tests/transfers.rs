@@ -6,8 +6,9 @@
 #[path = "conformance/support/mod.rs"]
 #[expect(dead_code, clippy::print_stderr, reason = "what the tests of operations share; a part of it is used here")]
 mod support;
+#[path = "common/training_spec.rs"]
+mod training_spec;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -16,11 +17,12 @@ use luthier_cuda::Precision;
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokens::TokenSet;
 use luthier_kernels::device::{Component, CpuDevice, Device};
-use luthier_model::adapter::{Initialization, LoraSpec, Targets};
+use luthier_model::adapter::{LoraSpec, Targets};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
-use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, TrainSpec, Trainer};
+use luthier_model::train::{TrainSpec, Trainer};
 use luthier_model::{BaseFormat, Decoder, LoadOptions, write_shards};
 use luthier_test::{TinyModel, token_set};
+use training_spec::spec;
 
 /// The driver's settings and counters are the process's, so one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -84,45 +86,6 @@ impl Bench {
             }
         }
         (losses, blake3::hash(bytemuck::cast_slice(&trainer.values())))
-    }
-}
-
-fn spec(batch: usize, steps: u64) -> TrainSpec {
-    TrainSpec {
-        lora: LoraSpec {
-            rank: 4,
-            alpha: 8.0,
-            dropout: 0.1,
-            targets: Targets::AllLinear,
-            layers: None,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
-            rslora: false,
-            dora: false,
-            initialization: Initialization::Kaiming,
-        },
-        optimizer: OptimizerSpec {
-            learning_rate: 1e-2,
-            schedule: Schedule::Linear,
-            decay_steps: None,
-            warmup: 0.0,
-            weight_decay: 0.01,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            max_grad_norm: 1.0,
-            b_ratio: 1.0,
-            states: StateFormat::F32,
-        },
-        batch,
-        accumulate: 1,
-        duration: Duration::Steps(steps),
-        seed: 7,
-        checkpointing: true,
-        share_prefix: true,
-        neftune: 0.0,
-        pages: None,
-        offload: false,
     }
 }
 
