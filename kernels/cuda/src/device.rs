@@ -4,7 +4,6 @@ mod interface;
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -344,8 +343,4 @@ fn class((major, minor): (i32, i32), precision: Precision) -> String {
         Precision::Bf16 => "bf16",
     };
     format!("cuda-{major}.{minor}-{precision}")
-}
-
-fn word<T>(address: NonNull<T>) -> u64 {
-    address.as_ptr().addr() as u64
 }

@@ -8,6 +8,7 @@ use luthier_kernels::device::{
 };
 
 use crate::CudaDevice;
+use crate::arguments::Address;
 use crate::driver::{Driver, Event, explain};
 
 /// One allocation of page-locked memory.
@@ -71,7 +72,9 @@ impl Transfers for CudaDevice {
         let host = source.host();
         if !host.is_empty() && !self.has_failed() {
             // SAFETY: both views are of that many bytes, and stay so until a mark behind this, as the interface says.
-            self.note(unsafe { self.driver().copy_in(word(target.address()), NonNull::from(host).cast(), host.len()) });
+            self.note(unsafe {
+                self.driver().copy_in(target.address().word(), NonNull::from(host).cast(), host.len())
+            });
         }
     }
 
@@ -81,11 +84,7 @@ impl Transfers for CudaDevice {
         if !host.is_empty() && !self.has_failed() {
             let (address, bytes) = (NonNull::from(&mut *host).cast(), host.len());
             // SAFETY: as above.
-            self.note(unsafe { self.driver().copy_out(address, word(source.address()), bytes) });
+            self.note(unsafe { self.driver().copy_out(address, source.address().word(), bytes) });
         }
     }
-}
-
-fn word(address: NonNull<u8>) -> u64 {
-    address.as_ptr().addr() as u64
 }

@@ -12,7 +12,8 @@ use luthier_kernels::device::{
 };
 use luthier_kernels::rope::Table;
 
-use super::{CudaDevice, Nothing, class, word};
+use super::{CudaDevice, Nothing, class};
+use crate::arguments::Address;
 use crate::memory::DeviceMemory;
 use crate::{cublas, ops};
 
@@ -61,7 +62,7 @@ impl Device for CudaDevice {
     fn write_bytes(&self, source: &[u8], target: SliceMut<'_, u8>) {
         assert_eq!(source.len(), target.len(), "a write of another length");
         if !source.is_empty() && !self.capture.spoil() && !self.has_failed() {
-            self.note(self.staging().write(word(target.address()), source));
+            self.note(self.staging().write(target.address().word(), source));
             self.mark_queued();
         }
     }
@@ -70,7 +71,7 @@ impl Device for CudaDevice {
         assert_eq!(source.len(), target.len(), "a read of another length");
         if !target.is_empty() && !self.capture.spoil() && !self.has_failed() {
             self.queued.store(false, Ordering::Release);
-            self.note(self.staging().read(word(source.address()), target));
+            self.note(self.staging().read(source.address().word(), target));
         }
     }
 

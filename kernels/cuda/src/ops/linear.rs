@@ -4,11 +4,13 @@
 
 use luthier_kernels::device::linear;
 use luthier_kernels::device::{
-    AdapterBackward, FloatType, Linear, LinearBackward, LinearScratch, LowRank, Slice, SliceMut, Values, ValuesMut,
+    AdapterBackward, FloatType, Linear, LinearBackward, LinearScratch, LowRank, Slice, Values, ValuesMut,
 };
 
 use super::elementwise::add_bias;
 use super::matmul::{Layout, Target, Update, updated};
+use super::matrix::{start, start_mut};
+use crate::arguments::Address;
 use crate::{Arguments, CudaDevice};
 
 /// Projections of a group, at most.
@@ -23,7 +25,7 @@ const GRADIENT_THREADS: usize = 128;
 const GRADIENT_WIDE: usize = 64;
 
 fn address(view: Values<'_>) -> u64 {
-    view.address().as_ptr().addr() as u64
+    view.address().word()
 }
 
 /// Whether rows of `width` elements are read sixteen bytes at a time.
@@ -33,14 +35,6 @@ fn has_wide_rows(view: Values<'_>, width: usize) -> bool {
 
 fn is_plain(factors: &LowRank<'_>) -> bool {
     factors.dropout.is_none() && (1..=MOST_RANKS).contains(&factors.rank)
-}
-
-fn parameters(slice: Slice<'_, f32>) -> u64 {
-    slice.address().as_ptr().addr() as u64
-}
-
-fn gradients(slice: &SliceMut<'_, f32>) -> u64 {
-    slice.address().as_ptr().addr() as u64
 }
 
 /// See [`linear::reduce`].
@@ -72,7 +66,7 @@ fn down<'a>(
     for (job, (factors, low)) in jobs.iter_mut().zip(adapters) {
         assert_eq!(factors.a.len(), factors.rank * inputs, "A must be [{}, {inputs}]", factors.rank);
         tiles += factors.rank.div_ceil(8);
-        *job = (parameters(factors.a), factors.rank, low);
+        *job = (start(factors.a), factors.rank, low);
     }
     if tiles == 0 {
         return;
@@ -108,12 +102,12 @@ pub fn forward(
         let update = adapter.as_ref().map(|(factors, low)| {
             assert_eq!(low.len(), tokens * factors.rank, "low must be [{tokens}, {}]", factors.rank);
             assert_eq!(factors.b.len(), *outputs * factors.rank, "B must be [{outputs}, {}]", factors.rank);
-            let (low, factor) = (address(low.freeze()), parameters(factors.b));
+            let (low, factor) = (address(low.freeze()), start(factors.b));
             Update { low, factor, rank: factors.rank, by: factors.scale }
         });
         let old = residual.map(|residual| {
             assert_eq!(residual.len(), out.len(), "the residual must have the length of out");
-            parameters(residual)
+            start(residual)
         });
         let target = Target { out: out.borrow(), old };
         updated(device, Layout::Nt, x, *weight, [tokens, *outputs, inputs], 1.0, update, target);
@@ -159,11 +153,11 @@ pub fn backward(
         .collect();
     through(device, tokens, &jobs);
     if let Some((mut dx, added)) = dx {
-        let out = dx.address().as_ptr().addr() as u64;
+        let out = dx.address().word();
         for (index, (one, through)) in linears.iter().zip(&throughs).enumerate() {
             let update = one.adapter.as_ref().map(|AdapterBackward { factors, .. }| Update {
                 low: *through,
-                factor: parameters(factors.a),
+                factor: start(factors.a),
                 rank: factors.rank,
                 by: factors.scale,
             });
@@ -201,7 +195,7 @@ fn through(device: &CudaDevice, tokens: usize, jobs: &[Job<'_, '_>]) {
     arguments.int(tokens);
     push_address(&mut arguments, jobs, |job| address(job.linear.dy));
     push_int(&mut arguments, jobs, |job| job.linear.outputs);
-    push_address(&mut arguments, jobs, |job| parameters(job.adapter.factors.b));
+    push_address(&mut arguments, jobs, |job| start(job.adapter.factors.b));
     push_int(&mut arguments, jobs, |job| job.adapter.factors.rank);
     push_address(&mut arguments, jobs, |job| job.through);
     let name = if widest <= 16 { "adapter_through_2" } else { "adapter_through_8" };
@@ -230,8 +224,8 @@ fn factor_gradients(
     push(&mut arguments, jobs, |arguments, job| _ = arguments.float(job.map_or(0.0, |job| job.adapter.factors.scale)));
     push_address(&mut arguments, jobs, |job| address(job.adapter.low));
     push_address(&mut arguments, jobs, |job| job.through);
-    push_address(&mut arguments, jobs, |job| gradients(&job.adapter.grad_a));
-    push_address(&mut arguments, jobs, |job| gradients(&job.adapter.grad_b));
+    push_address(&mut arguments, jobs, |job| start_mut(&job.adapter.grad_a));
+    push_address(&mut arguments, jobs, |job| start_mut(&job.adapter.grad_b));
     let widths = jobs.iter().map(|job| job.linear.outputs).chain([inputs]);
     let blocks = widths.max().unwrap_or(0).div_ceil(GRADIENT_WIDE);
     let name = if widest <= 16 { "adapter_gradients_16" } else { "adapter_gradients_64" };

@@ -13,6 +13,7 @@ use luthier_kernels::device::{FloatType, Operand, SliceMut, Values, ValuesMut};
 
 use super::matrix::{MatrixArguments, start_mut};
 use super::nf4::dequantize;
+use crate::arguments::Address;
 use crate::costs::{self, FEW_ROWS, NARROW};
 use crate::cublas::Call;
 use crate::{Arguments, CudaDevice, Precision};
@@ -74,7 +75,7 @@ pub struct Target<'a> {
 
 impl<'a> Target<'a> {
     fn new(out: ValuesMut<'a>, accumulate: bool) -> Self {
-        let old = accumulate.then(|| out.address().as_ptr().addr() as u64);
+        let old = accumulate.then(|| out.address().word());
         Self { out, old }
     }
 }
@@ -125,7 +126,7 @@ pub fn updated(
     let (inner, outer) = if layout == Layout::Nt { (k, n) } else { (n, k) };
     assert_eq!(x.len(), m * inner, "the left operand must be [{m}, {inner}]");
     assert_eq!(out.len(), m * outer, "out must be [{m}, {outer}]");
-    let (a, c) = (x.address().as_ptr().addr() as u64, out.address().as_ptr().addr() as u64);
+    let (a, c) = (x.address().word(), out.address().word());
     let (kind, out) = (x.kind(), out.kind());
     let product =
         Product { layout, a, kind, c, out, old, update, m, n: outer, k: inner, lda: inner, ldc: outer, scale };
@@ -146,7 +147,7 @@ pub fn nn_rows(
 ) {
     assert!(dy.len() >= m * pitch && pitch >= n, "dy must be [{m}, {n}]");
     assert_eq!(out.len(), m * k, "out must be [{m}, {k}]");
-    let (a, c) = (dy.address().as_ptr().addr() as u64, out.address().as_ptr().addr() as u64);
+    let (a, c) = (dy.address().word(), out.address().word());
     let (layout, kind, out) = (Layout::Nn, dy.kind(), out.kind());
     let (old, update, scale) = (None, None, 1.0);
     Product { layout, a, kind, c, out, old, update, m, n: k, k: n, lda: pitch, ldc: k, scale }.run(device, w, [n, k]);

@@ -4,15 +4,16 @@ use luthier_kernels::blocks::BLOCK_ELEMENTS;
 use luthier_kernels::device::{Operand, Slice, SliceMut};
 
 use crate::Arguments;
+use crate::arguments::Address;
 
 /// Where a view starts.
 pub fn start<T>(view: Slice<'_, T>) -> u64 {
-    view.address().as_ptr().addr() as u64
+    view.address().word()
 }
 
 /// Where a view that is written to starts.
 pub fn start_mut<T>(view: &SliceMut<'_, T>) -> u64 {
-    view.address().as_ptr().addr() as u64
+    view.address().word()
 }
 
 /// An operand's memory: four arguments of every kernel that reads one.
