@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use luthier_core::{StageError, StageResult};
 use luthier_formats::chat_template::ChatTemplate;
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokenizer::Tokenizer;
 pub use luthier_model::Sampler;
-use luthier_model::adapter::AdapterFiles;
+use luthier_model::adapter::AdapterStamp;
 pub use luthier_model::device::Sampling;
 use luthier_model::{BaseFormat, LanguageModel, LanguageModelOptions};
 use serde_json::{Value, json};
@@ -51,10 +51,9 @@ impl Conversation {
     /// # Errors
     /// Files that cannot be read or do not fit together.
     pub fn open(options: &ConversationOptions) -> StageResult<Self> {
-        let base = match &options.adapter {
-            Some(path) => trained_against(path, &options.model)?,
-            None => BaseFormat::Stored,
-        };
+        // Plain for adapters of other programs.
+        let stamp = options.adapter.as_deref().and_then(AdapterStamp::of);
+        let base = stamp.map_or(BaseFormat::Stored, |stamp| stamp.base_format());
         let tokenizer = Tokenizer::from_model(&options.model)?;
         let template = ChatTemplate::from_model(&options.model)?;
         let limit = ModelFiles::open(&options.model)?.config().max_positions;
@@ -140,12 +139,4 @@ pub fn messages(system: Option<&str>, prompt: &str) -> Value {
         Some(system) => json!([{"role": "system", "content": system}, user]),
         None => json!([user]),
     }
-}
-
-/// How the base was kept while the adapter was trained; plain for adapters of other programs.
-fn trained_against(adapter: &Utf8Path, model: &Utf8Path) -> StageResult<BaseFormat> {
-    let files = ModelFiles::open(model)?;
-    let stamp = AdapterFiles::open(adapter, files.config())?.stamp;
-    let quantized = stamp.is_some_and(|stamp| stamp.quantizer == BaseFormat::Nf4.quantizer_id());
-    Ok(if quantized { BaseFormat::Nf4 } else { BaseFormat::Stored })
 }

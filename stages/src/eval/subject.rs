@@ -8,7 +8,7 @@ use luthier_formats::chat_template::ChatTemplate;
 use luthier_formats::dataset::DatasetShape;
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokenizer::Tokenizer;
-use luthier_model::adapter::{AdapterFiles, AdapterSet};
+use luthier_model::adapter::{AdapterSet, AdapterStamp};
 use luthier_model::device::Device;
 use luthier_model::{BaseFormat, LanguageModel, LanguageModelOptions};
 use serde_json::{Value, json};
@@ -202,10 +202,9 @@ impl Subject {
         max_tokens: usize,
         device: &Arc<dyn Device>,
     ) -> StageResult<Self> {
-        let base = match (adapter, precision) {
-            (Some(adapter), Precision::AsTrained) => trained_against(adapter, model)?,
-            _ => BaseFormat::Stored,
-        };
+        // Plain for adapters of other programs.
+        let stamp = adapter.filter(|_| precision == Precision::AsTrained).and_then(AdapterStamp::of);
+        let base = stamp.map_or(BaseFormat::Stored, |stamp| stamp.base_format());
         let on = if adapter.is_some() { Variant::Tuned } else { Variant::Base };
         let options = LanguageModelOptions { model, adapter, base, max_tokens, threads: 0 };
         let model = LanguageModel::load_on(device, options)?;
@@ -226,12 +225,4 @@ impl Subject {
     pub fn vocabulary(&self) -> usize {
         self.model.config().vocab_size
     }
-}
-
-/// How the base was kept while the adapter was trained; plain for adapters of other programs.
-fn trained_against(adapter: &Utf8Path, model: &Utf8Path) -> StageResult<BaseFormat> {
-    let files = ModelFiles::open(model)?;
-    let stamp = AdapterFiles::open(adapter, files.config())?.stamp;
-    let quantized = stamp.is_some_and(|stamp| stamp.quantizer == BaseFormat::Nf4.quantizer_id());
-    Ok(if quantized { BaseFormat::Nf4 } else { BaseFormat::Stored })
 }

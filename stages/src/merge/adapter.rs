@@ -5,21 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use camino::Utf8Path;
 use indexmap::IndexMap;
-use luthier_core::{Digest, InputArtifact, StageError, StageResult};
+use luthier_core::{InputArtifact, StageError, StageResult};
 use luthier_formats::model_files::{SafetensorsSet, StoredTensor, TensorSpec};
 use luthier_formats::quant;
-use regex::Regex;
-use serde::Deserialize;
-use serde_json::Value;
-
-/// What the trainer says about the base, beside PEFT's own keys.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Stamp {
-    pub base: Digest,
-    pub quantizer: String,
-}
+use luthier_model::adapter::{AdapterStamp, PeftConfig};
 
 /// The low-rank change of one weight: `scale · B · A`.
 #[derive(Debug, Clone)]
@@ -46,100 +36,7 @@ pub(super) struct Adapter {
     set: SafetensorsSet,
     /// By the name of the weight, sorted.
     pub changes: BTreeMap<String, Change>,
-    pub stamp: Option<Stamp>,
-}
-
-/// Keys of adapter_config.json that matter when merging. All others concern training only.
-#[derive(Deserialize)]
-struct PeftConfig {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default)]
-    lora_bias: bool,
-    #[serde(default)]
-    bias: Option<String>,
-    #[serde(default)]
-    rank_pattern: Option<IndexMap<String, usize>>,
-    #[serde(default)]
-    alpha_pattern: Option<IndexMap<String, f64>>,
-    #[serde(default)]
-    layer_replication: Option<Value>,
-    #[serde(default)]
-    trainable_token_indices: Option<Value>,
-    #[serde(default)]
-    target_parameters: Option<Value>,
-    #[serde(default)]
-    init_lora_weights: Option<Value>,
-    #[serde(default)]
-    luthier: Option<Stamp>,
-}
-
-/// Initialisations that change the base weights, so that the adapter alone does not say what was trained.
-const BASE_CHANGING: [&str; 5] = ["pissa", "olora", "loftq", "corda", "mica"];
-
-impl PeftConfig {
-    fn refuse(&self, label: &str) -> StageResult<()> {
-        let named = |value: &Option<Value>| {
-            value.as_ref().is_some_and(|value| match value {
-                Value::Null => false,
-                Value::Array(items) => !items.is_empty(),
-                Value::Object(items) => !items.is_empty(),
-                _ => true,
-            })
-        };
-        let initialization = self.init_lora_weights.as_ref().and_then(Value::as_str).unwrap_or_default();
-        let reasons = [
-            (self.peft_type != "LORA", format!("is of type `{}`, expected `LORA`", self.peft_type)),
-            (self.fan_in_fan_out, "sets `fan_in_fan_out`".to_owned()),
-            (self.lora_bias, "sets `lora_bias`".to_owned()),
-            (self.bias.as_deref().is_some_and(|bias| bias != "none"), "trains biases".to_owned()),
-            (named(&self.layer_replication), "replicates layers".to_owned()),
-            (named(&self.trainable_token_indices), "trains single token embeddings".to_owned()),
-            (named(&self.target_parameters), "targets parameters of experts".to_owned()),
-            (
-                BASE_CHANGING.iter().any(|name| initialization.starts_with(name)),
-                format!("was initialised by `{initialization}`, which changes the base weights too"),
-            ),
-        ];
-        match reasons.into_iter().find(|(wrong, _)| *wrong) {
-            None => Ok(()),
-            Some((_, reason)) => Err(StageError::input(
-                "merge::unsupported_adapter",
-                format!("the adapter `{label}` {reason}; merging it would give another model than was trained"),
-            )
-            .hint("merge it with PEFT's `merge_and_unload` and use the result as `model`")),
-        }
-    }
-}
-
-struct Patterns {
-    ranks: Vec<(Regex, usize)>,
-    alphas: Vec<(Regex, f64)>,
-}
-
-impl Patterns {
-    fn new(config: &PeftConfig, label: &str) -> StageResult<Self> {
-        let compile = |pattern: &str| {
-            Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).map_err(|error| {
-                StageError::input(
-                    "merge::bad_adapter",
-                    format!("the adapter `{label}` has the pattern `{pattern}`, which is not a regular expression that can be used here"),
-                )
-                .hint("write `rank_pattern` and `alpha_pattern` without look-around")
-                .caused_by(error)
-            })
-        };
-        let ranks = config.rank_pattern.iter().flatten().map(|(key, rank)| Ok((compile(key)?, *rank)));
-        let alphas = config.alpha_pattern.iter().flatten().map(|(key, alpha)| Ok((compile(key)?, *alpha)));
-        Ok(Self { ranks: ranks.collect::<StageResult<_>>()?, alphas: alphas.collect::<StageResult<_>>()? })
-    }
+    pub stamp: Option<AdapterStamp>,
 }
 
 /// The parts of one module's tensors while they are gathered.
@@ -156,24 +53,9 @@ impl Adapter {
     /// # Errors
     /// A missing or damaged file, a feature that cannot be honoured, a tensor that fits no weight of the model.
     pub(super) fn open(input: &InputArtifact, specs: &IndexMap<String, TensorSpec>, tied: bool) -> StageResult<Self> {
-        let directory = &input.path;
-        let config_path = directory.join("adapter_config.json");
-        let weights_path = directory.join("adapter_model.safetensors");
-        for path in [&config_path, &weights_path] {
-            if !path.is_file() {
-                return Err(StageError::input("merge::bad_adapter", format!("`{path}` does not exist"))
-                    .hint("an adapter is a directory with adapter_config.json and adapter_model.safetensors"));
-            }
-        }
-        let config: PeftConfig = serde_json::from_slice(&fs_err::read(&config_path)?).map_err(|error| {
-            StageError::input("merge::bad_adapter", "is not a PEFT configuration")
-                .at(config_path.clone(), error.line() as u64, error.column() as u64)
-                .hint("an adapter's configuration has at least `peft_type`, `r` and `lora_alpha`")
-                .caused_by(error)
-        })?;
-        config.refuse(&input.from)?;
-        let stamp = config.luthier.clone().or_else(|| stamp_of(&weights_path));
-        let set = SafetensorsSet::open_files(vec![weights_path])?;
+        let config = PeftConfig::read(&input.path, &input.from)?;
+        let stamp = AdapterStamp::of(&input.path);
+        let set = SafetensorsSet::open_files(vec![input.path.join("adapter_model.safetensors")])?;
         let mut adapter = Self { label: input.from.clone(), set, changes: BTreeMap::new(), stamp };
         adapter.changes = adapter.read_changes(&config, specs, tied)?;
         Ok(adapter)
@@ -185,7 +67,6 @@ impl Adapter {
         specs: &IndexMap<String, TensorSpec>,
         tied: bool,
     ) -> StageResult<BTreeMap<String, Change>> {
-        let patterns = Patterns::new(config, &self.label)?;
         let mut changes = BTreeMap::new();
         let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
         for (name, tensor) in self.set.tensors() {
@@ -209,7 +90,7 @@ impl Adapter {
         }
         for (module, parts) in modules {
             let weight = format!("{module}.weight");
-            let change = self.low_rank(&module, &weight, parts, config, &patterns, specs, tied)?;
+            let change = self.low_rank(&module, &weight, parts, config, specs, tied)?;
             if changes.insert(weight.clone(), change).is_some() {
                 return Err(self.bad(format!("has both a low-rank change and a whole tensor for `{weight}`")));
             }
@@ -220,14 +101,12 @@ impl Adapter {
         Ok(changes)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the module, its parts and everything they are checked against")]
     fn low_rank(
         &self,
         module: &str,
         weight: &str,
         parts: Parts,
         config: &PeftConfig,
-        patterns: &Patterns,
         specs: &IndexMap<String, TensorSpec>,
         tied: bool,
     ) -> StageResult<Change> {
@@ -241,8 +120,7 @@ impl Adapter {
             )
             .hint("merge it into the model that it was trained on"));
         };
-        let rank = find(&patterns.ranks, module).unwrap_or(config.r);
-        let alpha = find(&patterns.alphas, module).unwrap_or(config.lora_alpha);
+        let (rank, scale) = (config.rank(module), config.scale(module));
         let [rows, columns] = shape[..] else {
             return Err(self.bad(format!("has a low-rank change of the vector `{weight}`")));
         };
@@ -255,24 +133,22 @@ impl Adapter {
             Some(magnitude) if magnitude.shape.iter().product::<usize>() != rows => {
                 return Err(self.wrong_shape(&format!("{module}.lora_magnitude_vector"), magnitude, &[rows]));
             }
-            None if config.use_dora => {
+            None if config.use_dora() => {
                 return Err(self.bad(format!("uses DoRA but has no magnitudes for `{module}`")));
             }
-            Some(_) if !config.use_dora => {
+            Some(_) if !config.use_dora() => {
                 return Err(self.bad(format!("has magnitudes for `{module}` but does not set `use_dora`")));
             }
             _ => {}
         }
-        let divisor = if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-        let scale = (alpha / divisor) as f32;
         if rank == 0 || !scale.is_finite() {
-            return Err(self.bad(format!("has rank {rank} and alpha {alpha} for `{module}`")));
+            return Err(self.bad(format!("has rank {rank} and alpha {} for `{module}`", config.alpha(module))));
         }
         Ok(Change::LowRank(Box::new(LowRank { rank, scale, a, b, magnitude: parts.magnitude })))
     }
 
     fn bad(&self, what: String) -> StageError {
-        StageError::input("merge::bad_adapter", format!("the adapter `{}` {what}", self.label))
+        StageError::input("adapter::damaged", format!("the adapter `{}` {what}", self.label))
             .hint("train or download the adapter again")
     }
 
@@ -328,22 +204,8 @@ impl Adapter {
     }
 }
 
-fn find<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
-    patterns.iter().find(|(pattern, _)| pattern.is_match(module)).map(|(_, value)| *value)
-}
-
 /// The shape of a weight of the model; a tied head has the embedding's.
 fn weight_shape(name: &str, specs: &IndexMap<String, TensorSpec>, tied: bool) -> Option<Vec<usize>> {
     let name = if tied && name == "lm_head.weight" { "model.embed_tokens.weight" } else { name };
     specs.get(name).map(|spec| spec.shape.clone())
-}
-
-/// The stamp in the metadata of the weights' header, if there is one.
-fn stamp_of(path: &Utf8Path) -> Option<Stamp> {
-    let file = fs_err::File::open(path).ok()?;
-    // SAFETY: the map is only read, and dropped here; the file is an immutable artifact.
-    let map = unsafe { memmap2::Mmap::map(file.file()) }.ok()?;
-    let (_, header) = safetensors::SafeTensors::read_metadata(&map).ok()?;
-    let text = header.metadata().as_ref()?.get("luthier")?.clone();
-    serde_json::from_str(&text).ok()
 }

@@ -189,13 +189,15 @@ impl<'a, 'b> Merge<'a, 'b> {
                 }
                 self.outcome.warn(message);
             }
-            if self.config.base == MergeBase::Dequantized && stamp.quantizer != QUANTIZER {
+            if self.config.base == MergeBase::Dequantized && stamp.base_format() != BaseFormat::Nf4 {
                 return Err(StageError::input(
                     "merge::other_quantizer",
                     format!(
-                        "adapter `{}` was trained against weights kept as `{}`, not `{QUANTIZER}`, so `base: dequantized` \
+                        "adapter `{}` was trained against weights kept as `{}`, not `{}`, so `base: dequantized` \
                          would only add error",
-                        adapter.label, stamp.quantizer
+                        adapter.label,
+                        stamp.quantizer,
+                        BaseFormat::Nf4.quantizer_id()
                     ),
                 )
                 .hint("set `base: original`"));
@@ -340,11 +342,10 @@ impl<'a, 'b> Merge<'a, 'b> {
         let inputs = self.context.inputs("adapters");
         let adapter = match (&self.adapters[..], inputs) {
             ([only], [input]) if !only.replaces() => {
-                let quantized = only.stamp.as_ref().is_some_and(|stamp| stamp.quantizer == QUANTIZER);
-                let format = if quantized || self.config.base == MergeBase::Dequantized {
-                    BaseFormat::Nf4
-                } else {
-                    BaseFormat::Stored
+                let format = match (self.config.base, &only.stamp) {
+                    (MergeBase::Dequantized, _) => BaseFormat::Nf4,
+                    (MergeBase::Original, Some(stamp)) => stamp.base_format(),
+                    (MergeBase::Original, None) => BaseFormat::Stored,
                 };
                 Some((input.path.as_path(), format))
             }
@@ -438,9 +439,6 @@ impl<'a, 'b> Merge<'a, 'b> {
 
 /// Names and bytes of the tensors that one tensor is stored as.
 type Stored = Vec<(String, Vec<u8>)>;
-
-/// How the trainer calls what [`nf4::quantize`] with double quantisation does.
-const QUANTIZER: &str = "bitsandbytes-nf4-64-double";
 
 fn decode(
     tensor_type: quant::TensorType,

@@ -361,8 +361,8 @@ fn refused_tensor(name: &str, shape: &[usize]) -> String {
 
 #[test]
 fn what_cannot_be_honoured_is_refused() {
-    let two = |with: Value, config: Value| {
-        let second = TinyAdapter { config, ..TinyAdapter::new(6) };
+    let two = |with: Value, stamp: Option<Value>| {
+        let second = TinyAdapter { stamp, ..TinyAdapter::new(6) };
         Setup::new(TinyModel::new(1)).adapter("one", &TinyAdapter::new(5)).adapter("two", &second).text(&with)
     };
     let texts = [
@@ -370,6 +370,7 @@ fn what_cannot_be_honoured_is_refused() {
         refused_config(json!({"bias": "all"})),
         refused_config(json!({"fan_in_fan_out": true})),
         refused_config(json!({"init_lora_weights": "pissa_niter_4"})),
+        refused_config(json!({"alora_invocation_tokens": [1, 2]})),
         refused_config(json!({"use_dora": true})),
         refused_config(json!({"r": 8})),
         refused_config(json!({"alpha_pattern": {"(?!q)": 1}})),
@@ -377,29 +378,31 @@ fn what_cannot_be_honoured_is_refused() {
         refused_tensor("base_model.model.model.layers.0.self_attn.k_proj.lora_A.default.weight", &[4, 64]),
         refused_tensor("base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight", &[4, 64]),
         refused_tensor("base_model.model.model.embed_tokens.weight", &[305, 64]),
-        two(json!({"weights": [1.0]}), json!({})),
-        two(json!({}), json!({"luthier": {"base": "0".repeat(64), "quantizer": "none"}})),
+        two(json!({"weights": [1.0]}), None),
+        two(json!({}), Some(json!({"base": "0".repeat(64), "quantizer": "none"}))),
     ];
     insta::assert_snapshot!(texts.join("\n"), @r##"
-merge::unsupported_adapter: the adapter `adapters.adapter` is of type `IA3`, expected `LORA`; merging it would give another model than was trained
-  hint: merge it with PEFT's `merge_and_unload` and use the result as `model`
-merge::unsupported_adapter: the adapter `adapters.adapter` trains biases; merging it would give another model than was trained
-  hint: merge it with PEFT's `merge_and_unload` and use the result as `model`
-merge::unsupported_adapter: the adapter `adapters.adapter` sets `fan_in_fan_out`; merging it would give another model than was trained
-  hint: merge it with PEFT's `merge_and_unload` and use the result as `model`
-merge::unsupported_adapter: the adapter `adapters.adapter` was initialised by `pissa_niter_4`, which changes the base weights too; merging it would give another model than was trained
-  hint: merge it with PEFT's `merge_and_unload` and use the result as `model`
-merge::bad_adapter: the adapter `adapters.adapter` uses DoRA but has no magnitudes for `model.layers.0.mlp.down_proj`
+adapter::unsupported: the adapter `adapters.adapter` is of type `IA3`, expected `LORA`; used here it would give another model than was trained
+  hint: merge it with PEFT's `merge_and_unload` and use the merged model
+adapter::unsupported: the adapter `adapters.adapter` trains biases; used here it would give another model than was trained
+  hint: merge it with PEFT's `merge_and_unload` and use the merged model
+adapter::unsupported: the adapter `adapters.adapter` sets `fan_in_fan_out`; used here it would give another model than was trained
+  hint: merge it with PEFT's `merge_and_unload` and use the merged model
+adapter::unsupported: the adapter `adapters.adapter` was initialised by `pissa_niter_4`, which changes the base weights too; used here it would give another model than was trained
+  hint: merge it with PEFT's `merge_and_unload` and use the merged model
+adapter::unsupported: the adapter `adapters.adapter` acts only after its `alora_invocation_tokens`; used here it would give another model than was trained
+  hint: merge it with PEFT's `merge_and_unload` and use the merged model
+adapter::damaged: the adapter `adapters.adapter` uses DoRA but has no magnitudes for `model.layers.0.mlp.down_proj`
   hint: train or download the adapter again
 merge::shape: the adapter `adapters.adapter` has `model.layers.0.mlp.down_proj.lora_A.weight` of shape [4, 128], expected [8, 128]
   hint: merge it into the model that it was trained on; resized vocabularies are not supported
-merge::bad_adapter: the adapter `adapters.adapter` has the pattern `(?!q)`, which is not a regular expression that can be used here
+adapter::damaged: the adapter `adapters.adapter` has the pattern `(?!q)`, which is not a regular expression that can be used here
   hint: write `rank_pattern` and `alpha_pattern` without look-around
-merge::bad_adapter: DIR/pipeline/adapter/adapter_config.json:6:20: is not a PEFT configuration
+adapter::damaged: DIR/pipeline/adapter/adapter_config.json:6:20: is not a PEFT configuration
   hint: an adapter's configuration has at least `peft_type`, `r` and `lora_alpha`
 merge::unknown_tensor: the adapter `adapters.adapter` has the tensor `base_model.model.model.layers.0.self_attn.k_proj.lora_A.default.weight`; expected `base_model.model.….lora_A.weight`, `….lora_B.weight`, `….lora_magnitude_vector` or a weight of the model
   hint: save the adapter with PEFT's `save_pretrained`; LoRA on embeddings is not supported
-merge::bad_adapter: the adapter `adapters.adapter` has only one of lora_A and lora_B for `model.layers.0.self_attn.k_proj`
+adapter::damaged: the adapter `adapters.adapter` has only one of lora_A and lora_B for `model.layers.0.self_attn.k_proj`
   hint: train or download the adapter again
 merge::shape: the adapter `adapters.adapter` has `base_model.model.model.embed_tokens.weight` of shape [305, 64], expected [304, 64]
   hint: merge it into the model that it was trained on; resized vocabularies are not supported
@@ -412,30 +415,13 @@ merge::other_base: adapter `adapters.adapter` was trained on another base (00000
 
 #[test]
 fn another_base_is_merged_only_when_asked() {
-    let config = json!({"luthier": {"base": "0".repeat(64), "quantizer": "none"}});
-    let adapter = TinyAdapter { config, ..TinyAdapter::new(5) };
+    let stamp = Some(json!({"base": "0".repeat(64), "quantizer": "none"}));
+    let adapter = TinyAdapter { stamp, ..TinyAdapter::new(5) };
     let mut setup = Setup::new(TinyModel::new(1)).adapter("adapter", &adapter);
     assert_eq!(setup.error(&json!({})).code, "merge::other_base");
     let done = setup.run(&json!({"allow_other_base": true})).expect("a merge");
     assert_eq!(done.outcome.warnings.len(), 1);
     assert_eq!(setup.error(&json!({"allow_other_base": true, "base": "dequantized"})).code, "merge::other_quantizer");
-}
-
-#[test]
-fn a_stamp_in_the_weights_header_counts() {
-    let mut setup = Setup::new(TinyModel::new(1)).adapter("adapter", &TinyAdapter::new(5));
-    let path = setup.bench.path("adapter").join("adapter_model.safetensors");
-    let bytes = fs_err::read(&path).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let stamp = json!({"base": "1".repeat(64), "quantizer": QUANTIZER}).to_string();
-    header["__metadata__"] = json!({"format": "pt", "luthier": stamp});
-    let header = header.to_string();
-    let mut edited = (header.len() as u64).to_le_bytes().to_vec();
-    edited.extend_from_slice(header.as_bytes());
-    edited.extend_from_slice(&bytes[8 + length..]);
-    fs_err::write(&path, edited).unwrap();
-    assert_eq!(setup.error(&json!({})).code, "merge::other_base");
 }
 
 #[test]

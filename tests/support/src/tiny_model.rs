@@ -206,6 +206,8 @@ pub struct TinyAdapter {
     pub targets: Vec<&'static str>,
     /// Merged over the default adapter_config.json.
     pub config: Value,
+    /// What the trainer says about the base, `base` and `quantizer`.
+    pub stamp: Option<Value>,
     /// Standard deviation of both matrices.
     pub spread: f32,
 }
@@ -219,6 +221,7 @@ impl TinyAdapter {
             alpha: 8.0,
             targets: vec!["q_proj", "v_proj", "down_proj"],
             config: json!({}),
+            stamp: None,
             spread: 0.1,
         }
     }
@@ -261,7 +264,8 @@ impl TinyAdapter {
             config[key] = value.clone();
         }
         write_json(&directory.join("adapter_config.json"), &config).expect("a writable directory");
-        write_safetensors(&directory.join("adapter_model.safetensors"), &self.tensors(model));
+        let stamp = self.stamp.as_ref().map(|stamp| json!({"format": "pt", "luthier": stamp.to_string()}));
+        write_tensors(&directory.join("adapter_model.safetensors"), &self.tensors(model), stamp);
     }
 }
 
@@ -270,7 +274,12 @@ impl TinyAdapter {
 /// # Panics
 /// If the file cannot be written.
 pub fn write_safetensors(path: &Utf8Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
+    write_tensors(path, tensors, None);
+}
+
+fn write_tensors(path: &Utf8Path, tensors: &[(String, Vec<usize>, Vec<f32>)], metadata: Option<Value>) {
     let mut header = serde_json::Map::new();
+    header.extend(metadata.map(|metadata| ("__metadata__".to_owned(), metadata)));
     let mut data: Vec<u8> = Vec::new();
     for (name, shape, values) in tensors {
         let start = data.len();

@@ -13,13 +13,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::peft_config::{CONFIG, PeftConfig, TENSORS};
 use super::set::{AdapterSet, Slot, parameters};
 use super::spec::{Initialization, LoraSpec};
-use super::targets::{Targets, compile};
+use super::targets::Targets;
+use crate::decoder::BaseFormat;
 use crate::projection::Projection;
-
-const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
 
 /// What an adapter was trained against.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,31 +136,31 @@ fn tensor_file(slots: &[Slot], values: &[f32], stamp: &AdapterStamp) -> StageRes
     Ok(bytes)
 }
 
-/// The keys of `adapter_config.json` that change what the adapter computes.
-#[derive(Deserialize)]
-struct PeftConfig {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default)]
-    lora_bias: bool,
-    #[serde(default)]
-    bias: Option<String>,
-    #[serde(default)]
-    alpha_pattern: BTreeMap<String, f64>,
-    #[serde(default)]
-    base_model_name_or_path: Option<String>,
-}
-
 fn refuse(path: &Utf8Path, what: &str) -> StageError {
     StageError::input("adapter::unsupported", format!("the adapter `{path}` {what}, which is not supported"))
         .hint("merge it with PEFT's `merge_and_unload` and use the merged model")
+}
+
+impl AdapterStamp {
+    /// That in the header of an adapter's tensors, if there is one.
+    #[must_use]
+    pub fn of(directory: &Utf8Path) -> Option<Self> {
+        let file = fs_err::File::open(directory.join(TENSORS)).ok()?;
+        // SAFETY: the map is only read, and dropped here; the file is an immutable artifact.
+        let map = unsafe { memmap2::Mmap::map(file.file()) }.ok()?;
+        Self::in_tensors(&map)
+    }
+
+    /// How the base was kept.
+    #[must_use]
+    pub fn base_format(&self) -> BaseFormat {
+        if self.quantizer == BaseFormat::Nf4.quantizer_id() { BaseFormat::Nf4 } else { BaseFormat::Stored }
+    }
+
+    fn in_tensors(bytes: &[u8]) -> Option<Self> {
+        let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+        serde_json::from_str(header.metadata().as_ref()?.get("luthier")?).ok()
+    }
 }
 
 impl AdapterFiles {
@@ -170,27 +169,11 @@ impl AdapterFiles {
     /// # Errors
     /// A missing or damaged file, a feature that is not supported, a tensor of another shape than the model's.
     pub fn open(directory: &Utf8Path, model: &ModelConfig) -> StageResult<Self> {
-        let config_path = directory.join(CONFIG);
+        let config = PeftConfig::read(directory, directory.as_str())?;
         let damaged = |path: &Utf8Path, what: String| {
             StageError::input("adapter::damaged", format!("`{path}` {what}"))
-                .hint("an adapter is a directory with adapter_config.json and adapter_model.safetensors")
+                .hint("train or download the adapter again")
         };
-        for path in [&config_path, &directory.join(TENSORS)] {
-            if !path.is_file() {
-                return Err(damaged(path, "does not exist".to_owned()));
-            }
-        }
-        let config: PeftConfig = serde_json::from_slice(&fs_err::read(&config_path)?)
-            .map_err(|error| damaged(&config_path, format!("is not a PEFT configuration: {error}")))?;
-        for (unsupported, what) in [
-            (config.peft_type != "LORA", "is not of type LORA"),
-            (config.fan_in_fan_out, "sets `fan_in_fan_out`"),
-            (config.lora_bias || config.bias.as_deref().is_some_and(|bias| bias != "none"), "trains biases"),
-        ] {
-            if unsupported {
-                return Err(refuse(directory, what));
-            }
-        }
         let tensors_path = directory.join(TENSORS);
         let bytes = fs_err::read(&tensors_path)?;
         let file = SafeTensors::deserialize(&bytes)
@@ -204,7 +187,7 @@ impl AdapterFiles {
             let fits = match (factor, view.shape()) {
                 (0, [_, columns]) => *columns == inputs,
                 (1, [rows, _]) => *rows == outputs,
-                (2, [rows]) => *rows == outputs && config.use_dora,
+                (2, [rows]) => *rows == outputs && config.use_dora(),
                 _ => false,
             };
             if !fits {
@@ -221,11 +204,6 @@ impl AdapterFiles {
                 .ok_or_else(|| damaged(&tensors_path, format!("has `{name}` as {:?}", view.dtype())))?;
             pairs.entry((layer, projection)).or_default()[factor] = Some(values);
         }
-        let alphas: Vec<_> = config
-            .alpha_pattern
-            .iter()
-            .map(|(key, alpha)| Ok((compile(&format!(r"^(?:.*\.)?(?:{key})$"), "the pattern")?, *alpha)))
-            .collect::<StageResult<_>>()?;
         let mut slots = Vec::new();
         let mut factors: [Vec<f32>; 3] = Default::default();
         for ((layer, projection), pair) in pairs {
@@ -234,17 +212,17 @@ impl AdapterFiles {
                 return Err(damaged(&tensors_path, format!("has only one of the two factors of `{module}`")));
             };
             let (outputs, inputs) = projection.shape(model);
-            if config.use_dora && magnitude.is_none() {
+            if config.use_dora() && magnitude.is_none() {
                 return Err(damaged(&tensors_path, format!("has no magnitudes for `{module}`, but uses DoRA")));
             }
-            let rank = a.len() / inputs;
-            if rank == 0 || b.len() != outputs * rank {
-                return Err(damaged(&tensors_path, format!("has factors of different ranks for `{module}`")));
+            let (rank, scale) = (config.rank(&module), config.scale(&module));
+            if a.len() != rank * inputs || b.len() != outputs * rank {
+                return Err(damaged(&tensors_path, format!("has factors of `{module}` that are not of rank {rank}")));
             }
-            let alpha =
-                alphas.iter().find(|(key, _)| key.is_match(&module)).map_or(config.lora_alpha, |(_, alpha)| *alpha);
-            let divisor = if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-            let scale = (alpha / divisor) as f32;
+            if !scale.is_finite() {
+                let alpha = config.alpha(&module);
+                return Err(damaged(&tensors_path, format!("has rank {rank} and alpha {alpha} for `{module}`")));
+            }
             slots.push(Slot {
                 layer,
                 projection,
@@ -261,7 +239,7 @@ impl AdapterFiles {
             factors[2].extend(magnitude.unwrap_or_default());
         }
         if slots.is_empty() {
-            return Err(damaged(&tensors_path, format!("holds no adapter (rank {})", config.r)));
+            return Err(damaged(&tensors_path, "holds no adapter".to_owned()));
         }
         let [mut values, b, magnitudes] = factors;
         for slot in &mut slots {
@@ -271,11 +249,9 @@ impl AdapterFiles {
         values.extend(b);
         values.extend(magnitudes);
         debug_assert_eq!(values.len(), parameters(&slots));
-        let stamp = SafeTensors::read_metadata(&bytes)
-            .ok()
-            .and_then(|(_, metadata)| metadata.metadata().as_ref().and_then(|map| map.get("luthier").cloned()))
-            .and_then(|text| serde_json::from_str(&text).ok());
-        Ok(Self { path: directory.to_owned(), slots, values, base_model: config.base_model_name_or_path, stamp })
+        let stamp = AdapterStamp::in_tensors(&bytes);
+        let base_model = config.base_model().map(str::to_owned);
+        Ok(Self { path: directory.to_owned(), slots, values, base_model, stamp })
     }
 
     /// Puts it on a device.
