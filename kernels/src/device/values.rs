@@ -6,7 +6,7 @@
 use std::ops::{Bound, RangeBounds};
 use std::ptr::NonNull;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::buffer::{Slice, SliceMut};
 
@@ -17,6 +17,8 @@ pub enum FloatType {
     F32,
     /// The upper half of an `f32`, rounded to nearest, ties to even.
     Bf16,
+    /// IEEE's binary16, rounded likewise: three more bits than bf16, and infinities beyond 65,504.
+    F16,
 }
 
 impl FloatType {
@@ -25,16 +27,17 @@ impl FloatType {
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
-            Self::Bf16 => 2,
+            Self::Bf16 | Self::F16 => 2,
         }
     }
 
-    /// `f32`, `bf16`.
+    /// `f32`, `bf16`, `f16`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::F16 => "f16",
         }
     }
 
@@ -53,7 +56,7 @@ impl FloatType {
     }
 }
 
-/// A shared view, as [`Slice`], of elements of either type.
+/// A shared view, as [`Slice`], of elements of one type.
 #[derive(Clone, Copy)]
 pub struct Values<'a> {
     bytes: Slice<'a, u8>,
@@ -70,6 +73,7 @@ impl<'a> Values<'a> {
         match kind {
             FloatType::F32 => bytes.cast::<f32>().into(),
             FloatType::Bf16 => bytes.cast::<bf16>().into(),
+            FloatType::F16 => bytes.cast::<f16>().into(),
         }
     }
 
@@ -140,7 +144,13 @@ impl<'a> From<Slice<'a, bf16>> for Values<'a> {
     }
 }
 
-/// An exclusive view, as [`SliceMut`], of elements of either type.
+impl<'a> From<Slice<'a, f16>> for Values<'a> {
+    fn from(slice: Slice<'a, f16>) -> Self {
+        Self { bytes: slice.as_bytes(), kind: FloatType::F16 }
+    }
+}
+
+/// An exclusive view, as [`SliceMut`], of elements of one type.
 pub struct ValuesMut<'a> {
     bytes: SliceMut<'a, u8>,
     kind: FloatType,
@@ -156,6 +166,7 @@ impl<'a> ValuesMut<'a> {
         match kind {
             FloatType::F32 => bytes.cast::<f32>().into(),
             FloatType::Bf16 => bytes.cast::<bf16>().into(),
+            FloatType::F16 => bytes.cast::<f16>().into(),
         }
     }
 
@@ -252,5 +263,11 @@ impl<'a> From<SliceMut<'a, f32>> for ValuesMut<'a> {
 impl<'a> From<SliceMut<'a, bf16>> for ValuesMut<'a> {
     fn from(slice: SliceMut<'a, bf16>) -> Self {
         Self { bytes: slice.into_bytes(), kind: FloatType::Bf16 }
+    }
+}
+
+impl<'a> From<SliceMut<'a, f16>> for ValuesMut<'a> {
+    fn from(slice: SliceMut<'a, f16>) -> Self {
+        Self { bytes: slice.into_bytes(), kind: FloatType::F16 }
     }
 }

@@ -13,7 +13,7 @@ use luthier_model::adapter::{AdapterStamp, write_adapter};
 use luthier_model::device::{Component, Device};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
 use luthier_model::profile::resident_peak;
-use luthier_model::train::{Checkpoint, TrainSpec, Trainer, Watchdog};
+use luthier_model::train::{Checkpoint, StepReport, TrainSpec, Trainer, Watchdog};
 use luthier_model::{Decoder, LoadOptions, write_shards};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -336,7 +336,9 @@ impl Job<'_, '_> {
                     .hint(format!("step {} is saved; run again to go on from there", trainer.step())));
             }
             let report = trainer.compute()?;
-            self.watchdog.check(&report, self.saved)?;
+            if let Err(error) = self.watchdog.check(&report, self.saved) {
+                return Err(self.explained(trainer, &report, error)?);
+            }
             // A state is good if the step after it computes: saved before that, a broken one would replace the last good.
             if due && self.watchdog.is_calm() {
                 self.save(trainer)?;
@@ -355,6 +357,15 @@ impl Job<'_, '_> {
             due |= by_steps || by_time;
         }
         Ok(())
+    }
+
+    /// The error of a step that went wrong; where activations left the range of f16, with the place.
+    fn explained(&self, trainer: &mut Trainer<'_>, report: &StepReport, error: StageError) -> StageResult<StageError> {
+        if report.loss.is_finite() {
+            return Ok(error);
+        }
+        let what = format!("step {} has loss {}", report.step, report.loss);
+        Ok(trainer.overflow(&what)?.unwrap_or(error))
     }
 
     fn stopped(&self) -> bool {
@@ -399,6 +410,9 @@ fn report(
         .metric("tokens", history.iter().map(|record| record.tokens).sum::<u64>() as f64, "tokens")
         .metric("trained_tokens", history.iter().map(|record| record.trained).sum::<u64>() as f64, "tokens")
         .metric("trainable_parameters", plan.trainable_parameters as f64, "");
+    if trainer.loss_scale().is_some() {
+        outcome.metric("skipped_steps", trainer.skipped() as f64, "steps");
+    }
     if let Some((step, loss)) = job.validation.best {
         outcome.metric("validation_loss_best", loss, "nats").metric("validation_best_step", step as f64, "steps");
     }

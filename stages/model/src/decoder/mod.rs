@@ -39,7 +39,7 @@ pub use workspace::Workspace;
 
 pub(crate) use backward::Gradients;
 pub(crate) use batch::common_prefix;
-pub(crate) use block::{Dropouts, Pass};
+pub(crate) use block::{Dropouts, Pass, Pieces};
 pub(crate) use indices::{StepNumbers, Uploaded};
 pub(crate) use layer_slots::BlockLayout;
 pub(crate) use layer_stream::RESIDENT;

@@ -116,7 +116,7 @@ impl BlockWidths {
 pub(super) fn through_width(activations: FloatType, rank: usize) -> usize {
     match activations {
         FloatType::F32 => rank,
-        FloatType::Bf16 => 3 * rank,
+        FloatType::Bf16 | FloatType::F16 => 3 * rank,
     }
 }
 
@@ -124,7 +124,7 @@ pub(super) fn through_width(activations: FloatType, rank: usize) -> usize {
 pub(super) fn wider(activations: FloatType, width: usize) -> usize {
     match activations {
         FloatType::F32 => 0,
-        FloatType::Bf16 => width,
+        FloatType::Bf16 | FloatType::F16 => width,
     }
 }
 
@@ -333,7 +333,7 @@ fn chunk_rows(vocabulary: usize, row: usize, others: usize, activations: FloatTy
     let rows = |bytes: usize, each: usize| bytes / each / TOKEN_GRAIN * TOKEN_GRAIN;
     let spare = match activations {
         FloatType::F32 => 0,
-        FloatType::Bf16 => rows(others, 4 * vocabulary + row).min(MOST_ROWS),
+        FloatType::Bf16 | FloatType::F16 => rows(others, 4 * vocabulary + row).min(MOST_ROWS),
     };
     rows(LOGITS_CHUNK, 4 * vocabulary).max(spare).max(TOKEN_GRAIN)
 }

@@ -9,6 +9,7 @@ use luthier_kernels::random::Stream;
 use super::LanguageModel;
 use crate::decoder::{Capacity, Decoder, Pass, Uploaded, Workspace};
 use crate::error::device_error;
+use crate::train::overflow;
 
 /// Sequences that are generated together, at most.
 const BATCH: usize = 64;
@@ -198,7 +199,7 @@ impl LanguageModel {
         });
         let last: Vec<u32> = (0..batch.sequences()).map(|row| batch.kept_rows(row).1.end as u32 - 1).collect();
         let numbers: Vec<u64> = used.iter().filter_map(|prompt| random(*prompt, 0)).collect();
-        let mut chosen = choose(workspace, decoder, uploaded, &last, &mut choice, sampling, &numbers);
+        let mut chosen = choose(workspace, decoder, uploaded, &last, &mut choice, sampling, &numbers)?;
         let mut running: Vec<Running> = used
             .iter()
             .enumerate()
@@ -222,7 +223,7 @@ impl LanguageModel {
             let rows: Vec<u32> = (0..running.len() as u32).collect();
             let next = |sequence: &Running| random(sequence.prompt, done[sequence.prompt].tokens.len());
             let numbers: Vec<u64> = running.iter().filter_map(next).collect();
-            chosen = choose(workspace, decoder, uploaded, &rows, &mut choice, sampling, &numbers);
+            chosen = choose(workspace, decoder, uploaded, &rows, &mut choice, sampling, &numbers)?;
             for (sequence, next) in running.iter_mut().zip(&chosen) {
                 sequence.next = *next;
                 sequence.length += 1;
@@ -298,18 +299,26 @@ fn choose(
     Chosen { ids, random }: &mut Chosen,
     sampling: Option<Sampling>,
     numbers: &[u64],
-) -> Vec<u32> {
+) -> StageResult<Vec<u32>> {
     let vocabulary = decoder.config.vocab_size;
     let device = decoder.device.as_ref();
     device.write(numbers, random.slice_mut(..numbers.len()));
     let mut start = 0;
+    // An infinity in a row's hidden state is in all of its logits.
+    let narrow = device.activation_type() == FloatType::F16;
+    let mut finite = true;
     workspace.logits(decoder, uploaded, rows, &mut |device, logits| {
         let range = start..start + logits.len() / vocabulary;
         start = range.end;
+        for row in 0..if narrow { range.len() } else { 0 } {
+            let mut first = [0.0];
+            device.read(logits.slice(row * vocabulary..row * vocabulary + 1), &mut first);
+            finite &= first[0].is_finite();
+        }
         let draw = sampling.map(|sampling| Draw { sampling, random: random.slice(range.clone()) });
         device.choose_tokens(logits, vocabulary, draw, ids.slice_mut(range));
     });
     let mut chosen = vec![0; rows.len()];
     device.read(ids.slice(..rows.len()), &mut chosen);
-    chosen
+    if finite { Ok(chosen) } else { Err(overflow::error("the likelihood of a token is not finite", None)) }
 }

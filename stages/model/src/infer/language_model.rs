@@ -5,11 +5,12 @@ use std::sync::Arc;
 use camino::Utf8Path;
 use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::{ModelConfig, ModelFiles};
-use luthier_kernels::device::{CpuDevice, Device, DeviceExt};
+use luthier_kernels::device::{CpuDevice, Device, DeviceExt, FloatType};
 
 use crate::adapter::{AdapterFiles, AdapterSet};
 use crate::decoder::{BaseFormat, Batch, Capacity, Decoder, LoadOptions, Sizes, Storages, Workspace, operations};
 use crate::error::device_error;
+use crate::train::overflow;
 
 /// Tokens of a micro-batch when the caller does not say.
 const BATCH_TOKENS: usize = 2048;
@@ -231,6 +232,11 @@ impl LanguageModel {
         let Self { decoder, adapter, workspace: Some(workspace), batch } = self else { unreachable!("reserved") };
         let uploaded = workspace.upload_scored(decoder.device.as_ref(), batch);
         workspace.forward(decoder, adapter.as_ref(), None, uploaded, &mut |_, _| {});
-        Ok(workspace.losses(decoder, batch, uploaded))
+        let losses = workspace.losses(decoder, batch, uploaded);
+        if decoder.device.activation_type() == FloatType::F16 && losses.iter().any(|loss| !loss.is_finite()) {
+            let place = overflow::find(decoder, adapter.as_ref(), workspace, batch);
+            return Err(overflow::error("the likelihood of a text is not finite", place));
+        }
+        Ok(losses)
     }
 }

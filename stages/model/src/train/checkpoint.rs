@@ -9,6 +9,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{Digest, StageError, StageResult};
 use serde::{Deserialize, Serialize};
 
+use super::loss_scale::LossScale;
+
 const MAGIC: &[u8; 8] = b"LTRCHK02";
 const FILE: &str = "state.checkpoint";
 
@@ -20,6 +22,14 @@ pub struct StepRecord {
     pub learning_rate: f64,
     pub tokens: u64,
     pub trained: u64,
+    /// Its gradients overflowed and were not applied; `grad_norm` is 0 then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub skipped: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Everything that the rest of the run depends on. Order and dropout are functions of the step, so they need no state.
@@ -31,6 +41,8 @@ pub struct Checkpoint {
     /// States of the optimiser, in its own layout.
     pub states: Vec<u8>,
     pub history: Vec<StepRecord>,
+    /// Where activations are f16.
+    pub loss_scale: Option<LossScale>,
     /// Parameters that the caller keeps beside, such as the best ones so far; empty or as long as `params`.
     pub extra: Vec<f32>,
 }
@@ -44,6 +56,8 @@ struct Header {
     extra: usize,
     states: usize,
     history: Vec<StepRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<LossScale>,
     /// What the caller keeps beside.
     note: serde_json::Value,
 }
@@ -66,6 +80,7 @@ impl Checkpoint {
             extra: self.extra.len(),
             states: self.states.len(),
             history: self.history.clone(),
+            loss_scale: self.loss_scale,
             note: note.clone(),
         };
         let header = serde_json::to_vec(&header).map_err(|error| {
@@ -144,6 +159,7 @@ impl Checkpoint {
             params: params.to_vec(),
             states: states.to_vec(),
             history: header.history,
+            loss_scale: header.loss_scale,
             extra: extra.to_vec(),
         };
         Ok(Some((checkpoint, header.note)))
@@ -155,12 +171,14 @@ mod tests {
     use super::*;
 
     fn sample() -> Checkpoint {
-        let record = StepRecord { loss: 0.1 + 0.2, grad_norm: 1e-9, learning_rate: 2e-4, tokens: 7, trained: 3 };
+        let record =
+            StepRecord { loss: 0.1 + 0.2, grad_norm: 1e-9, learning_rate: 2e-4, tokens: 7, trained: 3, skipped: false };
         Checkpoint {
             step: 4,
             params: vec![1.0, -0.0, f32::MIN_POSITIVE],
             states: vec![1, 2, 3, 4, 5],
             history: vec![record; 4],
+            loss_scale: Some(LossScale { exponent: -3, good: 7, skipped: 19 }),
             extra: vec![9.0; 3],
         }
     }

@@ -5,8 +5,10 @@
 //! name or position.
 
 mod checkpoint;
+mod loss_scale;
 mod optimizer;
 mod order;
+pub(crate) mod overflow;
 mod pages;
 mod probe;
 mod results;
@@ -17,6 +19,7 @@ mod trainer;
 mod watchdog;
 
 pub use checkpoint::{Checkpoint, StepRecord};
+pub use loss_scale::LossScale;
 pub use optimizer::OptimizerBytes;
 pub use order::DataOrder;
 pub use schedule::Schedule;

@@ -14,6 +14,8 @@ use crate::decoder::{Gradients, StepNumbers};
 const UNWRITTEN: u32 = 0x7fc0_5eed;
 /// Shorter samples may give a tensor no gradient by chance.
 const SHORTEST: usize = 4;
+/// What the loss is multiplied by where activations are f16.
+const PROBE_SCALE: f32 = 1024.0;
 
 impl Trainer<'_> {
     /// Checks that every adapter tensor receives a gradient. The next step is computed as if it had not been called.
@@ -79,7 +81,9 @@ impl Trainer<'_> {
             self.batch.clear();
             let sample = &self.data.samples[sample as usize];
             self.batch.push(&sample.ids, &sample.mask);
-            let uploaded = self.workspace.upload(device, &self.batch, StepNumbers::PLAIN);
+            // In f16 nothing may underflow; what overflows has arrived.
+            let scale = if self.loss_scale.is_some() { PROBE_SCALE } else { StepNumbers::PLAIN.scale };
+            let uploaded = self.workspace.upload(device, &self.batch, StepNumbers { scale, ..StepNumbers::PLAIN });
             self.workspace.forward(decoder, Some(&self.adapters), None, uploaded, &mut |_, _| {});
             self.workspace.loss(decoder, uploaded, false, self.results.loss());
             let gradients = Gradients { buffer: &mut self.gradients, accumulate: false };

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::ModelConfig;
 use luthier_formats::tokens::{TokenSample, TokenSet};
-use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt, Recordings};
+use luthier_kernels::device::{AdamW, Buffer, Component, DeviceExt, FloatType, Recordings};
 use luthier_kernels::random::Stream;
 
 use super::checkpoint::{Checkpoint, StepRecord};
+use super::loss_scale::LossScale;
 use super::optimizer::Optimizer;
 use super::order::DataOrder;
+use super::overflow;
 use super::results::{Results, StepFactors};
 use super::spec::TrainSpec;
 use super::step_batches::StepBatches;
@@ -27,7 +29,7 @@ pub struct StepReport {
     pub step: u64,
     /// Mean loss per trained token, in nats.
     pub loss: f64,
-    /// Before clipping.
+    /// Before clipping; not finite where the step is left out.
     pub grad_norm: f64,
     pub learning_rate: f64,
     pub tokens: usize,
@@ -36,6 +38,10 @@ pub struct StepReport {
     pub trained: usize,
     /// Ids of the samples seen.
     pub samples: Vec<String>,
+    /// What the loss was multiplied by, where activations are f16.
+    pub loss_scale: Option<f64>,
+    /// Gradients that overflowed at that scale and are not applied.
+    pub skipped: bool,
 }
 
 /// Trains adapters on a frozen decoder.
@@ -52,12 +58,14 @@ pub struct Trainer<'a> {
     pub(super) workspace: Workspace,
     streams: Vec<Stream>,
     /// The micro-batches of the step at hand, and of the one after it.
-    batches: [StepBatches; 2],
+    pub(super) batches: [StepBatches; 2],
     pub(super) batch: Batch,
     pub(super) results: Results,
     factors: StepFactors,
     /// Where a pass only queues operations: what a device keeps of them.
     recordings: Option<Recordings>,
+    /// Where activations are f16.
+    pub(super) loss_scale: Option<LossScale>,
     /// Steps done.
     step: u64,
     history: Vec<StepRecord>,
@@ -213,6 +221,7 @@ impl<'a> Trainer<'a> {
             results: Results::new(device.as_ref())?,
             factors: StepFactors::new(device.as_ref())?,
             recordings: repeats.then(Recordings::default),
+            loss_scale: (kind == FloatType::F16).then(LossScale::default),
             step: 0,
             history: Vec::new(),
             pending: None,
@@ -282,9 +291,26 @@ impl<'a> Trainer<'a> {
         values
     }
 
+    /// Steps that were left out because their gradients overflowed.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.loss_scale.map_or(0, |scale| scale.skipped)
+    }
+
+    /// Steps that were applied: what the schedule and AdamW's bias count.
+    fn applied(&self) -> u64 {
+        self.step - self.skipped()
+    }
+
+    /// What the loss is multiplied by, where activations are f16.
+    #[must_use]
+    pub fn loss_scale(&self) -> Option<LossScale> {
+        self.loss_scale
+    }
+
     fn learning_rate(&self) -> f64 {
         let (schedule, units) = (self.spec.optimizer.schedule, self.units.len());
-        let factor = schedule.factor(self.step, self.spec.warmup_steps(units), self.spec.horizon(units));
+        let factor = schedule.factor(self.applied(), self.spec.warmup_steps(units), self.spec.horizon(units));
         self.spec.optimizer.learning_rate * factor
     }
 
@@ -313,6 +339,7 @@ impl<'a> Trainer<'a> {
         }
         let [loss, grad_norm] = self.results.read(device.as_ref());
         device.synchronize().map_err(device_error)?;
+        let overflowed = loss.is_finite() && !grad_norm.is_finite();
         let StepBatches { samples, tokens, computed, trained, .. } = &self.batches[0];
         let report = StepReport {
             step: self.step + 1,
@@ -323,6 +350,8 @@ impl<'a> Trainer<'a> {
             computed: *computed,
             trained: *trained,
             samples: samples.iter().map(|sample| self.data.samples[*sample as usize].id.clone()).collect(),
+            loss_scale: self.loss_scale.map(|scale| f64::from(scale.factor())),
+            skipped: overflowed && self.loss_scale.is_some_and(|scale| !scale.is_least()),
         };
         self.pending = Some(report.clone());
         Ok(report)
@@ -337,8 +366,9 @@ impl<'a> Trainer<'a> {
     fn compute_inside(&mut self) {
         let Self { decoder, spec, adapters, gradients, workspace, streams, batches, results, recordings, step, .. } =
             self;
+        let loss_scale = self.loss_scale;
         let (decoder, adapters, device) = (*decoder, &*adapters, decoder.device.as_ref());
-        let scale = (1.0 / batches[0].trained as f64) as f32;
+        let scale = (1.0 / batches[0].trained as f64) as f32 * loss_scale.map_or(1.0, |scale| scale.factor());
         let noise = (spec.neftune > 0.0).then(|| (spec.neftune, Stream::new(spec.seed, "neftune")));
         let probability = spec.lora.dropout as f32;
         let dropouts = (probability > 0.0 || noise.is_some()).then_some(Dropouts { probability, streams, noise });
@@ -360,11 +390,14 @@ impl<'a> Trainer<'a> {
                 None => work(),
             }
         }
+        if let Some(loss_scale) = loss_scale {
+            device.scale(loss_scale.inverse(), gradients.all_mut().into());
+        }
         device.norm(gradients.all(), results.norm_mut());
     }
 
-    /// Clips and applies the gradients that [`Trainer::compute`] left. Does not wait for the device: a failure comes up
-    /// when somebody does.
+    /// Clips and applies the gradients that [`Trainer::compute`] left, unless they overflowed. Does not wait for the device:
+    /// a failure comes up when somebody does.
     ///
     /// # Errors
     /// Nothing was computed.
@@ -374,7 +407,7 @@ impl<'a> Trainer<'a> {
             .take()
             .ok_or_else(|| StageError::new("train::step", "no gradients were computed for this step"))?;
         let device = Arc::clone(&self.decoder.device);
-        {
+        if !report.skipped {
             let this = &mut *self;
             let report = &report;
             let mut slot = Some(this);
@@ -384,10 +417,14 @@ impl<'a> Trainer<'a> {
                 }
             });
         }
+        if let Some(scale) = &mut self.loss_scale {
+            if report.skipped { scale.shrink() } else { scale.grow() }
+        }
         self.step += 1;
         self.history.push(StepRecord {
             loss: report.loss,
-            grad_norm: report.grad_norm,
+            grad_norm: if report.skipped { 0.0 } else { report.grad_norm },
+            skipped: report.skipped,
             learning_rate: report.learning_rate,
             tokens: report.tokens as u64,
             trained: report.trained as u64,
@@ -404,7 +441,7 @@ impl<'a> Trainer<'a> {
             beta2: optimizer.beta2 as f32,
             eps: optimizer.epsilon as f32,
             weight_decay: optimizer.weight_decay as f32,
-            step: self.step + 1,
+            step: self.applied() + 1,
         };
         self.factors.write(device, [step(1.0), step(optimizer.b_ratio)]);
         let Self { decoder, gradients, results, factors, optimizer: states, adapters, recordings, .. } = self;
@@ -453,6 +490,9 @@ impl<'a> Trainer<'a> {
                 Err(StageError::input("train::nothing_to_validate", "the validation tokens have no trained token")
                     .hint("connect another split to `validation`, or remove the input"))
             }
+            (loss, _) if loss.is_nan() && self.loss_scale.is_some() => {
+                Err(overflow::error("the validation loss is NaN", None))
+            }
             (loss, count) => Ok(loss / count as f64),
         }
     }
@@ -488,6 +528,7 @@ impl<'a> Trainer<'a> {
             params: self.values(),
             states: self.optimizer.save(self.decoder.device.as_ref()),
             history: self.history.clone(),
+            loss_scale: self.loss_scale,
             extra: Vec::new(),
         }
     }
@@ -511,6 +552,7 @@ impl<'a> Trainer<'a> {
         self.optimizer.restore(self.decoder.device.as_ref(), &checkpoint.states)?;
         self.set_values(&checkpoint.params);
         self.step = checkpoint.step;
+        self.loss_scale = self.loss_scale.map(|first| checkpoint.loss_scale.unwrap_or(first));
         self.history.clone_from(&checkpoint.history);
         self.pending = None;
         Ok(())

@@ -52,7 +52,7 @@ impl Watchdog {
             None => "no checkpoint was written yet".to_owned(),
         };
         let samples = shorten(&report.samples);
-        if !(report.loss.is_finite() && report.grad_norm.is_finite()) {
+        if !(report.loss.is_finite() && (report.grad_norm.is_finite() || report.skipped)) {
             return Err(StageError::new(
                 "train::not_finite",
                 format!(
@@ -60,7 +60,12 @@ impl Watchdog {
                     report.step, report.loss, report.grad_norm
                 ),
             )
-            .hint("lower `learning_rate`, add `warmup: 10`, or look at those samples with `luthier data show`"));
+            .hint(match report.loss_scale {
+                Some(_) if report.loss.is_finite() => {
+                    "set `compute_type: f32`: gradients of f16 overflow here however much they are scaled down"
+                }
+                _ => "lower `learning_rate`, add `warmup: 10`, or look at those samples with `luthier data show`",
+            }));
         }
         let best = self.take(report.loss);
         if self.bad >= PATIENCE {
@@ -103,6 +108,15 @@ mod tests {
             "step 12 has loss NaN and gradient norm 1, expected finite numbers (samples [`s1`]); the last good checkpoint \
              is that of step 10"
         );
+    }
+
+    #[test]
+    fn a_step_that_is_left_out_is_no_nan_and_one_that_cannot_be_is() {
+        let mut left_out = StepReport { skipped: true, grad_norm: f64::INFINITY, ..report(3, 2.0) };
+        left_out.loss_scale = Some(65_536.0);
+        Watchdog::default().check(&left_out, None).expect("left out");
+        let error = Watchdog::default().check(&StepReport { skipped: false, ..left_out }, None).unwrap_err();
+        assert!(error.hints.concat().contains("`compute_type: f32`"));
     }
 
     #[test]
