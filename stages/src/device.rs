@@ -9,20 +9,38 @@ use luthier_model::{NUMERIC_CLASS, device_error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What products on a CUDA device are computed in; sums are f32. The CPU computes in f32 always.
+/// What a CUDA device keeps activations in and computes products with; sums are f32. The CPU computes in f32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeType {
-    /// Factors rounded to bfloat16 (f16 on Turing), on the tensor cores.
+    /// What the device's tensor cores take: bf16 from compute capability 8.0 on, f16 on 7.5.
     #[default]
+    Auto,
+    /// bfloat16; a device of capability 7.5 does not have it.
     Bf16,
-    /// Factors as they are.
+    /// Half precision, with a loss that is scaled so that gradients stay in its range; for capability 7.5 only, as bf16 is
+    /// as fast and has more range.
+    F16,
+    /// Single precision, in twice the memory.
     F32,
 }
 
 impl ComputeType {
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Refuses a type that a device of this capability does not compute in.
+    fn check(self, device: &str, (major, minor): (i32, i32)) -> Result<(), ConfigIssue> {
+        let (wanted, help) = match (self, major >= 8) {
+            (Self::Bf16, false) => {
+                ("bf16", "write `compute_type: f16`, or leave it out: `auto` takes what a device has")
+            }
+            (Self::F16, true) => ("f16", "write `compute_type: bf16`, or leave it out: `auto` takes what a device has"),
+            _ => return Ok(()),
+        };
+        let message = format!("`{device}`, of compute capability {major}.{minor}, does not compute in {wanted}");
+        Err(ConfigIssue::new("compute_type", message).help(help))
     }
 }
 
@@ -60,7 +78,7 @@ impl From<ComputeType> for luthier_cuda::Precision {
     fn from(compute: ComputeType) -> Self {
         match compute {
             ComputeType::F32 => Self::F32,
-            ComputeType::Bf16 => Self::Bf16,
+            ComputeType::Auto | ComputeType::Bf16 | ComputeType::F16 => Self::Bf16,
         }
     }
 }
@@ -174,7 +192,13 @@ pub(crate) fn prepared(name: &str, compute: Compute) -> Result<(DeviceChoice, St
     let class = choice.numeric_class(compute).map_err(|error| {
         ConfigIssue::new("device", error.to_string()).help("run `luthier doctor`, or set `device: auto`")
     })?;
-    Ok((choice.resolve(), class))
+    let choice = choice.resolve();
+    if let DeviceChoice::Cuda(ordinal) = choice
+        && let Some(device) = luthier_cuda::list().ok().and_then(|(all, _)| all.into_iter().nth(ordinal.into()))
+    {
+        compute.factors.check(&choice.name(), device.capability)?;
+    }
+    Ok((choice, class))
 }
 
 /// As [`prepared`], for a stage: `name` becomes that of the choice, and what is wrong joins the issues.
@@ -224,9 +248,10 @@ pub fn describe() -> Result<Vec<String>, String> {
     let line = |(index, device): (usize, &luthier_cuda::Properties)| {
         let (major, minor) = device.capability;
         format!(
-            "cuda:{index} {}, {:.1} GiB, compute capability {major}.{minor}, driver for CUDA {}.{}",
+            "cuda:{index} {}, {:.1} GiB, compute capability {major}.{minor} ({}), driver for CUDA {}.{}",
             device.name,
             device.memory as f64 / f64::from(1 << 30),
+            if major < 8 { "computes in f16" } else { "computes in bf16" },
             version / 1000,
             version % 1000 / 10,
         )
@@ -237,6 +262,23 @@ pub fn describe() -> Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_refused_the_type_it_does_not_compute_in() {
+        for (factors, capability, fits) in [
+            (ComputeType::Auto, (7, 5), true),
+            (ComputeType::Auto, (8, 9), true),
+            (ComputeType::F32, (7, 5), true),
+            (ComputeType::Bf16, (7, 5), false),
+            (ComputeType::Bf16, (8, 0), true),
+            (ComputeType::F16, (7, 5), true),
+            (ComputeType::F16, (9, 0), false),
+        ] {
+            assert_eq!(factors.check("cuda:0", capability).is_ok(), fits, "{factors:?} {capability:?}");
+        }
+        let issue = ComputeType::Bf16.check("cuda:0", (7, 5)).unwrap_err();
+        assert_eq!(issue.message, "`cuda:0`, of compute capability 7.5, does not compute in bf16");
+    }
 
     #[test]
     fn names_are_read_and_written() {

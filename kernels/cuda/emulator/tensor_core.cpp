@@ -192,11 +192,4 @@ void copies_wait(unsigned pending) {
   mine.copies.resize(kept);
 }
 
-uint16_t half_bits(float value) {
-  _Float16 half = (_Float16)value;
-  uint16_t bits;
-  memcpy(&bits, &half, 2);
-  return bits;
-}
-
 } // namespace cuemu

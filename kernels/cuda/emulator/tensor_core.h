@@ -1,6 +1,7 @@
 // The tensor cores and asynchronous copies of the emulated device: what kernels/tensor_core.cuh has as PTX elsewhere.
 #pragma once
 #include <cstdint>
+#include <cstring>
 
 namespace cuemu {
 // d[16,8] += a[16,16] · b[16,8] by the fragments of PTX's mma.m16n8k16 (row, col); products exact, one rounding at the
@@ -15,7 +16,12 @@ void load_matrices(uint32_t (&to)[4], const void *row, bool transposed);
 void copy_sixteen(void *shared, const void *from, bool valid);
 void copies_commit();
 void copies_wait(unsigned pending);
-uint16_t half_bits(float value);
+inline uint16_t half_bits(float value) {
+  _Float16 half = (_Float16)value;
+  uint16_t bits;
+  memcpy(&bits, &half, 2);
+  return bits;
+}
 } // namespace cuemu
 
 static inline void load_matrices(uint32_t (&to)[4], const void *row) { cuemu::load_matrices(to, row, false); }
@@ -25,4 +31,3 @@ static inline void copy_sixteen(void *shared, const void *from, bool valid) {
 }
 static inline void copies_commit() { cuemu::copies_commit(); }
 template <int PENDING> static inline void copies_wait() { cuemu::copies_wait(PENDING); }
-static inline uint16_t half_bits(float value) { return cuemu::half_bits(value); }

@@ -1,5 +1,5 @@
-// An adapter's way through its rank, for up to three projections at once: bf16 activations, f32 factors that are narrowed
-// where they are used, sums in f32 on the tensor cores.
+// An adapter's way through its rank, for up to three projections at once: activations in bf16 or f16, f32 factors that are
+// narrowed where they are used, sums in f32 on the tensor cores.
 //
 //   adapter_down:      low_j[M,r_j] = x[M,K] · A_jᵀ           x is read once for all
 //   adapter_through:   through_j[M,r_j] = dy_j[M,N_j] · B_j
@@ -29,12 +29,13 @@ __device__ __forceinline__ void load_eight(const float *from, bool valid, bool q
 
 // Warps take steps of 32 in turn; then their sums are added in order. A thread loads eight neighbouring elements of a row,
 // which stand for steps 2q, 2q + 1, 2q + 8 and 2q + 9 of two products: the factor's are permuted alike.
-template <int TILES, class Row, class Factor, class Store>
+template <class T, int TILES, class Row, class Factor, class Store>
 __device__ __forceinline__ void reduce_rows(int m, int k, const Row &row_of, const Factor &factor, const Store &store,
                                             float (*sums)[TILES * 8]) {
+  typedef typename ProductsOf<T>::Element Element;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
   const int first = blockIdx.x * REDUCE_ROWS;
-  const u16 *rows[2] = {row_of(first + g < m ? first + g : m - 1), row_of(first + g + 8 < m ? first + g + 8 : m - 1)};
+  const T *rows[2] = {row_of(first + g < m ? first + g : m - 1), row_of(first + g + 8 < m ? first + g + 8 : m - 1)};
   float sum[TILES][4] = {};
   for (int at = warp * 32 + q * 8; at - q * 8 < k; at += REDUCE_WARPS * 32) {
     uint4 x = make_uint4(0, 0, 0, 0), y = make_uint4(0, 0, 0, 0);
@@ -47,8 +48,8 @@ __device__ __forceinline__ void reduce_rows(int m, int k, const Row &row_of, con
     for (int tile = 0; tile < TILES; tile++) {
       float f[8];
       factor(tile, at, f);
-      Brain::multiply(sum[tile], low, Brain::pack(f[0], f[1]), Brain::pack(f[2], f[3]));
-      Brain::multiply(sum[tile], high, Brain::pack(f[4], f[5]), Brain::pack(f[6], f[7]));
+      Element::multiply(sum[tile], low, T::pack(f[0], f[1]), T::pack(f[2], f[3]));
+      Element::multiply(sum[tile], high, T::pack(f[4], f[5]), T::pack(f[6], f[7]));
     }
   }
   for (int turn = 0; turn < REDUCE_WARPS; turn++) {
@@ -71,14 +72,14 @@ __device__ __forceinline__ void reduce_rows(int m, int k, const Row &row_of, con
 }
 
 // Grid: ⌈M / 16⌉. Ranks are padded to eights, one after another.
-#define ADAPTER_DOWN(name, TILES)                                                                                      \
+#define ADAPTER_DOWN(name, TILES, T)                                                                                      \
   extern "C" __global__ void __launch_bounds__(REDUCE_WARPS * 32)                                                      \
-      name(const u16 *x, int m, int k, const float *a0, const float *a1, const float *a2, int r0, int r1, int r2,      \
-           u16 *low0, u16 *low1, u16 *low2) {                                                                          \
+      name(const T *x, int m, int k, const float *a0, const float *a1, const float *a2, int r0, int r1, int r2,      \
+           T *low0, T *low1, T *low2) {                                                                          \
     __shared__ float sums[REDUCE_ROWS][TILES * 8];                                                                     \
     const int end0 = (r0 + 7) / 8, end1 = end0 + (r1 + 7) / 8, end2 = end1 + (r2 + 7) / 8;                             \
     const bool quads = k % 4 == 0 && ((u64)a0 | (u64)a1 | (u64)a2) % 16 == 0;                                          \
-    reduce_rows<TILES>(                                                                                                \
+    reduce_rows<T, TILES>(                                                                                                \
         m, k, [&](int row) { return x + (u64)row * k; },                                                               \
         [&](int tile, int at, float(&f)[8]) {                                                                          \
           int job = tile < end0 ? 0 : tile < end1 ? 1 : 2;                                                             \
@@ -91,23 +92,23 @@ __device__ __forceinline__ void reduce_rows(int m, int k, const Row &row_of, con
           int tile = column / 8, job = tile < end0 ? 0 : tile < end1 ? 1 : 2, rank = pick(job, r0, r1, r2);            \
           int at = column - 8 * pick(job, 0, end0, end1);                                                              \
           if (tile < end2 && at < rank)                                                                                \
-            pick(job, low0, low1, low2)[(u64)row * rank + at] = bf16_bits(sum);                                        \
+            store_one(pick(job, low0, low1, low2) + (u64)row * rank + at, sum);                                        \
         },                                                                                                             \
         sums);                                                                                                         \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
 // Grid: ⌈M / 16⌉, projections.
-#define ADAPTER_THROUGH(name, TILES)                                                                                   \
+#define ADAPTER_THROUGH(name, TILES, T)                                                                                   \
   extern "C" __global__ void __launch_bounds__(REDUCE_WARPS * 32)                                                      \
-      name(int m, const u16 *dy0, const u16 *dy1, const u16 *dy2, int n0, int n1, int n2, const float *b0,             \
-           const float *b1, const float *b2, int r0, int r1, int r2, u16 *through0, u16 *through1, u16 *through2) {    \
+      name(int m, const T *dy0, const T *dy1, const T *dy2, int n0, int n1, int n2, const float *b0,             \
+           const float *b1, const float *b2, int r0, int r1, int r2, T *through0, T *through1, T *through2) {    \
     __shared__ float sums[REDUCE_ROWS][TILES * 8];                                                                     \
     const int job = blockIdx.y, n = pick(job, n0, n1, n2), rank = pick(job, r0, r1, r2);                               \
-    const u16 *dy = pick(job, dy0, dy1, dy2);                                                                          \
+    const T *dy = pick(job, dy0, dy1, dy2);                                                                          \
     const float *b = pick(job, b0, b1, b2);                                                                            \
-    u16 *through = pick(job, through0, through1, through2);                                                            \
-    reduce_rows<TILES>(                                                                                                \
+    T *through = pick(job, through0, through1, through2);                                                            \
+    reduce_rows<T, TILES>(                                                                                                \
         m, n, [&](int row) { return dy + (u64)row * n; },                                                              \
         [&](int tile, int at, float(&f)[8]) {                                                                          \
           int column = tile * 8 + (int)(threadIdx.x >> 2 & 7);                                                         \
@@ -116,7 +117,7 @@ __device__ __forceinline__ void reduce_rows(int m, int k, const Row &row_of, con
         },                                                                                                             \
         [&](int row, int column, float sum) {                                                                          \
           if (column < rank)                                                                                           \
-            through[(u64)row * rank + column] = bf16_bits(sum);                                                        \
+            store_one(through + (u64)row * rank + column, sum);                                                        \
         },                                                                                                             \
         sums);                                                                                                         \
   }                                                                                                                    \
@@ -144,7 +145,7 @@ __device__ __forceinline__ void stage_row(u16 *to, const u16 *matrix, int m, int
 
 // out[wide, rank] = scale · wideᵀ · narrow (+ out), or its transpose [rank, wide]; sums over rows in ascending order. A warp
 // has sixteen columns of the wide side and all of the rank.
-template <int RANK>
+template <class Element, int RANK>
 __device__ __forceinline__ void tall_product(const u16 *wide, int width, const u16 *narrow, int rank, int m, int start,
                                              float scale, bool accumulate, bool transposed, float *out, u16 *shared) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -182,8 +183,8 @@ __device__ __forceinline__ void tall_product(const u16 *wide, int width, const u
       for (int n = 0; n < RANK; n += 16) {
         u32 b[4];
         load_matrices_transposed(b, right + (at + (lane & 15)) * GRADIENT_PITCH + n + (lane >> 4) * 8);
-        Brain::multiply(sums[n / 8], a, b[0], b[1]);
-        Brain::multiply(sums[n / 8 + 1], a, b[2], b[3]);
+        Element::multiply(sums[n / 8], a, b[0], b[1]);
+        Element::multiply(sums[n / 8 + 1], a, b[2], b[3]);
       }
     }
     __syncthreads();
@@ -201,11 +202,11 @@ __device__ __forceinline__ void tall_product(const u16 *wide, int width, const u
 }
 
 // Grid: ⌈max(N, K) / 64⌉, two for each projection: dB, then dA.
-#define ADAPTER_GRADIENTS(name, RANK)                                                                                  \
+#define ADAPTER_GRADIENTS(name, RANK, T)                                                                                  \
   extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS)                                                       \
-      name(const u16 *x, int m, int k, int accumulate, const u16 *dy0, const u16 *dy1, const u16 *dy2, int n0, int n1, \
-           int n2, int r0, int r1, int r2, float s0, float s1, float s2, const u16 *low0, const u16 *low1,             \
-           const u16 *low2, const u16 *through0, const u16 *through1, const u16 *through2, float *a0, float *a1,       \
+      name(const T *x, int m, int k, int accumulate, const T *dy0, const T *dy1, const T *dy2, int n0, int n1, \
+           int n2, int r0, int r1, int r2, float s0, float s1, float s2, const T *low0, const T *low1,             \
+           const T *low2, const T *through0, const T *through1, const T *through2, float *a0, float *a1,       \
            float *a2, float *b0, float *b1, float *b2) {                                                               \
     __shared__ __align__(16) u16 shared[4 * GRADIENT_TILE];                                                            \
     const int job = blockIdx.y / 2, start = blockIdx.x * GRADIENT_WIDE, rank = pick(job, r0, r1, r2);                  \
@@ -213,18 +214,18 @@ __device__ __forceinline__ void tall_product(const u16 *wide, int width, const u
     const int width = down ? k : pick(job, n0, n1, n2);                                                                \
     if (start >= width)                                                                                                \
       return;                                                                                                          \
-    const u16 *wide = down ? x : pick(job, dy0, dy1, dy2);                                                             \
-    const u16 *narrow = down ? pick(job, through0, through1, through2) : pick(job, low0, low1, low2);                  \
+    const T *wide = down ? x : pick(job, dy0, dy1, dy2);                                                             \
+    const T *narrow = down ? pick(job, through0, through1, through2) : pick(job, low0, low1, low2);                  \
     float *out = down ? pick(job, a0, a1, a2) : pick(job, b0, b1, b2);                                                 \
-    tall_product<RANK>(wide, width, narrow, rank, m, start, pick(job, s0, s1, s2), accumulate != 0, down, out, shared); \
+    tall_product<ProductsOf<T>::Element, RANK>((const u16 *)wide, width, (const u16 *)narrow, rank, m, start, pick(job, s0, s1, s2), accumulate != 0, down, out, shared); \
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-#if defined(CUEMU) || __CUDA_ARCH__ >= 800
-ADAPTER_DOWN(adapter_down_8, 8)
-ADAPTER_DOWN(adapter_down_24, 24)
-ADAPTER_THROUGH(adapter_through_2, 2)
-ADAPTER_THROUGH(adapter_through_8, 8)
-ADAPTER_GRADIENTS(adapter_gradients_16, 16)
-ADAPTER_GRADIENTS(adapter_gradients_64, 64)
-#endif
+#define ADAPTERS(T)                                                                                                    \
+  ADAPTER_DOWN(adapter_down_8_##T, 8, T)                                                                               \
+  ADAPTER_DOWN(adapter_down_24_##T, 24, T)                                                                             \
+  ADAPTER_THROUGH(adapter_through_2_##T, 2, T)                                                                         \
+  ADAPTER_THROUGH(adapter_through_8_##T, 8, T)                                                                         \
+  ADAPTER_GRADIENTS(adapter_gradients_16_##T, 16, T)                                                                   \
+  ADAPTER_GRADIENTS(adapter_gradients_64_##T, 64, T)
+FOR_NARROW(ADAPTERS)

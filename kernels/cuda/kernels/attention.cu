@@ -96,9 +96,5 @@ __device__ __forceinline__ void attend(const T *q, const T *k, const T *v, const
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-ATTENTION(attention_64_f32, 1, float)
-ATTENTION(attention_64_bf16, 1, u16)
-ATTENTION(attention_128_f32, 2, float)
-ATTENTION(attention_128_bf16, 2, u16)
-ATTENTION(attention_256_f32, 4, float)
-ATTENTION(attention_256_bf16, 4, u16)
+#define ATTENTIONS(T) ATTENTION(attention_64_##T, 1, T) ATTENTION(attention_128_##T, 2, T) ATTENTION(attention_256_##T, 4, T)
+FOR_ACTIVATIONS(ATTENTIONS)

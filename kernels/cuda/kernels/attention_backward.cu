@@ -13,7 +13,7 @@ template <class T> __device__ __forceinline__ const float *dot_place(const T *dq
   return (const float *)(dq + index * d);
 }
 
-// One warp per row and head. Grid: row-heads / 8. Heads of bf16 have an even number of elements.
+// One warp per row and head. Grid: row-heads / 8. Heads in sixteen bits have an even number of elements.
 template <class T>
 __device__ __forceinline__ void delta(const T *out, const T *dout, u64 count, int d, T *dq) {
   u64 index = (u64)blockIdx.x * 8 + threadIdx.x / 32;
@@ -26,13 +26,13 @@ __device__ __forceinline__ void delta(const T *out, const T *dout, u64 count, in
   if ((threadIdx.x & 31) == 0) *dot_place(dq, index, d) = sum;
 }
 
-#define ATTENTION_DELTA(name, T)                                                                                       \
-  extern "C" __global__ void __launch_bounds__(256) name(const T *out, const T *dout, u64 count, int d, T *dq) {       \
+#define ATTENTION_DELTA(T)                                                                                             \
+  extern "C" __global__ void __launch_bounds__(256)                                                                    \
+      attention_delta_##T(const T *out, const T *dout, u64 count, int d, T *dq) {                                      \
     delta<T>(out, dout, count, d, dq);                                                                                 \
   }                                                                                                                    \
-  KERNEL_REGISTER(name)
-ATTENTION_DELTA(attention_delta_f32, float)
-ATTENTION_DELTA(attention_delta_bf16, u16)
+  KERNEL_REGISTER(attention_delta_##T)
+FOR_ACTIVATIONS(ATTENTION_DELTA)
 
 // The probability of a score, and its gradient before the cap and the scale: both zero where nothing is seen.
 struct Slopes {
@@ -174,11 +174,9 @@ __device__ __forceinline__ void query_gradients(const T *q, const T *k, const T 
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-ATTENTION_KEY_GRADIENTS(attention_key_gradients_64_f32, 1, float)
-ATTENTION_KEY_GRADIENTS(attention_key_gradients_64_bf16, 1, u16)
-ATTENTION_KEY_GRADIENTS(attention_key_gradients_128_f32, 2, float)
-ATTENTION_KEY_GRADIENTS(attention_key_gradients_128_bf16, 2, u16)
-ATTENTION_QUERY_GRADIENTS(attention_query_gradients_64_f32, 1, float)
-ATTENTION_QUERY_GRADIENTS(attention_query_gradients_64_bf16, 1, u16)
-ATTENTION_QUERY_GRADIENTS(attention_query_gradients_128_f32, 2, float)
-ATTENTION_QUERY_GRADIENTS(attention_query_gradients_128_bf16, 2, u16)
+#define ATTENTION_GRADIENTS(T)                                                                                         \
+  ATTENTION_KEY_GRADIENTS(attention_key_gradients_64_##T, 1, T)                                                        \
+  ATTENTION_KEY_GRADIENTS(attention_key_gradients_128_##T, 2, T)                                                       \
+  ATTENTION_QUERY_GRADIENTS(attention_query_gradients_64_##T, 1, T)                                                    \
+  ATTENTION_QUERY_GRADIENTS(attention_query_gradients_128_##T, 2, T)
+FOR_ACTIVATIONS(ATTENTION_GRADIENTS)

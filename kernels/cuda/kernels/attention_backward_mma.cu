@@ -1,16 +1,14 @@
 // Gradients of attention on the tensor cores, without atomics. A block owns 64 keys (for dk and dv) or 64 queries (for
-// dq), a warp sixteen of them, whose sums stay in its registers; rows of the other kind pass by 32. `dq` carries
-// attention_delta's dot products until it is written.
+// dq), a warp sixteen of them, whose sums stay in its registers; rows of the other kind pass by ROWS: 32, or 16 where
+// shared memory is short. `dq` carries attention_delta's dot products until it is written.
 #include "attention_fragments.cuh"
 
 #define GRADIENT_THREADS 128
 #define GRADIENT_ROWS 64
-#define PASSING_ROWS 32
-#define PASSING (PASSING_ROWS / 8)
 
-template <int D, class T> struct GradientShared {
+template <int D, int ROWS, class T> struct GradientShared {
   typedef HeadTile<D, GRADIENT_ROWS, GRADIENT_THREADS, T> Own;
-  typedef HeadTile<D, PASSING_ROWS, GRADIENT_THREADS, T> Passing;
+  typedef HeadTile<D, ROWS, GRADIENT_THREADS, T> Passing;
   u16 *own[2], *passing[2];
   // What comes next: in f32, or a second tile of each kind.
   u8 *stage[2];
@@ -24,14 +22,16 @@ template <int D, class T> struct GradientShared {
   }
   // All rows of the block's own; the stages must be free.
   __device__ __forceinline__ void load_own(int which, const HeadRows<T> &rows) {
-    HeadRows<T> second = rows;
-    second.count -= PASSING_ROWS;
-    if (second.count > 0) second.row += (u64)PASSING_ROWS * rows.width;
-    Passing::fetch(rows, stage[0], own[which]);
-    Passing::fetch(second, stage[1], own[which] + PASSING_ROWS * Own::PITCH);
-    copies_wait<0>();
-    Passing::narrow(stage[0], own[which]);
-    Passing::narrow(stage[1], own[which] + PASSING_ROWS * Own::PITCH);
+    for (int first = 0; first < GRADIENT_ROWS; first += 2 * ROWS) {
+      for (int i = 0; i < 2; i++) {
+        HeadRows<T> part = rows;
+        part.count -= first + i * ROWS;
+        if (part.count > 0) part.row += (u64)(first + i * ROWS) * rows.width;
+        Passing::fetch(part, stage[i], own[which] + (first + i * ROWS) * Own::PITCH);
+      }
+      copies_wait<0>();
+      for (int i = 0; i < 2; i++) Passing::narrow(stage[i], own[which] + (first + i * ROWS) * Own::PITCH);
+    }
   }
   __device__ __forceinline__ void fetch(const HeadRows<T> &first, const HeadRows<T> &second) {
     Passing::fetch(first, stage[0], (u16 *)stage[0]);
@@ -72,16 +72,17 @@ __device__ __forceinline__ void slopes(const AttentionLayer &layer, float &score
 }
 
 // Over the heads of the group, and over blocks of queries, in ascending order. Scores are [key, query].
-template <int D, class T>
+template <int D, int ROWS, class T>
 __device__ __forceinline__ void key_gradients_mma(const T *q, const T *k, const T *v, const float *lse, const T *dout,
                                                   const T *delta, const u32 *starts, int segments,
                                                   const AttentionLayer &layer, T *dk, T *dv,
-                                                  u8 *bytes, float (&logs)[PASSING_ROWS], float (&dots)[PASSING_ROWS],
+                                                  u8 *bytes, float (&logs)[ROWS], float (&dots)[ROWS],
                                                   int *place) {
   SegmentTile tile = find_tile(starts, segments, GRADIENT_ROWS, blockIdx.x, place);
   if (tile.length == 0) return;
-  GradientShared<D, T> shared(bytes);
-  const int pitch = GradientShared<D, T>::Own::PITCH;
+  typedef typename ProductsOf<T>::Element Element;
+  GradientShared<D, ROWS, T> shared(bytes);
+  const int pitch = GradientShared<D, ROWS, T>::Own::PITCH, eights = ROWS / 8;
   int kv_head = blockIdx.y, width = layer.heads * D, key_width = layer.heads / layer.group * D;
   int here = min(GRADIENT_ROWS, tile.length - tile.first), own = (threadIdx.x >> 5) * 16;
   shared.load_own(0, HeadRows<T>(k, tile.segment + tile.first, here, key_width, kv_head, D));
@@ -93,13 +94,13 @@ __device__ __forceinline__ void key_gradients_mma(const T *q, const T *k, const 
   int end = layer.window < tile.length ? min(tile.length, tile.first + here - 1 + layer.window) : tile.length;
   int head = kv_head * layer.group, start = tile.first;
   auto fetch = [&]() {
-    int rows = min(PASSING_ROWS, tile.length - start);
+    int rows = min(ROWS, tile.length - start);
     shared.fetch(HeadRows<T>(q, tile.segment + start, rows, width, head, D),
                  HeadRows<T>(dout, tile.segment + start, rows, width, head, D));
   };
   auto arrive = [&]() {
     shared.arrive();
-    if (threadIdx.x < PASSING_ROWS) {
+    if (threadIdx.x < ROWS) {
       bool valid = start + (int)threadIdx.x < tile.length;
       u64 row = (u64)(tile.segment + start + threadIdx.x) * layer.heads + head;
       logs[threadIdx.x] = valid ? lse[row] : 0;
@@ -111,26 +112,26 @@ __device__ __forceinline__ void key_gradients_mma(const T *q, const T *k, const 
   arrive();
   while (true) {
     int at = start;
-    start += PASSING_ROWS;
+    start += ROWS;
     if (start >= end) {
       start = tile.first;
       head++;
     }
     bool more = head < (kv_head + 1) * layer.group;
     if (more) fetch();
-    float scores[PASSING][4], gradients[PASSING][4];
-    row_products<D, PASSING, pitch>(shared.own[0] + own * pitch, shared.passing[0], scores);
-    row_products<D, PASSING, pitch>(shared.own[1] + own * pitch, shared.passing[1], gradients);
+    float scores[eights][4], gradients[eights][4];
+    row_products<Element, D, eights, pitch>(shared.own[0] + own * pitch, shared.passing[0], scores);
+    row_products<Element, D, eights, pitch>(shared.own[1] + own * pitch, shared.passing[1], gradients);
 #pragma unroll
-    for (int n = 0; n < PASSING; n++)
+    for (int n = 0; n < eights; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         int query = fragment_column(n, i);
         bool seen = at + query < tile.length && sees(layer, at + query, tile.first + own + fragment_row(i));
         slopes(layer, scores[n][i], gradients[n][i], logs[query], dots[query], seen);
       }
-    add_weighted_rows<D, PASSING, pitch>(scores, shared.passing[1], value_sums);
-    add_weighted_rows<D, PASSING, pitch>(gradients, shared.passing[0], key_sums);
+    add_weighted_rows<Element, D, eights, pitch>(scores, shared.passing[1], value_sums);
+    add_weighted_rows<Element, D, eights, pitch>(gradients, shared.passing[0], key_sums);
     if (!more) break;
     __syncthreads();
     arrive();
@@ -141,14 +142,15 @@ __device__ __forceinline__ void key_gradients_mma(const T *q, const T *k, const 
 }
 
 // Over blocks of keys in ascending order. Scores are [query, key].
-template <int D, class T>
+template <int D, int ROWS, class T>
 __device__ __forceinline__ void query_gradients_mma(const T *q, const T *k, const T *v, const float *lse, const T *dout,
                                                     const u32 *starts, int segments, const AttentionLayer &layer,
                                                     T *dq, u8 *bytes, int *place) {
   SegmentTile tile = find_tile(starts, segments, GRADIENT_ROWS, gridDim.x - 1 - blockIdx.x, place);
   if (tile.length == 0) return;
-  GradientShared<D, T> shared(bytes);
-  const int pitch = GradientShared<D, T>::Own::PITCH;
+  typedef typename ProductsOf<T>::Element Element;
+  GradientShared<D, ROWS, T> shared(bytes);
+  const int pitch = GradientShared<D, ROWS, T>::Own::PITCH, eights = ROWS / 8;
   int head = blockIdx.y, width = layer.heads * D, key_width = layer.heads / layer.group * D;
   int here = min(GRADIENT_ROWS, tile.length - tile.first), own = (threadIdx.x >> 5) * 16;
   shared.load_own(0, HeadRows<T>(q, tile.segment + tile.first, here, width, head, D));
@@ -163,31 +165,31 @@ __device__ __forceinline__ void query_gradients_mma(const T *q, const T *k, cons
     dots[half] = row < here ? dot_of(dq, at, D) : 0;
   }
   int lowest = tile.first - layer.window + 1;
-  lowest = lowest > 0 ? lowest / PASSING_ROWS * PASSING_ROWS : 0;
+  lowest = lowest > 0 ? lowest / ROWS * ROWS : 0;
   int end = tile.first + here;
   auto fetch = [&](int start) {
-    int rows = min(PASSING_ROWS, tile.length - start);
+    int rows = min(ROWS, tile.length - start);
     shared.fetch(HeadRows<T>(k, tile.segment + start, rows, key_width, head / layer.group, D),
                  HeadRows<T>(v, tile.segment + start, rows, key_width, head / layer.group, D));
   };
   fetch(lowest);
   shared.arrive();
   __syncthreads();
-  for (int start = lowest; start < end; start += PASSING_ROWS) {
-    bool more = start + PASSING_ROWS < end;
-    if (more) fetch(start + PASSING_ROWS);
-    float scores[PASSING][4], gradients[PASSING][4];
-    row_products<D, PASSING, pitch>(shared.own[0] + own * pitch, shared.passing[0], scores);
-    row_products<D, PASSING, pitch>(shared.own[1] + own * pitch, shared.passing[1], gradients);
+  for (int start = lowest; start < end; start += ROWS) {
+    bool more = start + ROWS < end;
+    if (more) fetch(start + ROWS);
+    float scores[eights][4], gradients[eights][4];
+    row_products<Element, D, eights, pitch>(shared.own[0] + own * pitch, shared.passing[0], scores);
+    row_products<Element, D, eights, pitch>(shared.own[1] + own * pitch, shared.passing[1], gradients);
 #pragma unroll
-    for (int n = 0; n < PASSING; n++)
+    for (int n = 0; n < eights; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         int row = own + fragment_row(i);
         bool seen = row < here && sees(layer, tile.first + row, start + fragment_column(n, i));
         slopes(layer, scores[n][i], gradients[n][i], logs[i >> 1], dots[i >> 1], seen);
       }
-    add_weighted_rows<D, PASSING, pitch>(gradients, shared.passing[0], sums);
+    add_weighted_rows<Element, D, eights, pitch>(gradients, shared.passing[0], sums);
     __syncthreads();
     if (more) {
       shared.arrive();
@@ -198,18 +200,19 @@ __device__ __forceinline__ void query_gradients_mma(const T *q, const T *k, cons
 }
 
 // Grid: tiles (at most tokens / 64 + segments), key-value heads (heads for dq). Shared memory: two own and two passing
-// tiles, 192 · (2 D + 16) bytes, and for f32 the stages of these, 256 · D bytes, for bf16 as much as the passing again.
-#define ATTENTION_GRADIENTS_MMA(suffix, D, T)                                                                             \
+// tiles, (128 + 2 ROWS) · (2 D + 16) bytes, and for f32 the stages of these, 8 · ROWS · D bytes, for sixteen bits as much
+// as the passing again.
+#define ATTENTION_GRADIENTS_MMA(suffix, D, ROWS, T)                                                                    \
   extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1)                                                    \
       attention_key_gradients_##suffix(const T *q, const T *k, const T *v, const float *lse,               \
                                        const T *dout, const T *delta, const u32 *starts, int segments,         \
                                        int heads, int group, float scale, int window, float cap, T *dk,            \
                                        T *dv) {                                                                    \
     DYN_SHARED(u8, shared);                                                                                            \
-    __shared__ float logs[PASSING_ROWS], dots[PASSING_ROWS];                                                           \
+    __shared__ float logs[ROWS], dots[ROWS];                                                           \
     __shared__ int place[3];                                                                                           \
     AttentionLayer layer = {heads, group, D, scale, window, cap};                                                      \
-    key_gradients_mma<D, T>(q, k, v, lse, dout, delta, starts, segments, layer, dk, dv, shared, logs, dots, place);       \
+    key_gradients_mma<D, ROWS, T>(q, k, v, lse, dout, delta, starts, segments, layer, dk, dv, shared, logs, dots, place);       \
   }                                                                                                                    \
   KERNEL_REGISTER(attention_key_gradients_##suffix)                                                                    \
   extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1)                                                    \
@@ -219,15 +222,16 @@ __device__ __forceinline__ void query_gradients_mma(const T *q, const T *k, cons
     DYN_SHARED(u8, shared);                                                                                            \
     __shared__ int place[3];                                                                                           \
     AttentionLayer layer = {heads, group, D, scale, window, cap};                                                      \
-    query_gradients_mma<D, T>(q, k, v, lse, dout, starts, segments, layer, dq, shared, place);                            \
+    query_gradients_mma<D, ROWS, T>(q, k, v, lse, dout, starts, segments, layer, dq, shared, place);                            \
   }                                                                                                                    \
   KERNEL_REGISTER(attention_query_gradients_##suffix)
 
-ATTENTION_GRADIENTS_MMA(mma_64_f32, 64, float)
-ATTENTION_GRADIENTS_MMA(mma_64_bf16, 64, u16)
-ATTENTION_GRADIENTS_MMA(mma_80_f32, 80, float)
-ATTENTION_GRADIENTS_MMA(mma_80_bf16, 80, u16)
-ATTENTION_GRADIENTS_MMA(mma_96_f32, 96, float)
-ATTENTION_GRADIENTS_MMA(mma_96_bf16, 96, u16)
-ATTENTION_GRADIENTS_MMA(mma_128_f32, 128, float)
-ATTENTION_GRADIENTS_MMA(mma_128_bf16, 128, u16)
+#define GRADIENTS_MMA(T, MOST)                                                                                         \
+  ATTENTION_GRADIENTS_MMA(mma_64_##T, 64, 32, T)                                                                       \
+  ATTENTION_GRADIENTS_MMA(mma_80_##T, 80, 32, T)                                                                       \
+  ATTENTION_GRADIENTS_MMA(mma_96_##T, 96, 32, T)                                                                       \
+  ATTENTION_GRADIENTS_MMA(mma_128_##T, 128, MOST, T)
+FOR_BF16(GRADIENTS_MMA(f32, 32))
+FOR_BF16(GRADIENTS_MMA(bf16, 32))
+// 64 KiB are all that devices without bf16 have.
+FOR_F16(GRADIENTS_MMA(f16, 16))

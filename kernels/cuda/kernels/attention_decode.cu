@@ -78,16 +78,15 @@ __device__ __forceinline__ void decode(const T *q, const T *keys, const T *value
   }
 }
 
-#define ATTENTION_DECODE(name, T)                                                                                      \
+#define ATTENTION_DECODE(T)                                                                                      \
   extern "C" __global__ void __launch_bounds__(DECODE_THREADS)                                                         \
-      name(const T *q, const T *keys, const T *values, const u32 *lengths, int capacity, int heads, int group, int d,  \
+      attention_decode_##T(const T *q, const T *keys, const T *values, const u32 *lengths, int capacity, int heads, int group, int d,  \
            float scale, int window, float cap, float *parts) {                                                         \
     __shared__ float weights[DECODE_HEADS][DECODE_KEYS];                                                               \
     decode<T>(q, keys, values, lengths, capacity, heads, group, d, scale, window, cap, parts, weights);                \
   }                                                                                                                    \
-  KERNEL_REGISTER(name)
-ATTENTION_DECODE(attention_decode_f32, float)
-ATTENTION_DECODE(attention_decode_bf16, u16)
+  KERNEL_REGISTER(attention_decode_##T)
+FOR_ACTIVATIONS(ATTENTION_DECODE)
 
 // Grid: heads, sequences. Takes what `attention_decode` left of the parts that hold keys, in order.
 template <class T>
@@ -110,11 +109,10 @@ __device__ __forceinline__ void join(const float *parts, const u32 *lengths, int
   }
 }
 
-#define ATTENTION_DECODE_JOIN(name, T)                                                                                 \
+#define ATTENTION_DECODE_JOIN(T)                                                                                 \
   extern "C" __global__ void __launch_bounds__(DECODE_THREADS)                                                         \
-      name(const float *parts, const u32 *lengths, int count, int heads, int d, int window, T *out) {                  \
+      attention_decode_join_##T(const float *parts, const u32 *lengths, int count, int heads, int d, int window, T *out) {                  \
     join<T>(parts, lengths, count, heads, d, window, out);                                                             \
   }                                                                                                                    \
-  KERNEL_REGISTER(name)
-ATTENTION_DECODE_JOIN(attention_decode_join_f32, float)
-ATTENTION_DECODE_JOIN(attention_decode_join_bf16, u16)
+  KERNEL_REGISTER(attention_decode_join_##T)
+FOR_ACTIVATIONS(ATTENTION_DECODE_JOIN)

@@ -1,4 +1,4 @@
-// What the kernels of attention on the tensor cores share: bf16 factors, f32 sums and softmax. Heads have D elements, a
+// What the kernels of attention on the tensor cores share: factors in sixteen bits, f32 sums and softmax. Heads have D elements, a
 // multiple of 16, and start on sixteen bytes.
 #pragma once
 #include "attention_tiles.cuh"
@@ -7,9 +7,25 @@
 #define LOG2_E 1.44269504f
 #define LN_2 0.693147181f
 
-// ROWS rows of a head in bf16, sixteen bytes apart from a whole number of banks. Those of f32 arrive in a stage, and
-// every thread narrows what it copied itself; those of bf16 arrive where they are used.
-template <int D, int ROWS, int THREADS, class T> struct HeadTile;
+// ROWS rows of a head in sixteen bits, sixteen bytes apart from a whole number of banks. Those of f32 arrive in a stage,
+// and every thread narrows what it copied itself, to bf16; those of sixteen bits arrive where they are used.
+template <int D, int ROWS, int THREADS, class T> struct HeadTile {
+  static const int PITCH = D + 8;
+  static const int BYTES = ROWS * PITCH * 2;
+  static const int STAGE_BYTES = BYTES;
+  static const int EIGHTS = ROWS * D / 8;
+
+  static __device__ __forceinline__ void fetch(const HeadRows<T> &from, u8 *, u16 *tile) {
+#pragma unroll
+    for (int at = threadIdx.x; at < EIGHTS; at += THREADS) {
+      int row = at / (D / 8), place = at % (D / 8) * 8;
+      bool present = row < from.count;
+      copy_sixteen(tile + row * PITCH + place, from.row + (present ? (u64)row * from.width + place : 0), present);
+    }
+    copies_commit();
+  }
+  static __device__ __forceinline__ void narrow(const u8 *, u16 *) {}
+};
 
 template <int D, int ROWS, int THREADS> struct HeadTile<D, ROWS, THREADS, float> {
   static const int PITCH = D + 8;
@@ -32,29 +48,11 @@ template <int D, int ROWS, int THREADS> struct HeadTile<D, ROWS, THREADS, float>
       int at = threadIdx.x + chunk * THREADS;
       float4 quad = *(const float4 *)(stage + at * 16);
       uint2 both;
-      both.x = Brain::pack(quad.x, quad.y);
-      both.y = Brain::pack(quad.z, quad.w);
+      both.x = bf16::pack(quad.x, quad.y);
+      both.y = bf16::pack(quad.z, quad.w);
       *(uint2 *)(tile + at / (D / 4) * PITCH + at % (D / 4) * 4) = both;
     }
   }
-};
-
-template <int D, int ROWS, int THREADS> struct HeadTile<D, ROWS, THREADS, u16> {
-  static const int PITCH = D + 8;
-  static const int BYTES = ROWS * PITCH * 2;
-  static const int STAGE_BYTES = BYTES;
-  static const int EIGHTS = ROWS * D / 8;
-
-  static __device__ __forceinline__ void fetch(const HeadRows<u16> &from, u8 *, u16 *tile) {
-#pragma unroll
-    for (int at = threadIdx.x; at < EIGHTS; at += THREADS) {
-      int row = at / (D / 8), place = at % (D / 8) * 8;
-      bool present = row < from.count;
-      copy_sixteen(tile + row * PITCH + place, from.row + (present ? (u64)row * from.width + place : 0), present);
-    }
-    copies_commit();
-  }
-  static __device__ __forceinline__ void narrow(const u8 *, u16 *) {}
 };
 
 // Sixteen rows and sixteen elements from `tile` on, as the left factor.
@@ -64,20 +62,20 @@ template <int PITCH> __device__ __forceinline__ void load_left(u32 (&to)[4], con
 }
 
 // sums[16, 8 N] += left · rowsᵀ, for one step of sixteen elements of 8 N rows.
-template <int N, int PITCH>
+template <class Element, int N, int PITCH>
 __device__ __forceinline__ void add_row_products(const u32 (&left)[4], const u16 *rows, float (&sums)[N][4]) {
   int lane = threadIdx.x & 31;
 #pragma unroll
   for (int n = 0; n < N; n += 2) {
     u32 right[4];
     load_matrices(right, rows + (n * 8 + (lane & 7) + (lane >> 4) * 8) * PITCH + (lane >> 3 & 1) * 8);
-    Brain::multiply(sums[n], left, right[0], right[1]);
-    Brain::multiply(sums[n + 1], left, right[2], right[3]);
+    Element::multiply(sums[n], left, right[0], right[1]);
+    Element::multiply(sums[n + 1], left, right[2], right[3]);
   }
 }
 
 // sums[16, 8 N] = sixteen rows of `left` · rowsᵀ.
-template <int D, int N, int PITCH>
+template <class Element, int D, int N, int PITCH>
 __device__ __forceinline__ void row_products(const u16 *left, const u16 *rows, float (&sums)[N][4]) {
 #pragma unroll
   for (int n = 0; n < N; n++)
@@ -87,24 +85,25 @@ __device__ __forceinline__ void row_products(const u16 *left, const u16 *rows, f
   for (int at = 0; at < D; at += 16) {
     u32 factors[4];
     load_left<PITCH>(factors, left + at);
-    add_row_products<N, PITCH>(factors, rows + at, sums);
+    add_row_products<Element, N, PITCH>(factors, rows + at, sums);
   }
 }
 
 // sums[16, D] += weights[16, 8 N] · rows[8 N, D].
-template <int D, int N, int PITCH>
+template <class Element, int D, int N, int PITCH>
 __device__ __forceinline__ void add_weighted_rows(const float (&weights)[N][4], const u16 *rows, float (&sums)[D / 8][4]) {
+  typedef typename Element::Narrow Narrow;
   int lane = threadIdx.x & 31;
 #pragma unroll
   for (int n = 0; n < N; n += 2) {
-    u32 left[4] = {Brain::pack(weights[n][0], weights[n][1]), Brain::pack(weights[n][2], weights[n][3]),
-                   Brain::pack(weights[n + 1][0], weights[n + 1][1]), Brain::pack(weights[n + 1][2], weights[n + 1][3])};
+    u32 left[4] = {Narrow::pack(weights[n][0], weights[n][1]), Narrow::pack(weights[n][2], weights[n][3]),
+                   Narrow::pack(weights[n + 1][0], weights[n + 1][1]), Narrow::pack(weights[n + 1][2], weights[n + 1][3])};
 #pragma unroll
     for (int at = 0; at < D; at += 16) {
       u32 right[4];
       load_matrices_transposed(right, rows + (n * 8 + (lane & 15)) * PITCH + at + (lane >> 4) * 8);
-      Brain::multiply(sums[at / 8], left, right[0], right[1]);
-      Brain::multiply(sums[at / 8 + 1], left, right[2], right[3]);
+      Element::multiply(sums[at / 8], left, right[0], right[1]);
+      Element::multiply(sums[at / 8 + 1], left, right[2], right[3]);
     }
   }
 }

@@ -11,6 +11,7 @@ __device__ __forceinline__ void attend_mma(const T *q, const T *k, const T *v, c
                                            const AttentionLayer &layer, T *out, float *lse,
                                            u8 *shared, int *place) {
   typedef HeadTile<D, MMA_KEYS, MMA_THREADS, T> Tile;
+  typedef typename ProductsOf<T>::Element Element;
   u16 *keys = (u16 *)shared, *values = (u16 *)(shared + Tile::BYTES);
   u8 *stage = shared + 2 * Tile::BYTES;
   // Later tiles see more keys, so they start first.
@@ -28,7 +29,7 @@ __device__ __forceinline__ void attend_mma(const T *q, const T *k, const T *v, c
       float2 pair = make_float2(0, 0);
       if (row < end)
         pair = load_two(q + (u64)(tile.segment + row) * width + head * D + fragment_column(step * 2 + (i >> 1), 0));
-      queries[step][i] = Brain::pack(pair.x, pair.y);
+      queries[step][i] = Element::Narrow::pack(pair.x, pair.y);
     }
   float tops[2] = {-infinite(), -infinite()}, sums[2] = {0, 0}, taken[D / 8][4];
 #pragma unroll
@@ -57,7 +58,7 @@ __device__ __forceinline__ void attend_mma(const T *q, const T *k, const T *v, c
         for (int i = 0; i < 4; i++) scores[n][i] = 0;
 #pragma unroll
       for (int step = 0; step < D / 16; step++)
-        add_row_products<MMA_KEYS / 8, Tile::PITCH>(queries[step], keys + step * 16, scores);
+        add_row_products<Element, MMA_KEYS / 8, Tile::PITCH>(queries[step], keys + step * 16, scores);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         int row = own + fragment_row(half * 2);
@@ -96,7 +97,7 @@ __device__ __forceinline__ void attend_mma(const T *q, const T *k, const T *v, c
     __syncthreads();
     bool more = start + MMA_KEYS < end;
     if (more) Tile::fetch(rows_of(k, start + MMA_KEYS), stage, keys);
-    if (busy) add_weighted_rows<D, MMA_KEYS / 8, Tile::PITCH>(scores, values, taken);
+    if (busy) add_weighted_rows<Element, D, MMA_KEYS / 8, Tile::PITCH>(scores, values, taken);
     copies_wait<0>();
     if (more) Tile::narrow(stage, keys);
     __syncthreads();
@@ -124,11 +125,10 @@ __device__ __forceinline__ void attend_mma(const T *q, const T *k, const T *v, c
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-ATTENTION_MMA(attention_mma_64_f32, 64, float)
-ATTENTION_MMA(attention_mma_64_bf16, 64, u16)
-ATTENTION_MMA(attention_mma_80_f32, 80, float)
-ATTENTION_MMA(attention_mma_80_bf16, 80, u16)
-ATTENTION_MMA(attention_mma_96_f32, 96, float)
-ATTENTION_MMA(attention_mma_96_bf16, 96, u16)
-ATTENTION_MMA(attention_mma_128_f32, 128, float)
-ATTENTION_MMA(attention_mma_128_bf16, 128, u16)
+#define ATTENTIONS_MMA(T)                                                                                              \
+  ATTENTION_MMA(attention_mma_64_##T, 64, T)                                                                           \
+  ATTENTION_MMA(attention_mma_80_##T, 80, T)                                                                           \
+  ATTENTION_MMA(attention_mma_96_##T, 96, T)                                                                           \
+  ATTENTION_MMA(attention_mma_128_##T, 128, T)
+FOR_BF16(ATTENTIONS_MMA(f32))
+FOR_NARROW(ATTENTIONS_MMA)

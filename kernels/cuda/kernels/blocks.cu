@@ -31,14 +31,14 @@ __device__ __forceinline__ void block_dequantize(const u8 *data, u64 start, u64 
   KERNEL_REGISTER(name)
 
 BLOCK_DEQUANTIZE(dequantize_q4_0_f32, Q4_0, ToF32)
-BLOCK_DEQUANTIZE(dequantize_q4_0_bf16, Q4_0, ToNarrow<Brain>)
-BLOCK_DEQUANTIZE(dequantize_q4_0_f16, Q4_0, ToNarrow<Half>)
+BLOCK_DEQUANTIZE(dequantize_q4_0_bf16, Q4_0, ToNarrow<bf16>)
+BLOCK_DEQUANTIZE(dequantize_q4_0_f16, Q4_0, ToNarrow<f16>)
 BLOCK_DEQUANTIZE(dequantize_q4_1_f32, Q4_1, ToF32)
-BLOCK_DEQUANTIZE(dequantize_q4_1_bf16, Q4_1, ToNarrow<Brain>)
-BLOCK_DEQUANTIZE(dequantize_q4_1_f16, Q4_1, ToNarrow<Half>)
+BLOCK_DEQUANTIZE(dequantize_q4_1_bf16, Q4_1, ToNarrow<bf16>)
+BLOCK_DEQUANTIZE(dequantize_q4_1_f16, Q4_1, ToNarrow<f16>)
 BLOCK_DEQUANTIZE(dequantize_q8_0_f32, Q8_0, ToF32)
-BLOCK_DEQUANTIZE(dequantize_q8_0_bf16, Q8_0, ToNarrow<Brain>)
-BLOCK_DEQUANTIZE(dequantize_q8_0_f16, Q8_0, ToNarrow<Half>)
+BLOCK_DEQUANTIZE(dequantize_q8_0_bf16, Q8_0, ToNarrow<bf16>)
+BLOCK_DEQUANTIZE(dequantize_q8_0_f16, Q8_0, ToNarrow<f16>)
 
 template <class Matrix, class Out> struct PlainDecode {
   Matrix matrix;
@@ -72,10 +72,10 @@ template <class Matrix, class Out> struct PlainDecode {
   KERNEL_REGISTER(name)
 
 PLAIN_DEQUANTIZE(dequantize_f32_f32, F32Matrix, ToF32)
-PLAIN_DEQUANTIZE(dequantize_f32_bf16, F32Matrix, ToNarrow<Brain>)
-PLAIN_DEQUANTIZE(dequantize_f32_f16, F32Matrix, ToNarrow<Half>)
+PLAIN_DEQUANTIZE(dequantize_f32_bf16, F32Matrix, ToNarrow<bf16>)
+PLAIN_DEQUANTIZE(dequantize_f32_f16, F32Matrix, ToNarrow<f16>)
 PLAIN_DEQUANTIZE(dequantize_f16_f32, F16Matrix, ToF32)
-PLAIN_DEQUANTIZE(dequantize_f16_bf16, F16Matrix, ToNarrow<Brain>)
+PLAIN_DEQUANTIZE(dequantize_f16_bf16, F16Matrix, ToNarrow<bf16>)
 PLAIN_DEQUANTIZE(dequantize_bf16_f32, Bf16Matrix, ToF32)
-PLAIN_DEQUANTIZE(dequantize_bf16_bf16, Bf16Matrix, ToNarrow<Brain>)
-PLAIN_DEQUANTIZE(dequantize_bf16_f16, Bf16Matrix, ToNarrow<Half>)
+PLAIN_DEQUANTIZE(dequantize_bf16_bf16, Bf16Matrix, ToNarrow<bf16>)
+PLAIN_DEQUANTIZE(dequantize_bf16_f16, Bf16Matrix, ToNarrow<f16>)

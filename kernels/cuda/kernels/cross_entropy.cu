@@ -37,7 +37,7 @@ struct Running {
 
 // One block a row. `losses[row] = ln Σ e^logit - logit[target]`; with `gradient`, the logits become
 // `scales[0] · (softmax - onehot)`. A target outside the vocabulary makes the loss and the gradient NaN.
-template <bool NARROW>
+template <class T>
 __device__ __forceinline__ void softmax_rows(float *logits, const u32 *targets, int vocabulary, const float *scales,
                                              int gradient, float *losses, float *tops, double *sums) {
   float *row = logits + (u64)blockIdx.x * vocabulary;
@@ -85,9 +85,9 @@ __device__ __forceinline__ void softmax_rows(float *logits, const u32 *targets, 
     float value = __fmul_rn(expf(logit - top), factor);
     return (u32)at == target ? __fadd_rn(value, -scale) : value;
   };
-  if (NARROW) {
+  if (sizeof(T) == 2) {
     // What a round of the block writes lies where this or an earlier round has read: reads come before writes.
-    u16 *narrow = (u16 *)row;
+    T *narrow = (T *)row;
     const int each = quads ? 4 : 1;
     for (int base = 0; base < vocabulary; base += SOFTMAX_THREADS * each) {
       int at = base + threadIdx.x * each;
@@ -118,14 +118,13 @@ __device__ __forceinline__ void softmax_rows(float *logits, const u32 *targets, 
   }
 }
 
-// `softmax_loss_bf16` leaves the gradient of a row in bf16 at the start of its row, whose place does not change.
-#define SOFTMAX_LOSS(name, NARROW)                                                                                     \
+// All but `softmax_loss_f32` leave the gradient of a row in sixteen bits at the start of its row, whose place does not change.
+#define SOFTMAX_LOSS(T)                                                                                     \
   extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)                                                        \
-      name(float *logits, const u32 *targets, int vocabulary, const float *scales, int gradient, float *losses) {      \
+      softmax_loss_##T(float *logits, const u32 *targets, int vocabulary, const float *scales, int gradient, float *losses) {      \
     __shared__ float tops[SOFTMAX_THREADS];                                                                            \
     __shared__ double sums[SOFTMAX_THREADS];                                                                           \
-    softmax_rows<NARROW>(logits, targets, vocabulary, scales, gradient, losses, tops, sums);                           \
+    softmax_rows<T>(logits, targets, vocabulary, scales, gradient, losses, tops, sums);                           \
   }                                                                                                                    \
-  KERNEL_REGISTER(name)
-SOFTMAX_LOSS(softmax_loss_f32, false)
-SOFTMAX_LOSS(softmax_loss_bf16, true)
+  KERNEL_REGISTER(softmax_loss_##T)
+FOR_ACTIVATIONS(SOFTMAX_LOSS)

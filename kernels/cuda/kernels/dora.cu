@@ -52,9 +52,9 @@ extern "C" __global__ void __launch_bounds__(256)
 KERNEL_REGISTER(dora_gains)
 
 // out[j] = factors[j] · Σ_t dy[t, j] · x[t, j] (+ out), over the rows in their order. Grid: columns / 256.
-#define COLUMN_DOTS(name, T)                                                                                           \
+#define COLUMN_DOTS(T)                                                                                           \
   extern "C" __global__ void __launch_bounds__(256)                                                                    \
-      name(const T *dy, const T *x, const float *factors, int rows, int width, int accumulate, float *out) {           \
+      column_dots_##T(const T *dy, const T *x, const float *factors, int rows, int width, int accumulate, float *out) {           \
     int column = blockIdx.x * 256 + threadIdx.x;                                                                       \
     if (column >= width)                                                                                               \
       return;                                                                                                          \
@@ -64,6 +64,5 @@ KERNEL_REGISTER(dora_gains)
     float value = (float)(sum * factors[column]);                                                                      \
     out[column] = accumulate ? __fadd_rn(out[column], value) : value;                                                  \
   }                                                                                                                    \
-  KERNEL_REGISTER(name)
-COLUMN_DOTS(column_dots_f32, float)
-COLUMN_DOTS(column_dots_bf16, u16)
+  KERNEL_REGISTER(column_dots_##T)
+FOR_ACTIVATIONS(COLUMN_DOTS)

@@ -20,32 +20,31 @@ KERNEL_REGISTER(zero)
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 COPY(copy_f32_f32, float, float)
-COPY(copy_f32_bf16, float, u16)
-COPY(copy_bf16_bf16, u16, u16)
+#define COPY_NARROW(T) COPY(copy_f32_##T, float, T) COPY(copy_##T##_##T, T, T)
+FOR_NARROW(COPY_NARROW)
 
-#define ADD_AND_SCALE(suffix, T)                                                                                       \
-  extern "C" __global__ void __launch_bounds__(EACH_THREADS) add_##suffix(const T *source, T *out, u64 count) {        \
+#define ADD_AND_SCALE(T)                                                                                       \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS) add_##T(const T *source, T *out, u64 count) {        \
     if (place() < count)                                                                                               \
       store_one(out + place(), __fadd_rn(load_one(out + place()), load_one(source + place())));                        \
   }                                                                                                                    \
-  KERNEL_REGISTER(add_##suffix)                                                                                        \
-  extern "C" __global__ void __launch_bounds__(EACH_THREADS) scale_##suffix(float factor, T *out, u64 count) {         \
+  KERNEL_REGISTER(add_##T)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS) scale_##T(float factor, T *out, u64 count) {         \
     if (place() < count)                                                                                               \
       store_one(out + place(), __fmul_rn(load_one(out + place()), factor));                                            \
   }                                                                                                                    \
-  KERNEL_REGISTER(scale_##suffix)
-ADD_AND_SCALE(f32, float)
-ADD_AND_SCALE(bf16, u16)
+  KERNEL_REGISTER(scale_##T)
+FOR_ACTIVATIONS(ADD_AND_SCALE)
 
 // out[rows, width] += bias[width].
-#define ADD_BIAS(name, T)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(EACH_THREADS) name(const float *bias, u64 count, int width, T *out) {   \
+#define ADD_BIAS(T)                                                                                              \
+  extern "C" __global__ void __launch_bounds__(EACH_THREADS)                                                           \
+      add_bias_##T(const float *bias, u64 count, int width, T *out) {                                                  \
     if (place() < count)                                                                                               \
       store_one(out + place(), __fadd_rn(load_one(out + place()), bias[place() % width]));                             \
   }                                                                                                                    \
-  KERNEL_REGISTER(name)
-ADD_BIAS(add_bias_f32, float)
-ADD_BIAS(add_bias_bf16, u16)
+  KERNEL_REGISTER(add_bias_##T)
+FOR_ACTIVATIONS(ADD_BIAS)
 
 // out[rows, width] = x[rows, width] · factors[width] (+ out).
 #define SCALE_COLUMNS(name, From, To)                                                                                  \
@@ -58,23 +57,23 @@ ADD_BIAS(add_bias_bf16, u16)
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 SCALE_COLUMNS(scale_columns_f32_f32, float, float)
-SCALE_COLUMNS(scale_columns_bf16_bf16, u16, u16)
-SCALE_COLUMNS(scale_columns_bf16_f32, u16, float)
+#define SCALE_COLUMNS_NARROW(T) SCALE_COLUMNS(scale_columns_##T##_##T, T, T) SCALE_COLUMNS(scale_columns_##T##_f32, T, float)
+FOR_NARROW(SCALE_COLUMNS_NARROW)
 
 #define NO_ROW 0xffffffffu
 
 // gather_rows: out[i] = x[rows[i]]; zeros for NO_ROW. Grid: rows.
 // sum_rows: out[i] = Σ x[rows[j]] for j from offsets[i] to offsets[i + 1], in that order, rounded once. Grid: sums.
-#define ROWS(suffix, T)                                                                                                \
+#define ROWS(T)                                                                                                \
   extern "C" __global__ void __launch_bounds__(EACH_THREADS)                                                           \
-      gather_rows_##suffix(const T *x, const u32 *rows, int width, T *out) {                                           \
+      gather_rows_##T(const T *x, const u32 *rows, int width, T *out) {                                           \
     u32 row = rows[blockIdx.x];                                                                                        \
     for (int at = threadIdx.x; at < width; at += EACH_THREADS)                                                         \
-      out[(u64)blockIdx.x * width + at] = row == NO_ROW ? (T)0 : x[(u64)row * width + at];                             \
+      out[(u64)blockIdx.x * width + at] = row == NO_ROW ? T{} : x[(u64)row * width + at];                             \
   }                                                                                                                    \
-  KERNEL_REGISTER(gather_rows_##suffix)                                                                                \
+  KERNEL_REGISTER(gather_rows_##T)                                                                                \
   extern "C" __global__ void __launch_bounds__(EACH_THREADS)                                                           \
-      sum_rows_##suffix(const T *x, const u32 *offsets, const u32 *rows, int width, T *out) {                          \
+      sum_rows_##T(const T *x, const u32 *offsets, const u32 *rows, int width, T *out) {                          \
     u32 first = offsets[blockIdx.x], end = offsets[blockIdx.x + 1];                                                    \
     for (int at = threadIdx.x; at < width; at += EACH_THREADS) {                                                       \
       float sum = first < end ? load_one(x + (u64)rows[first] * width + at) : 0;                                       \
@@ -83,9 +82,8 @@ SCALE_COLUMNS(scale_columns_bf16_f32, u16, float)
       store_one(out + (u64)blockIdx.x * width + at, sum);                                                              \
     }                                                                                                                  \
   }                                                                                                                    \
-  KERNEL_REGISTER(sum_rows_##suffix)
-ROWS(f32, float)
-ROWS(bf16, u16)
+  KERNEL_REGISTER(sum_rows_##T)
+FOR_ACTIVATIONS(ROWS)
 
 // out[rows[i]] = x[i]. Grid: rows.
 extern "C" __global__ void __launch_bounds__(EACH_THREADS)

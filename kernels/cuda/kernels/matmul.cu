@@ -256,7 +256,7 @@ PRODUCT(matmul_nn_narrow64, F32Matrix, NN, 32, 64, 4, 8, 4)
     __shared__ __align__(16) float shared[Here::FLOATS];                                                               \
     u64 first = (u64)blockIdx.z * part;                                                                                \
     Extent e = {m, n, k - (int)first < part ? k - (int)first : part, m, n, n};                                         \
-    Matrix right = {b + first * n};                                                                                    \
+    Matrix right = Matrix::of(b + first * n, nullptr, nullptr, 0);                                                                                    \
     Here::run(a + first * m, right, c + (u64)blockIdx.z * m * n, e, scale, accumulate != 0, blockIdx.x * BM,           \
               blockIdx.y * BN, shared);                                                                                \
   }                                                                                                                    \
@@ -265,8 +265,10 @@ PRODUCT(matmul_nn_narrow64, F32Matrix, NN, 32, 64, 4, 8, 4)
 TALL(matmul_tn_middle_f32, float, F32Matrix, 64, 64, 4, 4)
 TALL(matmul_tn_low_f32, float, F32Matrix, 16, 64, 2, 4)
 TALL(matmul_tn_narrow_f32, float, F32Matrix, 64, 16, 4, 2)
-TALL(matmul_tn_middle_bf16, u16, Bf16Matrix, 64, 64, 4, 4)
-TALL(matmul_tn_narrow_bf16, u16, Bf16Matrix, 64, 16, 4, 2)
+#define TALL_NARROW(T)                                                                                                 \
+  TALL(matmul_tn_middle_##T, T, NarrowMatrix<T>, 64, 64, 4, 4)                                                         \
+  TALL(matmul_tn_narrow_##T, T, NarrowMatrix<T>, 64, 16, 4, 2)
+FOR_NARROW(TALL_NARROW)
 
 // out[i] = scale · Σ parts[p][i] (+ out[i]), the parts in ascending order.
 extern "C" __global__ void __launch_bounds__(256)

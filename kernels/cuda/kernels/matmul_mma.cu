@@ -1,5 +1,5 @@
-// Products on the tensor cores: activations in bf16 times a frozen matrix in bf16, or f32 activations, narrowed while they
-// are staged, times one in f16; sums in f32.
+// Products on the tensor cores: activations in bf16 or f16 times a frozen matrix of the same type, or f32 activations,
+// narrowed while they are staged, times one in f16; sums in f32.
 //
 //   nt: C[M,N] = old + scale · (A[M,K] · B[N,K]ᵀ + L[M,R] · F[N,R]ᵀ · by)
 //   nn: C[M,N] = old + scale · (A[M,K] · B[K,N] + L[M,R] · F[R,N] · by)
@@ -7,19 +7,19 @@
 // L and F are an adapter's: its product goes on where the sum over K ends, so the update costs no pass of its own.
 //
 // Each element is one chain of products of 16 steps of k in ascending order, in every tile, so a row's bits depend on
-// that row, on the matrices and on k alone. The f16 kernels take the power of two that each row of A is divided by before
-// it is narrowed, so that no activation overflows; the bf16 kernels take none, and the f16 ones no adapter.
+// that row, on the matrices and on k alone. The scaled kernels, of f32 activations, take the power of two that each row of
+// A is divided by before it is narrowed, so that none overflows; the others take none, and the scaled ones no adapter.
 #include "tensor_core.cuh"
 
-template <class Left> struct Product {
-  const Left *a;
+template <class Element> struct Product {
+  const typename Element::Left *a;
   const u16 *b;
-  // f32, or bf16 if `narrow`; `old` is of the same type and may be the same memory, or null.
+  // f32, or sixteen bits if `narrow`; `old` is of the same type and may be the same memory, or null.
   void *c;
   const void *old;
   int narrow;
   const float *powers;
-  // The adapter, in bf16 and f32; rank 0 without one.
+  // The adapter, in sixteen bits and f32; rank 0 without one.
   const u16 *low;
   const float *factor;
   int rank;
@@ -49,20 +49,20 @@ __device__ __forceinline__ void fold_into(T *c, const T *old, int ldc, int n, in
 }
 
 template <class Element>
-__device__ __forceinline__ void fold_pair(const Product<typename Element::Left> &p, int row, int column, float x,
-                                          float y) {
+__device__ __forceinline__ void fold_pair(const Product<Element> &p, int row, int column, float x, float y) {
+  typedef typename Element::Narrow Narrow;
   if (row >= p.m || column >= p.n)
     return;
   float scale = Element::SCALED ? __fmul_rn(p.scale, p.powers[row]) : p.scale;
   if (p.narrow)
-    fold_into((u16 *)p.c, (const u16 *)p.old, p.ldc, p.n, row, column, scale, x, y);
+    fold_into((Narrow *)p.c, (const Narrow *)p.old, p.ldc, p.n, row, column, scale, x, y);
   else
     fold_into((float *)p.c, (const float *)p.old, p.ldc, p.n, row, column, scale, x, y);
 }
 
 // Four elements of a row of A, zeros outside; the row's power of two is divided out.
 template <class Element>
-__device__ __forceinline__ float4 left_quad(const Product<typename Element::Left> &p, int row, int k, bool vector) {
+__device__ __forceinline__ float4 left_quad(const Product<Element> &p, int row, int k, bool vector) {
   float4 out = make_float4(0, 0, 0, 0);
   if (row >= p.m || k >= p.k)
     return out;
@@ -100,7 +100,8 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
   static const int A_STAGES = DIRECT ? STAGES : 2;
   static const int SHARED = A_STAGES * A_BYTES + STAGES * B_BYTES;
   static const int QUADS = BM * STEP / 4 / THREADS;
-  typedef Product<typename Element::Left> Here;
+  typedef Product<Element> Here;
+  typedef typename Element::Narrow Narrow;
   static const int CHUNKS = BN * STEP / 8 / THREADS;
 
   // Where sixteen bytes, eight elements, of a staged tile are: exchanged among rows so that the eight rows that a load
@@ -148,8 +149,8 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
         values[j] = valid ? p.by * p.factor[TRANSPOSED ? (u64)column * p.rank + step : (u64)step * p.n + column] : 0.0f;
       }
       *(uint4 *)(to + place_b(row, chunk)) =
-          make_uint4(Element::pack(values[0], values[1]), Element::pack(values[2], values[3]),
-                     Element::pack(values[4], values[5]), Element::pack(values[6], values[7]));
+          make_uint4(Narrow::pack(values[0], values[1]), Narrow::pack(values[2], values[3]),
+                     Narrow::pack(values[4], values[5]), Narrow::pack(values[6], values[7]));
     }
   }
 
@@ -208,14 +209,14 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
 #pragma unroll
       for (int i = 0; i < QUADS; i++) {
         uint2 *at = (uint2 *)(to + i * (THREADS / 8) * 64);
-        *at = make_uint2(Element::pack(next[i].x, next[i].y), Element::pack(next[i].z, next[i].w));
+        *at = make_uint2(Narrow::pack(next[i].x, next[i].y), Narrow::pack(next[i].z, next[i].w));
       }
     };
     auto stage = [&](int step) {
       u8 *to_a = staged_a + step % A_STAGES * A_BYTES, *to_b = staged_b + step % STAGES * B_BYTES;
       if (step < own) {
         if constexpr (DIRECT)
-          stage_a(p.a, p.lda, p.m, p.k, to_a, m0, step * STEP, vector_a);
+          stage_a((const u16 *)p.a, p.lda, p.m, p.k, to_a, m0, step * STEP, vector_a);
         stage_b(p, to_b, n0, step * STEP, vector_b);
       } else if constexpr (DIRECT) {
         stage_a(p.low, p.rank, p.m, p.rank, to_a, m0, (step - own) * STEP, vector_low);
@@ -300,9 +301,9 @@ template <class Element, bool TRANSPOSED, bool ALIGNED, int BM, int BN, int WM, 
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-#define MMA_TILES(name, Element, WN, BLOCKS)                                                                           \
-  MMA(name##_nt_large, Element, true, true, 128, 128, 64, WN, 3, BLOCKS)                                               \
-  MMA(name##_nn_large, Element, false, true, 128, 128, 64, WN, 3, BLOCKS)                                              \
+#define MMA_TILES(name, Element, WN, STAGES, BLOCKS)                                                                   \
+  MMA(name##_nt_large, Element, true, true, 128, 128, 64, WN, STAGES, BLOCKS)                                          \
+  MMA(name##_nn_large, Element, false, true, 128, 128, 64, WN, STAGES, BLOCKS)                                         \
   MMA(name##_nt_middle, Element, true, false, 64, 64, 32, 32, 3, 4)                                                    \
   MMA(name##_nn_middle, Element, false, false, 64, 64, 32, 32, 3, 4)                                                   \
   MMA(name##_nt_small, Element, true, false, 16, 64, 16, 16, 4, 4)                                                     \
@@ -321,8 +322,8 @@ template <class Element> struct FewRows {
   static const int LEFT_BYTES = 16 * LEFT_PITCH * 2;
   static const int SHARED = 4 * AHEAD * CODES_BYTES + 2 * LEFT_BYTES;
 
-  static __device__ __forceinline__ void run(const Product<typename Element::Left> &p, const Nf4Matrix &w, u8 *shared,
-                                             float *code) {
+  static __device__ __forceinline__ void run(const Product<Element> &p, const Nf4Matrix &w, u8 *shared, float *code) {
+    typedef typename Element::Narrow Narrow;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int m0 = blockIdx.y * 16, n0 = blockIdx.x * 32 + warp * 8;
     const int n = n0 + (lane >> 2);
@@ -353,7 +354,7 @@ template <class Element> struct FewRows {
       for (int i = 0; i < 4; i++) {
         int quad = threadIdx.x + i * 128;
         uint2 *at = (uint2 *)(left + (span & 1) * LEFT_BYTES + (quad / 32 * LEFT_PITCH + quad % 32 * 4) * 2);
-        *at = make_uint2(Element::pack(next[i].x, next[i].y), Element::pack(next[i].z, next[i].w));
+        *at = make_uint2(Narrow::pack(next[i].x, next[i].y), Narrow::pack(next[i].z, next[i].w));
       }
     };
     // The scales of both blocks of a span; zero outside, where the codes are not those of zero.
@@ -389,8 +390,8 @@ template <class Element> struct FewRows {
         float by = scales[sixteen / 4];
         uint2 words = *(const uint2 *)(row + sixteen * 8);
         u32 low = words.x >> (lane & 3) * 8, high = words.y >> (lane & 3) * 8;
-        u32 b0 = Element::pack(__fmul_rn(code[low >> 4 & 15], by), __fmul_rn(code[low & 15], by));
-        u32 b1 = Element::pack(__fmul_rn(code[high >> 4 & 15], by), __fmul_rn(code[high & 15], by));
+        u32 b0 = Narrow::pack(__fmul_rn(code[low >> 4 & 15], by), __fmul_rn(code[low & 15], by));
+        u32 b1 = Narrow::pack(__fmul_rn(code[high >> 4 & 15], by), __fmul_rn(code[high & 15], by));
         u32 a[4];
         load_matrices(a, tile_a + ((lane & 15) * LEFT_PITCH + sixteen * 16 + (lane >> 4) * 8) * 2);
         Element::multiply(sum, a, b0, b1);
@@ -416,8 +417,8 @@ template <class Element> struct FewRows {
       for (int i = 0; i < 2; i++) {
         int k = at + i * 8 + (lane & 3) * 2;
         const float *factor = p.factor + (u64)n * p.rank + k;
-        b[i] = Element::pack(n < p.n && k < p.rank ? p.by * factor[0] : 0.0f,
-                             n < p.n && k + 1 < p.rank ? p.by * factor[1] : 0.0f);
+        b[i] = Narrow::pack(n < p.n && k < p.rank ? p.by * factor[0] : 0.0f,
+                            n < p.n && k + 1 < p.rank ? p.by * factor[1] : 0.0f);
       }
       Element::multiply(sum, a, b[0], b[1]);
     }
@@ -439,17 +440,16 @@ template <class Element> struct FewRows {
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-#if defined(CUEMU) || __CUDA_ARCH__ >= 800
-MMA_TILES(mma_bf16, Brain, 64, 2)
-FEW_ROWS(mma_bf16_nf4, Brain)
-#endif
-// Devices with bf16 have no use for these.
-#if defined(CUEMU) || __CUDA_ARCH__ < 800
-MMA_TILES(mma_f16, Half, 32, 1)
-FEW_ROWS(mma_f16_nf4, Half)
-#endif
+FOR_BF16(MMA_TILES(mma_bf16, Brain, 64, 3, 2))
+FOR_BF16(FEW_ROWS(mma_bf16_nf4, Brain))
+// Devices with bf16 have no use for these. Where copies are not asynchronous, a third stage would only keep a second block
+// out of the 64 KiB of a multiprocessor.
+FOR_F16(MMA_TILES(mma_f16, Half, 32, 2, 2))
+FOR_F16(FEW_ROWS(mma_f16_nf4, Half))
+FOR_F16(MMA_TILES(mma_scaled, ScaledHalf, 32, 3, 1))
+FOR_F16(FEW_ROWS(mma_scaled_nf4, ScaledHalf))
 
-// The power of two next below the greatest size in each row of a[m,k]: what the f16 kernels divide by. One for a row of
+// The power of two next below the greatest size in each row of a[m,k]: what the scaled kernels divide by. One for a row of
 // zeros; a row with an infinity or NaN keeps it.
 extern "C" __global__ void __launch_bounds__(256) row_powers(const float *a, int m, int k, int lda, float *powers) {
   __shared__ u32 tops[8];

@@ -1,6 +1,6 @@
 // What a dequantised matrix is written as: sixteen bytes a store.
 #pragma once
-#include "tensor_core.cuh"
+#include "operands.cuh"
 
 struct ToF32 {
   typedef float Type;
@@ -11,13 +11,13 @@ struct ToF32 {
   }
 };
 
-template <class Element> struct ToNarrow {
+template <class T> struct ToNarrow {
   typedef u16 Type;
   static const int EACH = 8;
-  static __device__ __forceinline__ u16 narrow(float value) { return Element::narrow(value); }
+  static __device__ __forceinline__ u16 narrow(float value) { return T::narrow(value); }
   static __device__ __forceinline__ void store(u16 *out, const float (&values)[EACH]) {
-    *(uint4 *)out = make_uint4(Element::pack(values[0], values[1]), Element::pack(values[2], values[3]),
-                               Element::pack(values[4], values[5]), Element::pack(values[6], values[7]));
+    *(uint4 *)out = make_uint4(T::pack(values[0], values[1]), T::pack(values[2], values[3]), T::pack(values[4], values[5]),
+                               T::pack(values[6], values[7]));
   }
 };
 

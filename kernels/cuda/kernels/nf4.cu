@@ -43,5 +43,5 @@ __device__ __forceinline__ void nf4_dequantize(const Nf4Matrix &matrix, u64 star
   KERNEL_REGISTER(name)
 
 NF4_DEQUANTIZE(dequantize_nf4_f32, ToF32)
-NF4_DEQUANTIZE(dequantize_nf4_bf16, ToNarrow<Brain>)
-NF4_DEQUANTIZE(dequantize_nf4_f16, ToNarrow<Half>)
+NF4_DEQUANTIZE(dequantize_nf4_bf16, ToNarrow<bf16>)
+NF4_DEQUANTIZE(dequantize_nf4_f16, ToNarrow<f16>)

@@ -84,13 +84,6 @@ __device__ const float DYNAMIC_MAP[256] = {
 #define NF4_BLOCK 64
 #define NF4_NESTED_BLOCK 256
 
-// Exact for every finite half, subnormal ones too; infinities and NaNs keep their kind.
-__device__ __forceinline__ float float_of_f16(u16 bits) {
-  float size = __fmul_rn(value_of_bits((u32)(bits & 0x7fff) << 13), value_of_bits((127u + 112u) << 23));
-  u32 pattern = (bits & 0x7c00) == 0x7c00 ? 0x7f800000u | (u32)(bits & 0x3ff) << 13 : bits_of_value(size);
-  return value_of_bits(pattern | (u32)(bits & 0x8000) << 16);
-}
-
 struct F32Matrix {
   const float *data;
   static __device__ __forceinline__ F32Matrix of(const void *data, const u8 *, const float *, float) {
@@ -103,33 +96,18 @@ struct F32Matrix {
   __device__ __forceinline__ float4 four(u64 index) const { return *(const float4 *)(data + index); }
 };
 
-struct Bf16Matrix {
-  const u16 *data;
-  static __device__ __forceinline__ Bf16Matrix of(const void *data, const u8 *, const float *, float) {
-    return {(const u16 *)data};
+template <class T> struct NarrowMatrix {
+  const T *data;
+  static __device__ __forceinline__ NarrowMatrix of(const void *data, const u8 *, const float *, float) {
+    return {(const T *)data};
   }
   __device__ __forceinline__ bool wide() const { return (u64)data % 8 == 0; }
-  __device__ __forceinline__ float at(u64 index) const { return float_of_bf16(data[index]); }
-  __device__ __forceinline__ float4 four(u64 index) const {
-    uint2 words = *(const uint2 *)(data + index);
-    return make_float4(value_of_bits(words.x << 16), value_of_bits(words.x & 0xffff0000u), value_of_bits(words.y << 16),
-                       value_of_bits(words.y & 0xffff0000u));
-  }
+  __device__ __forceinline__ float at(u64 index) const { return load_one(data + index); }
+  __device__ __forceinline__ float4 four(u64 index) const { return load_four(data + index); }
 };
 
-struct F16Matrix {
-  const u16 *data;
-  static __device__ __forceinline__ F16Matrix of(const void *data, const u8 *, const float *, float) {
-    return {(const u16 *)data};
-  }
-  __device__ __forceinline__ bool wide() const { return (u64)data % 8 == 0; }
-  __device__ __forceinline__ float at(u64 index) const { return float_of_f16(data[index]); }
-  __device__ __forceinline__ float4 four(u64 index) const {
-    uint2 words = *(const uint2 *)(data + index);
-    return make_float4(float_of_f16((u16)words.x), float_of_f16((u16)(words.x >> 16)), float_of_f16((u16)words.y),
-                       float_of_f16((u16)(words.y >> 16)));
-  }
-};
+typedef NarrowMatrix<bf16> Bf16Matrix;
+typedef NarrowMatrix<f16> F16Matrix;
 
 // NF4 with double quantisation: two codes a byte, high nibble first; the blocks run over the flattened matrix.
 struct Nf4Matrix {
@@ -164,7 +142,7 @@ struct Nf4Matrix {
 struct Q4_0 {
   static const int BYTES = 18;
   static __device__ __forceinline__ float value(const u8 *block, u32 place) {
-    float scale = float_of_f16((u16)(block[0] | block[1] << 8));
+    float scale = f16::widen((u16)(block[0] | block[1] << 8));
     u32 byte = block[2 + place % 16];
     return __fmul_rn((float)(int)(place < 16 ? byte & 15 : byte >> 4) - 8.0f, scale);
   }
@@ -174,8 +152,8 @@ struct Q4_0 {
 struct Q4_1 {
   static const int BYTES = 20;
   static __device__ __forceinline__ float value(const u8 *block, u32 place) {
-    float scale = float_of_f16((u16)(block[0] | block[1] << 8));
-    float least = float_of_f16((u16)(block[2] | block[3] << 8));
+    float scale = f16::widen((u16)(block[0] | block[1] << 8));
+    float least = f16::widen((u16)(block[2] | block[3] << 8));
     u32 byte = block[4 + place % 16];
     return __fadd_rn(__fmul_rn((float)(int)(place < 16 ? byte & 15 : byte >> 4), scale), least);
   }
@@ -185,7 +163,7 @@ struct Q4_1 {
 struct Q8_0 {
   static const int BYTES = 34;
   static __device__ __forceinline__ float value(const u8 *block, u32 place) {
-    float scale = float_of_f16((u16)(block[0] | block[1] << 8));
+    float scale = f16::widen((u16)(block[0] | block[1] << 8));
     return __fmul_rn((float)(int)(i8)block[2 + place], scale);
   }
 };

@@ -55,8 +55,8 @@ __device__ __forceinline__ void drop(const From *x, u64 count, const Stream &str
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 DROPOUT(dropout_f32_f32, float, float)
-DROPOUT(dropout_bf16_bf16, u16, u16)
-DROPOUT(dropout_bf16_f32, u16, float)
+#define DROPOUT_NARROW(T) DROPOUT(dropout_##T##_##T, T, T) DROPOUT(dropout_##T##_f32, T, float)
+FOR_NARROW(DROPOUT_NARROW)
 
 // out[·, width] += magnitude · (2 u - 1), a sequence's magnitude being strength / √elements. Grid: elements of the longest
 // sequence / 256, sequences.

@@ -131,13 +131,14 @@ __device__ __forceinline__ void normalise_backward(const T *x, const float *weig
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-RMS_NORM(rms_norm_f32_f32, Quad, float, float)
-RMS_NORM(rms_norm_f32_bf16, Quad, float, u16)
-RMS_NORM(rms_norm_bf16_bf16, Quad, u16, u16)
-RMS_NORM(rms_norm_single_f32_f32, Single, float, float)
-RMS_NORM(rms_norm_single_f32_bf16, Single, float, u16)
-RMS_NORM(rms_norm_single_bf16_bf16, Single, u16, u16)
-RMS_NORM_BACKWARD(rms_norm_backward_f32, Quad, float)
-RMS_NORM_BACKWARD(rms_norm_backward_bf16, Quad, u16)
-RMS_NORM_BACKWARD(rms_norm_backward_single_f32, Single, float)
-RMS_NORM_BACKWARD(rms_norm_backward_single_bf16, Single, u16)
+#define RMS_NORMS(T)                                                                                                   \
+  RMS_NORM(rms_norm_##T##_##T, Quad, T, T)                                                                             \
+  RMS_NORM(rms_norm_single_##T##_##T, Single, T, T)                                                                    \
+  RMS_NORM_BACKWARD(rms_norm_backward_##T, Quad, T)                                                                    \
+  RMS_NORM_BACKWARD(rms_norm_backward_single_##T, Single, T)
+FOR_ACTIVATIONS(RMS_NORMS)
+
+#define RMS_NORM_NARROW(T)                                                                                             \
+  RMS_NORM(rms_norm_f32_##T, Quad, float, T)                                                                           \
+  RMS_NORM(rms_norm_single_f32_##T, Single, float, T)
+FOR_NARROW(RMS_NORM_NARROW)

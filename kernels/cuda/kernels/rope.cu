@@ -23,12 +23,11 @@ __device__ __forceinline__ void rotate(T *x, const u32 *positions, const float *
   store_one(high, fmaf(b, c, __fmul_rn(a, s)));
 }
 
-#define ROPE(name, T)                                                                                                  \
+#define ROPE(T)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(256)                                                                    \
-      name(T *x, const u32 *positions, const float *cos, const float *sin, u64 count, int heads, int half,             \
+      rope_##T(T *x, const u32 *positions, const float *cos, const float *sin, u64 count, int heads, int half,             \
            int table_rows, float sign) {                                                                               \
     rotate<T>(x, positions, cos, sin, count, heads, half, table_rows, sign);                                           \
   }                                                                                                                    \
-  KERNEL_REGISTER(name)
-ROPE(rope_f32, float)
-ROPE(rope_bf16, u16)
+  KERNEL_REGISTER(rope_##T)
+FOR_ACTIVATIONS(ROPE)

@@ -88,9 +88,7 @@ __device__ __forceinline__ void gate_backward(const T *gate, const T *up, const 
   }                                                                                                                    \
   KERNEL_REGISTER(name)
 
-GATED(swiglu_f32, Silu, float)
-GATED(swiglu_bf16, Silu, u16)
+#define SWIGLU(T) GATED(swiglu_##T, Silu, T) GATED_BACKWARD(swiglu_backward_##T, Silu, T)
+FOR_ACTIVATIONS(SWIGLU)
 GATED(geglu_f32, Gelu, float)
-GATED_BACKWARD(swiglu_backward_f32, Silu, float)
-GATED_BACKWARD(swiglu_backward_bf16, Silu, u16)
 GATED_BACKWARD(geglu_backward_f32, Gelu, float)

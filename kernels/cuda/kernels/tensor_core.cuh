@@ -3,9 +3,7 @@
 #pragma once
 #include "operands.cuh"
 
-#ifdef CUEMU
-#include "../emulator/tensor_core.h"
-#else
+#ifndef CUEMU
 
 __device__ __forceinline__ u32 shared_address(const void *shared) {
   u32 address;
@@ -53,22 +51,15 @@ template <int PENDING> __device__ __forceinline__ void copies_wait() {
 #endif
 }
 
-__device__ __forceinline__ u16 half_bits(float value) {
-  u16 bits;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-  return bits;
-}
-
 #endif
 
 // bfloat16 factors, from sm_80 on.
 struct Brain {
-  // What a left operand is stored in.
-  typedef u16 Left;
-  // Has the range of f32, so rows need no scaling.
+  // What a left operand is stored in, and an output in sixteen bits.
+  typedef bf16 Left;
+  typedef bf16 Narrow;
+  // Whether rows of the left operand are divided by a power of two.
   static const bool SCALED = false;
-  static __device__ __forceinline__ u16 narrow(float value) { return bf16_bits(value); }
-  static __device__ __forceinline__ u32 pack(float low, float high) { return pack_bf16(low, high); }
   // d[16,8] += a[16,16] · b[16,8], in the fragments of mma.m16n8k16.
   static __device__ __forceinline__ void multiply(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #ifdef CUEMU
@@ -84,12 +75,9 @@ struct Brain {
 
 // Half-precision factors; two steps of 8, which sm_75 has too.
 struct Half {
-  typedef float Left;
-  static const bool SCALED = true;
-  static __device__ __forceinline__ u16 narrow(float value) { return half_bits(value); }
-  static __device__ __forceinline__ u32 pack(float low, float high) {
-    return (u32)half_bits(low) | (u32)half_bits(high) << 16;
-  }
+  typedef f16 Left;
+  typedef f16 Narrow;
+  static const bool SCALED = false;
   static __device__ __forceinline__ void multiply(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     eight(d, a[0], a[1], b0);
     eight(d, a[2], a[3], b1);
@@ -103,4 +91,18 @@ struct Half {
                  : "r"(a0), "r"(a1), "r"(b));
 #endif
   }
+};
+
+// The same with a left operand in f32, of whatever size.
+struct ScaledHalf : Half {
+  typedef float Left;
+  static const bool SCALED = true;
+};
+
+// The products of what activations are stored in; those of f32 are narrowed to bf16.
+template <class T> struct ProductsOf {
+  typedef Brain Element;
+};
+template <> struct ProductsOf<f16> {
+  typedef Half Element;
 };

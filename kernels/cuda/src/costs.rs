@@ -32,44 +32,43 @@ pub struct CudaCosts {
 pub(crate) type Borrowed = [usize; 2];
 
 impl CudaCosts {
-    /// Of a device that computes in bf16, with cuBLAS: what is planned for where none is at hand.
+    /// Of a device that computes in sixteen bits, with cuBLAS: what is planned for where none is at hand. Those without bf16,
+    /// which compute in f16, take the same.
     pub const USUAL: Self = Self { precision: Precision::Bf16, bf16: true, cublas: true };
 
-    /// What activations are kept in: halves have too little range for them, so older devices keep `f32`.
+    /// What activations are kept in, and the factors of products.
     #[must_use]
     pub fn activations(&self) -> FloatType {
         match self.precision {
+            Precision::F32 => FloatType::F32,
             Precision::Bf16 if self.bf16 => FloatType::Bf16,
-            _ => FloatType::F32,
+            Precision::Bf16 => FloatType::F16,
         }
     }
 
     /// Of a product with a frozen or trained matrix that is `[rows, cols]` in memory, `[m, n, k]` as it is computed.
     fn product(&self, [m, n, k]: [usize; 3], weight: Storage, transposed: bool) -> Borrowed {
         let [rows, cols] = if transposed { [n, k] } else { [k, n] };
-        let narrow = weight == Storage::F32 && n.min(k) <= NARROW;
-        // Where activations are bf16, trained matrices are converted too.
-        if m == 0 || n == 0 || k == 0 || self.precision == Precision::F32 || (narrow && !self.bf16) {
+        if m == 0 || n == 0 || k == 0 || self.precision == Precision::F32 {
             return [0, 0];
         }
-        let row = if self.bf16 { 0 } else { powers(m) };
+        // Trained matrices are converted too.
         let element = if self.bf16 { Storage::Bf16 } else { Storage::F16 };
         let decoded = transposed && weight == Storage::Nf4 && m <= FEW_ROWS && k.is_multiple_of(64);
-        [if weight == element || decoded { 0 } else { converted(rows_at_once(rows, cols), cols) }, row]
+        [if weight == element || decoded { 0 } else { converted(rows_at_once(rows, cols), cols) }, 0]
     }
 
     /// Whether a product on the tensor cores is cuBLAS's: it wants both operands narrow and on sixteen bytes.
     pub(crate) fn takes_library(&self, m: usize, n: usize, k: usize) -> bool {
-        self.cublas && self.bf16 && m >= LIBRARY_ROWS && n.is_multiple_of(8) && k.is_multiple_of(8)
+        self.cublas && m >= LIBRARY_ROWS && n.is_multiple_of(8) && k.is_multiple_of(8)
     }
 
     fn operation(&self, operation: &Operation) -> Borrowed {
         match *operation {
             Operation::MatmulNt(shape, weight) => self.product(shape, weight, true),
             Operation::MatmulNn([m, n, k], weight) => self.product([m, k, n], weight, false),
-            Operation::Narrow(len) => {
-                [0, if self.precision == Precision::Bf16 && self.bf16 { narrowed(1, len) } else { 0 }]
-            }
+            // In f16 a power of two for each row takes less.
+            Operation::Narrow(len) => [0, if self.precision == Precision::Bf16 { narrowed(1, len) } else { 0 }],
             Operation::MatmulTn([m, p, q]) => [tall(m, p * q), 0],
             Operation::Norm(len) => [norm_bytes(len), 0],
             Operation::AttentionDecode(shape, sequences, capacity) => decode(&shape, sequences, capacity),
@@ -115,7 +114,7 @@ pub(crate) fn converted(rows: usize, cols: usize) -> usize {
     2 * rows * cols
 }
 
-/// Of the left operand in bf16.
+/// Of the left operand in sixteen bits.
 pub(crate) fn narrowed(m: usize, k: usize) -> usize {
     2 * m * k
 }
@@ -155,8 +154,10 @@ mod tests {
                 assert!(taken <= tall(m, len) && tall(m, len) <= tall(m + 1, len), "{m} steps of {len}");
             }
         }
-        let costs = CudaCosts { precision: Precision::Bf16, bf16: true, cublas: true };
-        for weight in [Storage::F32, Storage::Bf16, Storage::Nf4] {
+        let kinds = [true, false].map(|bf16| CudaCosts { bf16, ..CudaCosts::USUAL });
+        for (weight, costs) in
+            [Storage::F32, Storage::Bf16, Storage::Nf4].into_iter().flat_map(|one| kinds.map(|kind| (one, kind)))
+        {
             let mut before = 0;
             for m in 0..400 {
                 let operations = [Operation::MatmulNt([m, 96, 128], weight), Operation::MatmulNn([m, 96, 128], weight)];

@@ -1,4 +1,4 @@
-//! cuBLAS, where it is found: products of large bf16 matrices, which it may compute with instructions newer than those of
+//! cuBLAS, where it is found: products of large matrices in sixteen bits, which it may compute with instructions newer than those of
 //! our own kernels.
 
 use std::ffi::{c_int, c_void};
@@ -6,7 +6,7 @@ use std::ptr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libloading::{Library, Symbol};
-use luthier_kernels::device::{Buffer, Component, Device, DeviceError, DeviceResult};
+use luthier_kernels::device::{Buffer, Component, Device, DeviceError, DeviceResult, FloatType};
 
 use crate::CudaDevice;
 use crate::driver::explain;
@@ -20,6 +20,7 @@ const SUCCESS: c_int = 0;
 const NORMAL: c_int = 0;
 const TRANSPOSED: c_int = 1;
 const REAL_32: c_int = 0;
+const HALF_16: c_int = 2;
 const BRAIN_16: c_int = 14;
 const COMPUTE_32: c_int = 68;
 const DEFAULT_ALGORITHM: c_int = -1;
@@ -52,13 +53,14 @@ type Gemm = unsafe extern "C" fn(
 ) -> c_int;
 
 /// `c[m, n] = scale · a[m, k] · b (+ c)`; `b` is `[n, k]` if `transposed`, else `[k, n]`. Rows are `lda`, `ldb` and `ldc`
-/// elements apart; `a` and `b` are bf16, `c` is `f32` unless it is `narrow`.
+/// elements apart; `a` and `b` are `kind`, bf16 or f16, `c` is `f32` unless it is `narrow`.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     pub a: u64,
     pub b: u64,
     pub c: u64,
-    /// `c` is bf16.
+    pub kind: FloatType,
+    /// `c` is of that type.
     pub narrow: bool,
     pub transposed: bool,
     pub m: usize,
@@ -169,7 +171,8 @@ impl Cublas {
     /// # Errors
     /// cuBLAS's status.
     unsafe fn multiply(&self, call: &Call) -> Result<(), String> {
-        let Call { a, b, c, narrow, transposed, m, n, k, lda, ldb, ldc, scale, accumulate } = *call;
+        let Call { a, b, c, kind, narrow, transposed, m, n, k, lda, ldb, ldc, scale, accumulate } = *call;
+        let sixteen = if kind == FloatType::F16 { HALF_16 } else { BRAIN_16 };
         let beta = if accumulate { 1f32 } else { 0.0 };
         let int = |value: usize| c_int::try_from(value).map_err(|_| format!("{value} is beyond cuBLAS's 32 bits"));
         let (m, n, k, lda, ldb, ldc) = (int(m)?, int(n)?, int(k)?, int(lda)?, int(ldb)?, int(ldc)?);
@@ -189,14 +192,14 @@ impl Cublas {
                 k,
                 &raw const scale,
                 b,
-                BRAIN_16,
+                sixteen,
                 ldb,
                 a,
-                BRAIN_16,
+                sixteen,
                 lda,
                 &raw const beta,
                 c,
-                if narrow { BRAIN_16 } else { REAL_32 },
+                if narrow { sixteen } else { REAL_32 },
                 ldc,
                 COMPUTE_32,
                 DEFAULT_ALGORITHM,

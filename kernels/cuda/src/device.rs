@@ -18,11 +18,11 @@ use crate::memory::{Region, Staging, Taken};
 use crate::modules::Module;
 use crate::{Arguments, modules};
 
-/// What products and attention are computed in. Sums are `f32` in both.
+/// What activations are kept in and products computed with. Sums are `f32` in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
     F32,
-    /// Factors rounded to bfloat16 (to half where there is none), on the tensor cores.
+    /// Sixteen bits, on the tensor cores: bfloat16 from compute capability 8.0 on, f16 before.
     #[default]
     Bf16,
 }
@@ -32,14 +32,14 @@ pub enum Precision {
 pub struct CudaOptions {
     pub ordinal: u8,
     pub precision: Precision,
-    /// Whether cuBLAS computes large products of bf16 factors if it is found.
+    /// Whether cuBLAS computes large products of factors in sixteen bits if it is found.
     pub cublas: bool,
 }
 
 impl CudaOptions {
-    /// Whether products are cuBLAS's on a device of this capability, as far as it is found.
-    fn wants_cublas(self, capability: (i32, i32)) -> bool {
-        self.cublas && self.precision == Precision::Bf16 && capability.0 >= 8
+    /// Whether products are cuBLAS's, as far as it is found.
+    fn wants_cublas(self) -> bool {
+        self.cublas && self.precision == Precision::Bf16
     }
 }
 
@@ -82,7 +82,7 @@ impl CudaDevice {
     /// [`DeviceError::Unavailable`]: no driver, one that is too old, no such device, a cuBLAS that does not start.
     pub fn open(options: CudaOptions) -> DeviceResult<Self> {
         let mut device = Self::on(options, Driver::open(options.ordinal))?;
-        if options.wants_cublas(device.capability()) && cublas::class().is_some() {
+        if options.wants_cublas() && cublas::class().is_some() {
             device.use_cublas()?;
         }
         Ok(device)
@@ -145,7 +145,7 @@ impl CudaDevice {
     pub fn class_of(options: CudaOptions) -> DeviceResult<String> {
         let unavailable = |why| DeviceError::Unavailable { device: format!("cuda:{}", options.ordinal), why };
         let (_, properties) = driver::find(options.ordinal).map_err(unavailable)?;
-        let library = if options.wants_cublas(properties.capability) { cublas::class() } else { None };
+        let library = if options.wants_cublas() { cublas::class() } else { None };
         Ok(class(properties.capability, options.precision) + &library.unwrap_or_default())
     }
 
@@ -340,6 +340,7 @@ impl CudaDevice {
 fn class((major, minor): (i32, i32), precision: Precision) -> String {
     let precision = match precision {
         Precision::F32 => "f32",
+        Precision::Bf16 if major < 8 => "f16",
         Precision::Bf16 => "bf16",
     };
     format!("cuda-{major}.{minor}-{precision}")

@@ -3,7 +3,13 @@
 use std::collections::BTreeMap;
 
 macro_rules! modules {
-    ($generation:literal: $($name:literal),* $(,)?) => {
+    ($generation:literal) => {
+        modules!($generation:
+            "adapters", "attention", "attention_backward", "attention_backward_mma", "attention_decode", "attention_mma",
+            "blocks", "cross_entropy", "dora", "elementwise", "embedding", "matmul", "matmul_mma", "nf4", "optimizer",
+            "random", "rms_norm", "rope", "sampling", "swiglu")
+    };
+    ($generation:literal: $($name:literal),*) => {
         &[$(($name, include_bytes!(concat!("../ptx/", $generation, "/", $name, ".ptx.zst")))),*]
     };
 }
@@ -11,17 +17,9 @@ macro_rules! modules {
 /// Names and compressed texts.
 type Packed = &'static [(&'static str, &'static [u8])];
 
-const COMPUTE_75: Packed = modules!("compute_75":
-    "attention", "attention_backward", "attention_decode", "blocks", "cross_entropy", "dora", "elementwise", "embedding",
-    "matmul", "matmul_mma", "nf4", "optimizer", "random", "rms_norm", "rope", "sampling", "swiglu");
-const COMPUTE_80: Packed = modules!("compute_80":
-    "adapters", "attention", "attention_backward", "attention_backward_mma", "attention_decode", "attention_mma", "blocks",
-    "cross_entropy", "dora", "elementwise", "embedding", "matmul", "matmul_mma", "nf4", "optimizer", "random", "rms_norm",
-    "rope", "sampling", "swiglu");
-const COMPUTE_90: Packed = modules!("compute_90":
-    "adapters", "attention", "attention_backward", "attention_backward_mma", "attention_decode", "attention_mma", "blocks",
-    "cross_entropy", "dora", "elementwise", "embedding", "matmul", "matmul_mma", "nf4", "optimizer", "random", "rms_norm",
-    "rope", "sampling", "swiglu");
+const COMPUTE_75: Packed = modules!("compute_75");
+const COMPUTE_80: Packed = modules!("compute_80");
+const COMPUTE_90: Packed = modules!("compute_90");
 
 /// One file of kernels.
 pub struct Module {

@@ -9,6 +9,8 @@ mod launches;
 mod support;
 #[path = "common/training_spec.rs"]
 mod training_spec;
+#[path = "training/turing.rs"]
+mod turing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -47,9 +47,10 @@ pub struct EvalConfig {
     #[serde(default = "crate::device::cpu", skip_serializing_if = "crate::device::is_cpu")]
     #[schemars(extend("default" = "cpu"), regex(pattern = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"))]
     pub device: String,
-    /// What products on a CUDA device are computed in; the CPU computes in f32.
+    /// What a CUDA device keeps activations in and multiplies; `auto` is bf16 from compute capability 8.0 on and f16 on 7.5.
+    /// The CPU computes in f32.
     #[serde(default, skip_serializing_if = "ComputeType::is_default")]
-    #[schemars(extend("default" = "bf16"))]
+    #[schemars(extend("default" = "auto"))]
     pub compute_type: ComputeType,
     /// On a CUDA device, `auto` lets NVIDIA's cuBLAS compute large products where the system has it; `never` keeps to
     /// Luthier's own kernels, whose bits do not depend on how many rows are computed together.

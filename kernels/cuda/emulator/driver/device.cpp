@@ -71,6 +71,8 @@ void trace(const char *what, const std::string &name, size_t bytes) {
 
 bool has_context() { return entered && retained > 0; }
 
+size_t shared_most() { return capability[0] < 8 ? 64 << 10 : 163 << 10; }
+
 Counters &counters() {
   static Counters all;
   return all;
@@ -127,8 +129,8 @@ API cuDeviceGetAttribute(int *value, int attribute, int) {
   case 16: *value = 4; break; // multiprocessors
   case 75: *value = capability[0]; break;
   case 76: *value = capability[1]; break;
-  case 81: *value = 164 << 10; break;
-  case 97: *value = 163 << 10; break; // shared memory of a block that asks for it
+  case 81: *value = capability[0] < 8 ? 64 << 10 : 164 << 10; break;
+  case 97: *value = (int)shared_most(); break;
   case 115: *value = 1; break;        // memory pools
   default: *value = 0;
   }

@@ -49,6 +49,8 @@ int refuse(int code, const char *why, const std::string &what = "");
 void trace(const char *what, const std::string &name, size_t bytes);
 // Whether the calling thread has a context.
 bool has_context();
+// Bytes of shared memory that a block can have if it asks.
+size_t shared_most();
 
 // What tests ask for.
 struct Counters {

@@ -8,8 +8,8 @@ namespace driver {
 
 namespace {
 
-// Of compute capability 8.0: bytes of shared memory that a block has unasked, and that it can have.
-const size_t SHARED_UNASKED = 48 << 10, SHARED_MOST = 163 << 10;
+// Bytes of shared memory that a block has unasked.
+const size_t SHARED_UNASKED = 48 << 10;
 
 struct Function {
   std::string name;
@@ -141,7 +141,7 @@ API cuFuncSetAttribute(void *handle, int attribute, int value) {
   Function &function = *(Function *)handle;
   // The most dynamic shared memory; the others are preferences.
   if (attribute != 8) return SUCCESS;
-  if (value < 0 || (size_t)value + cuemu::SharedMemory::declared(function.name) > SHARED_MOST)
+  if (value < 0 || (size_t)value + cuemu::SharedMemory::declared(function.name) > shared_most())
     return refuse(INVALID_VALUE, "more shared memory than a device has", function.name);
   function.dynamic = std::max(function.dynamic, (size_t)value);
   return SUCCESS;

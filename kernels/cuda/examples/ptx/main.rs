@@ -11,7 +11,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::PathBuf;
 
 use libloading::{Library, Symbol};
-use sources::{GENERATIONS, OPTIONS, digest, home, modules, path, text};
+use sources::{GENERATIONS, MODULES, OPTIONS, digest, home, path, text};
 
 /// The highest that costs readers no extra memory.
 const LEVEL: i32 = 19;
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let library = library()?;
     for generation in GENERATIONS {
         fs_err::create_dir_all(home().join("ptx").join(generation))?;
-        for module in modules(generation) {
+        for module in MODULES {
             let head = format!("// sources {}\n", digest(generation, module)?);
             // The compiler numbers registers anew each time.
             if text(generation, module).is_ok_and(|ptx| ptx.starts_with(&head)) {

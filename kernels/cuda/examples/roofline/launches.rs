@@ -6,5 +6,5 @@ pub const FORWARD: usize = 24;
 /// The same without the down projection's product.
 pub const AGAIN: usize = 22;
 /// Seven matrices decoded and multiplied, a way through the ranks and the gradients of each of four groups, attention's
-/// three, norms again and back, rotations, the gate again and back, two copies of the gradient in bf16.
+/// three, norms again and back, rotations, the gate again and back, two copies of the gradient in sixteen bits.
 pub const BACKWARD: usize = 35;

@@ -3,7 +3,7 @@
 /// Peaks of one card.
 pub struct Machine {
     pub name: &'static str,
-    /// bf16 products with f32 sums on the tensor cores, dense, operations per second.
+    /// Products of bf16, or of f16 where there is none, with f32 sums on the tensor cores, dense, operations per second.
     pub tensor: f64,
     /// f32 outside the tensor cores, operations per second.
     pub plain: f64,
@@ -13,7 +13,8 @@ pub struct Machine {
     pub memory: f64,
 }
 
-pub const MACHINES: [Machine; 3] = [
+pub const MACHINES: [Machine; 4] = [
+    Machine { name: "T4, 16 GB", tensor: 65e12, plain: 8.1e12, bandwidth: 320e9, memory: 16e9 },
     Machine { name: "RTX 4090, 24 GB", tensor: 165.2e12, plain: 82.6e12, bandwidth: 1008e9, memory: 24e9 },
     Machine { name: "A100 SXM, 80 GB", tensor: 312e12, plain: 19.5e12, bandwidth: 2039e9, memory: 80e9 },
     Machine { name: "H100 SXM, 80 GB", tensor: 989.4e12, plain: 66.9e12, bandwidth: 3350e9, memory: 80e9 },

@@ -20,9 +20,9 @@ Everything here is **computed from shapes, never measured**: no kernel of this c
 come from `cargo run -p luthier-cuda --example roofline`, which writes this file; a test fails if it is stale.
 
 One step is one micro-batch of 4,096 packed tokens (one sequence of 4,096, the worst case for attention), QLoRA of rank 16
-on all seven projections, layer inputs kept and the rest computed again, every token trained, head in bf16 over as many
-rows at once as the engine's workspace has room for. Activations are bf16 in memory, block inputs and the gradient that
-travels down f32, sums f32. A multiply-add is two operations. An adapter's update is added inside the product that it
+on all seven projections, layer inputs kept and the rest computed again, every token trained, head in sixteen bits over as
+many rows at once as the engine's workspace has room for. Activations are bf16 in memory (f16 on the T4, which has no bf16),
+block inputs and the gradient that travels down f32, sums f32. A multiply-add is two operations. An adapter's update is added inside the product that it
 belongs to; a library's products cannot, so where they are assumed it is a launch of its own.
 
 - *bytes* are what a kernel must move if each operand is read once per launch, and keys and values once per tile of queries
@@ -41,7 +41,7 @@ pub fn report() -> String {
         .iter()
         .map(|machine| {
             format!(
-                "{} {:.0} TFLOP/s bf16 and {:.0} GB/s ({:.0} operations per byte)",
+                "{} {:.0} TFLOP/s and {:.0} GB/s ({:.0} operations per byte)",
                 machine.name,
                 machine.tensor / 1e12,
                 machine.bandwidth / 1e9,
@@ -117,7 +117,7 @@ fn kernels(out: &mut String, model: &Model) {
     for machine in &MACHINES {
         let _ = write!(out, " {}, bound by |", machine.name);
     }
-    out.push_str("\n|---|---|---|---|---|---|---|---|\n");
+    let _ = writeln!(out, "\n|---|---|---|---|---|{}", "---|".repeat(MACHINES.len()));
     let roof = &EFFICIENCIES[0];
     for kernel in &kernels {
         let _ = write!(
@@ -176,7 +176,7 @@ fn decoding(out: &mut String) {
     for machine in &MACHINES {
         let _ = write!(out, " {} |", machine.name);
     }
-    out.push_str("\n|---|---|---|---|\n");
+    let _ = writeln!(out, "\n|---|{}", "---|".repeat(MACHINES.len()));
     for model in &MODELS {
         let cache = model.layers * 2048.0 * 2.0 * model.key() * 2.0;
         let bytes = stored(model) + cache;
@@ -194,7 +194,7 @@ fn decoding(out: &mut String) {
     }
 }
 
-/// NF4 projections and a bf16 head.
+/// NF4 projections and a head in sixteen bits.
 fn stored(model: &Model) -> f64 {
     model.layers * model.weights() * NF4 + model.vocabulary * model.hidden * 2.0
 }

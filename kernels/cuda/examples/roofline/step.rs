@@ -1,5 +1,5 @@
 //! A training step as the engine queues it, kernel by kernel: QLoRA on all projections, layer inputs kept, the rest
-//! computed again in backward. Activations are bf16 in memory, block inputs and the gradient that travels down f32, weights
+//! computed again in backward. Activations are bf16 (or f16) in memory, block inputs and the gradient that travels down f32, weights
 //! NF4.
 
 use super::model::Model;
@@ -94,7 +94,7 @@ fn products(model: &Model, Batch { tokens, rank, .. }: Batch) -> Vec<Kernel> {
     let layers = model.layers;
     vec![
         Kernel {
-            name: "NF4 to bf16, one matrix at a time",
+            name: "NF4 to sixteen bits, one matrix at a time",
             unit: Unit::Stream,
             launches: layers * launches,
             operations: 0.0,
@@ -211,7 +211,7 @@ fn rows(model: &Model, Batch { tokens, .. }: Batch) -> Vec<Kernel> {
         kernel("rotary positions", 6.0, 3.0 * 2.0 * BF16 * (model.query() + model.key())),
         kernel("SwiGLU: forward, again, and for the adapters", 3.0, 3.0 * 3.0 * BF16 * model.intermediate),
         kernel("SwiGLU, backward", 1.0, 5.0 * BF16 * model.intermediate),
-        kernel("the gradient in bf16, for products", 2.0, 2.0 * (F32 + BF16) * model.hidden),
+        kernel("the gradient in sixteen bits, for products", 2.0, 2.0 * (F32 + BF16) * model.hidden),
     ]
 }
 

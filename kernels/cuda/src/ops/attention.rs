@@ -1,10 +1,10 @@
 //! Attention over packed segments. Which kernel runs:
 //!
 //! ```text
-//! precision bf16, a device with it, heads of 64, 80, 96 or 128 on sixteen bytes  →  attention_mma.cu
+//! factors in sixteen bits, heads of 64, 80, 96 or 128 on sixteen bytes           →  attention_mma.cu
 //! otherwise                                                                      →  attention.cu, in f32
 //! ```
-//! Both depend on the layer alone. Tiles are counted from the start of their segment and parts of a cache from its first
+//! Activations in f32 are narrowed to bf16 there, so a device without it takes them in f32. Both depend on the layer alone. Tiles are counted from the start of their segment and parts of a cache from its first
 //! row, so a row's bits depend on its own sequence and on nothing else in the batch.
 
 use luthier_kernels::device::{
@@ -103,7 +103,7 @@ pub fn backward(
     let kinds = [out.kind(), dout.kind(), dq.kind(), dk.kind(), dv.kind()];
     assert_eq!(kinds, [q.kind(); 5], "gradients must have the type of q");
     // A dot product in f32 takes the place of a head's first elements.
-    assert!(q.kind() == FloatType::F32 || shape.head_dim.is_multiple_of(2), "heads of bf16 have an even size");
+    assert!(q.kind() == FloatType::F32 || shape.head_dim.is_multiple_of(2), "heads in sixteen bits have an even size");
     let kind = q.kind().name();
     if tokens == 0 {
         return;
@@ -134,7 +134,9 @@ pub fn backward(
     if tensor {
         let d = shape.head_dim;
         let coming = if q.kind() == FloatType::F32 { 4 * d } else { 2 * d + 16 };
-        let shared = (TILE + PASSING_ROWS) * 2 * (2 * d + 16) + 2 * PASSING_ROWS * coming;
+        // A device without bf16 has 64 KiB.
+        let passing = if q.kind() == FloatType::F16 && d == 128 { PASSING_ROWS / 2 } else { PASSING_ROWS };
+        let shared = (TILE + passing) * 2 * (2 * d + 16) + 2 * passing * coming;
         let mut arguments = operands(true);
         arguments.address(dk.address()).address(dv.address());
         let name = format!("attention_key_gradients_mma_{d}_{kind}");
@@ -214,7 +216,7 @@ fn check(shape: &AttentionShape, [q, k, v]: [Values<'_>; 3], lse: usize) -> usiz
 
 fn is_tensor(device: &CudaDevice, shape: &AttentionShape, views: &[Values<'_>]) -> bool {
     device.precision() == Precision::Bf16
-        && device.has_bf16()
+        && (device.has_bf16() || views.iter().all(|view| view.kind() == FloatType::F16))
         && matches!(shape.head_dim, 64 | 80 | 96 | 128)
         && views.iter().all(|view| view.address().as_ptr().addr().is_multiple_of(16))
 }

@@ -1,6 +1,6 @@
 //! Cross-entropy through the output head, in chunks of rows: the logits of a whole batch never exist.
 
-use luthier_kernels::device::{Device, Head, Slice, SliceMut, Values};
+use luthier_kernels::device::{Device, FloatType, Head, Slice, SliceMut, Values};
 
 use super::matmul;
 use super::matrix::{start, start_mut};
@@ -36,6 +36,11 @@ pub fn forward_backward(
     if let Some(dhidden) = &dhidden {
         assert_eq!(dhidden.len(), hidden.len(), "dhidden must have the shape of hidden");
     }
+    // Whoever keeps activations in f16 scales the loss to the gradient's size; nobody else does.
+    let narrow = match device.activation_type() {
+        FloatType::F16 => hidden.kind(),
+        kind => kind,
+    };
     for first in (0..rows).step_by(head.chunk_rows) {
         let count = head.chunk_rows.min(rows - first);
         let mut logits = scratch.borrow().slice(..count * vocabulary);
@@ -48,11 +53,10 @@ pub fn forward_backward(
             .address(start(scale))
             .flag(dhidden.is_some())
             .address(start(losses.freeze().slice(first..)));
-        let narrow = device.activation_type();
         device.launch(&format!("softmax_loss_{}", narrow.name()), [count, 1, 1], THREADS, arguments);
         if let Some(dhidden) = &mut dhidden {
             let dhidden = dhidden.borrow().slice(first * width..(first + count) * width);
-            // In bf16 a row's gradient is the first half of where its logits were.
+            // In sixteen bits a row's gradient is the first half of where its logits were.
             let bytes = logits.freeze().as_bytes();
             let pitch = 4 / narrow.bytes() * vocabulary;
             let shape = [count, vocabulary, width];

@@ -1,10 +1,10 @@
-//! Projections with their adapters, where activations are bf16: what reads one input reduces it through all ranks in one
+//! Projections with their adapters, where activations have sixteen bits: what reads one input reduces it through all ranks in one
 //! launch, updates are added inside the products that they belong to, and all gradients of a group's adapters are one
 //! launch. Adapters with dropout, of more than 64 ranks or of odd widths go one product after another.
 
 use luthier_kernels::device::linear;
 use luthier_kernels::device::{
-    AdapterBackward, FloatType, Linear, LinearBackward, LinearScratch, LowRank, Slice, Values, ValuesMut,
+    AdapterBackward, Device, FloatType, Linear, LinearBackward, LinearScratch, LowRank, Slice, Values, ValuesMut,
 };
 
 use super::elementwise::add_bias;
@@ -30,7 +30,7 @@ fn address(view: Values<'_>) -> u64 {
 
 /// Whether rows of `width` elements are read sixteen bytes at a time.
 fn has_wide_rows(view: Values<'_>, width: usize) -> bool {
-    view.kind() == FloatType::Bf16 && address(view).is_multiple_of(16) && width.is_multiple_of(8)
+    view.kind() != FloatType::F32 && address(view).is_multiple_of(16) && width.is_multiple_of(8)
 }
 
 fn is_plain(factors: &LowRank<'_>) -> bool {
@@ -76,8 +76,8 @@ fn down<'a>(
     jobs.iter().for_each(|job| _ = arguments.address(job.0));
     jobs.iter().for_each(|job| _ = arguments.int(job.1));
     jobs.iter().for_each(|job| _ = arguments.address(job.2));
-    let name = if tiles <= 8 { "adapter_down_8" } else { "adapter_down_24" };
-    device.launch(name, [tokens.div_ceil(REDUCE_ROWS), 1, 1], REDUCE_THREADS, arguments);
+    let name = format!("adapter_down_{}_{}", if tiles <= 8 { 8 } else { 24 }, x.kind().name());
+    device.launch(&name, [tokens.div_ceil(REDUCE_ROWS), 1, 1], REDUCE_THREADS, arguments);
 }
 
 /// See [`linear::forward`].
@@ -198,8 +198,9 @@ fn through(device: &CudaDevice, tokens: usize, jobs: &[Job<'_, '_>]) {
     push_address(&mut arguments, jobs, |job| start(job.adapter.factors.b));
     push_int(&mut arguments, jobs, |job| job.adapter.factors.rank);
     push_address(&mut arguments, jobs, |job| job.through);
-    let name = if widest <= 16 { "adapter_through_2" } else { "adapter_through_8" };
-    device.launch(name, [tokens.div_ceil(REDUCE_ROWS), jobs.len(), 1], REDUCE_THREADS, arguments);
+    let kind = device.activation_type().name();
+    let name = format!("adapter_through_{}_{kind}", if widest <= 16 { 2 } else { 8 });
+    device.launch(&name, [tokens.div_ceil(REDUCE_ROWS), jobs.len(), 1], REDUCE_THREADS, arguments);
 }
 
 /// `dA` and `dB` of each adapter.
@@ -228,6 +229,6 @@ fn factor_gradients(
     push_address(&mut arguments, jobs, |job| start_mut(&job.adapter.grad_b));
     let widths = jobs.iter().map(|job| job.linear.outputs).chain([inputs]);
     let blocks = widths.max().unwrap_or(0).div_ceil(GRADIENT_WIDE);
-    let name = if widest <= 16 { "adapter_gradients_16" } else { "adapter_gradients_64" };
-    device.launch(name, [blocks, 2 * jobs.len(), 1], GRADIENT_THREADS, arguments);
+    let name = format!("adapter_gradients_{}_{}", if widest <= 16 { 16 } else { 64 }, x.kind().name());
+    device.launch(&name, [blocks, 2 * jobs.len(), 1], GRADIENT_THREADS, arguments);
 }

@@ -3,13 +3,14 @@
 //! ```text
 //! precision f32, or f32 times trainable operands of few rows or columns  →  matmul.cu, exact decoding in the tiles
 //! otherwise, at most 32 rows times NF4                                   →  matmul_mma.cu, decoded in the fragments
-//! otherwise                                                              →  to bf16 in the shared scratch, then
+//! otherwise                                                              →  to sixteen bits in the shared scratch, then
 //!                                                                           matmul_mma.cu, or cuBLAS where it was asked for
 //! ```
 //! A choice that changes bits depends on the matrix and on `k` alone; tiles, which do not change them, are chosen by the
-//! number of rows too. On the tensor cores a left operand in `f32` is narrowed to bf16 first.
+//! number of rows too. On the tensor cores a left operand in `f32` is narrowed to bf16 first; on devices without it, whose
+//! element is f16, each of its rows is divided by a power of two while it is narrowed in the tiles.
 
-use luthier_kernels::device::{FloatType, Operand, SliceMut, Values, ValuesMut};
+use luthier_kernels::device::{Device, FloatType, Operand, SliceMut, Values, ValuesMut};
 
 use super::matrix::{MatrixArguments, start_mut};
 use super::nf4::dequantize;
@@ -36,7 +37,7 @@ impl Layout {
     }
 }
 
-/// What a product adds of an adapter: `by · low · factor`, `low[m, rank]` in bf16, `factor` `[n, rank]` for nt and
+/// What a product adds of an adapter: `by · low · factor`, `low[m, rank]` in sixteen bits, `factor` `[n, rank]` for nt and
 /// `[rank, n]` for nn, in `f32`.
 #[derive(Clone, Copy)]
 pub struct Update {
@@ -244,24 +245,26 @@ impl Product {
 
     /// On the tensor cores.
     fn tensor(mut self, device: &CudaDevice, matrix: &MatrixArguments, [rows, cols]: [usize; 2]) {
-        let element = if device.has_bf16() { "bf16" } else { "f16" };
-        // Each row of the left operand is divided by a power of two before it becomes f16.
-        let powers = if element == "f16" { self.powers(device) } else { 0 };
-        if element == "bf16" && self.kind == FloatType::F32 {
+        let element = device.activation_type();
+        let (mut kernels, mut powers) = (element.name(), 0);
+        if self.kind == FloatType::F32 && element == FloatType::Bf16 {
             self.narrow(device);
+        } else if self.kind == FloatType::F32 {
+            (kernels, powers) = ("scaled", self.powers(device));
         }
+        let element = element.name();
         if self.layout == Layout::Nt && matrix.kind == "nf4" && self.m <= FEW_ROWS && self.k.is_multiple_of(64) {
             let mut arguments = Arguments::new();
             arguments.address(self.a);
             matrix.push(&mut arguments);
-            arguments.address(self.c).address(self.old.unwrap_or(0)).flag(self.out == FloatType::Bf16).address(powers);
+            arguments.address(self.c).address(self.old.unwrap_or(0)).flag(self.out != FloatType::F32).address(powers);
             self.push_update(&mut arguments);
             arguments.int(self.m).int(self.n).int(self.k).float(self.scale);
-            let name = format!("mma_{element}_nf4");
+            let name = format!("mma_{kernels}_nf4");
             return device.launch(&name, [self.n.div_ceil(32), self.m.div_ceil(16), 1], 128, arguments);
         }
         if matrix.kind == element {
-            return self.multiply(device, element, matrix.data, powers);
+            return self.multiply(device, kernels, matrix.data, powers);
         }
         let step = costs::rows_at_once(rows, cols);
         for start in (0..rows).step_by(step) {
@@ -288,7 +291,7 @@ impl Product {
                     ..self
                 },
             };
-            part.multiply(device, element, scratch, powers);
+            part.multiply(device, kernels, scratch, powers);
         }
     }
 
@@ -303,25 +306,40 @@ impl Product {
     }
 
     /// The right operand is in 16 bits at `b`.
-    fn multiply(self, device: &CudaDevice, element: &str, b: u64, powers: u64) {
-        let library = device.cuda_costs().takes_library(self.m, self.n, self.k);
+    fn multiply(self, device: &CudaDevice, kernels: &str, b: u64, powers: u64) {
+        let library = self.kind != FloatType::F32 && device.cuda_costs().takes_library(self.m, self.n, self.k);
         if !library {
-            return self.tiles(device, element, b, powers);
+            return self.tiles(device, kernels, b, powers);
         }
         let mut accumulate = self.old.is_some();
         if self.update.is_some() || self.old.is_some_and(|old| old != self.c) {
             // The library adds to what is there: the update and what is added come first.
-            Self { k: 0, ..self }.tiles(device, element, b, powers);
+            Self { k: 0, ..self }.tiles(device, kernels, b, powers);
             accumulate = true;
         }
-        let Self { a, c, m, n, k, lda, ldc, scale, .. } = self;
+        let Self { a, kind, c, m, n, k, lda, ldc, scale, .. } = self;
         let transposed = self.layout == Layout::Nt;
-        let narrow = self.out == FloatType::Bf16;
-        device.multiply(&Call { a, b, c, narrow, transposed, m, n, k, lda, ldb: self.ldb(), ldc, scale, accumulate });
+        let narrow = self.out != FloatType::F32;
+        device.multiply(&Call {
+            a,
+            b,
+            c,
+            kind,
+            narrow,
+            transposed,
+            m,
+            n,
+            k,
+            lda,
+            ldb: self.ldb(),
+            ldc,
+            scale,
+            accumulate,
+        });
     }
 
     /// With our own kernels.
-    fn tiles(self, device: &CudaDevice, element: &str, b: u64, powers: u64) {
+    fn tiles(self, device: &CudaDevice, kernels: &str, b: u64, powers: u64) {
         let layout = self.layout.name();
         let width = if self.layout == Layout::Nt { self.k } else { self.n };
         // Elements of the left operand that are staged at once.
@@ -333,16 +351,16 @@ impl Product {
             && width.is_multiple_of(8);
         let (size, rows, columns, threads) = match self.m {
             ..=16 => ("small", 16, 64, 128),
-            _ if aligned && self.fills(device, 128) => ("large", 128, 128, if element == "bf16" { 128 } else { 256 }),
+            _ if aligned && self.fills(device, 128) => ("large", 128, 128, if kernels == "bf16" { 128 } else { 256 }),
             _ => ("middle", 64, 64, 128),
         };
         let mut arguments = Arguments::new();
         arguments.address(self.a).address(b).address(self.c).address(self.old.unwrap_or(0));
-        arguments.flag(self.out == FloatType::Bf16).address(powers);
+        arguments.flag(self.out != FloatType::F32).address(powers);
         self.push_update(&mut arguments);
         arguments.int(self.m).int(self.n).int(self.k).int(self.lda).int(self.ldb()).int(self.ldc).float(self.scale);
         let blocks = self.m.div_ceil(rows) * self.n.div_ceil(columns);
-        device.launch(&format!("mma_{element}_{layout}_{size}"), [blocks, 1, 1], threads, arguments);
+        device.launch(&format!("mma_{kernels}_{layout}_{size}"), [blocks, 1, 1], threads, arguments);
     }
 
     fn push_update(&self, arguments: &mut Arguments) {

@@ -11,12 +11,12 @@ mod report;
 #[path = "../../examples/roofline/step.rs"]
 mod step;
 
-use crate::support::sources::{GENERATIONS, digest, home, modules, text};
+use crate::support::sources::{GENERATIONS, MODULES, digest, home, text};
 
 #[test]
 fn ptx_is_that_of_the_kernels() {
     for generation in GENERATIONS {
-        for module in modules(generation) {
+        for module in MODULES {
             let ptx = text(generation, module).unwrap();
             assert!(!ptx.contains("used_bytes_mask"), "a hint that drivers of CUDA 12.0 refuse");
             let expected = format!("// sources {}", digest(generation, module).unwrap());

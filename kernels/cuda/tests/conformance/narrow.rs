@@ -1,10 +1,13 @@
-//! Operations on activations in bf16, against the CPU's on the same numbers in `f32`.
+//! Operations on activations in sixteen bits, against the CPU's on the same numbers in `f32`: in bf16, and, where the
+//! emulated device is one of compute capability 7.5, in f16 (`turing.rs`).
 //!
-//! Inputs are numbers that bf16 has, so all that differs is the rounding of what is written: to nearest in 8 bits, a
-//! relative error of at most 2⁻⁸, and so a squared error over squared size of at most 2⁻¹⁶ for each rounding that a result
-//! has gone through. Sums in `f32` add less than a thousandth of that.
+//! Inputs are numbers that the type has, so all that differs is the rounding of what is written: to nearest in 8 bits of
+//! bf16 or 11 of f16, a relative error of at most 2⁻⁸ or 2⁻¹¹, and so a squared error over squared size of at most 2⁻¹⁶ or
+//! 2⁻²² for each rounding that a result has gone through. Sums in `f32` add less than a thousandth of that.
 
-use half::bf16;
+use std::sync::OnceLock;
+
+use half::{bf16, f16};
 use luthier_cuda::{CudaDevice, Precision};
 use luthier_kernels::device::{
     AdapterBackward, AttentionSaved, AttentionShape, Buffer, Component, CpuDevice, Device, DeviceExt, Dropout,
@@ -16,15 +19,28 @@ use luthier_kernels::rope::{Scaling, Table};
 
 use crate::support::{ORDERS, bits, emulated, in_order, nmse, random, upload};
 
-/// Of one rounding.
-const ROUNDING: f64 = 1.0 / 65_536.0;
+/// What the device under test keeps activations in.
+fn kind() -> FloatType {
+    static KIND: OnceLock<FloatType> = OnceLock::new();
+    *KIND.get_or_init(|| emulated(Precision::Bf16).map_or(FloatType::Bf16, |device| device.activation_type()))
+}
 
-fn rounded(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|value| bf16::from_f32(*value).to_f32()).collect()
+/// Of one rounding.
+fn rounding() -> f64 {
+    if kind() == FloatType::F16 { 2f64.powi(-22) } else { 2f64.powi(-16) }
+}
+
+/// Where a matrix is stored as activations are.
+fn storage() -> Storage {
+    if kind() == FloatType::F16 { Storage::F16 } else { Storage::Bf16 }
 }
 
 fn drawn(name: &str, len: usize) -> Vec<f32> {
-    rounded(&random(name, len))
+    let round = |value: f32| match kind() {
+        FloatType::F16 => f16::from_f32(value).to_f32(),
+        _ => bf16::from_f32(value).to_f32(),
+    };
+    random(name, len).into_iter().map(round).collect()
 }
 
 /// Activations of a device, between guards.
@@ -35,7 +51,8 @@ struct Activations {
 }
 
 const GUARD: usize = 64;
-const SENTINEL: f32 = -1.25e30;
+/// A number that all types have.
+const SENTINEL: f32 = -24_576.0;
 
 impl Activations {
     fn of(device: &dyn Device, values: &[f32]) -> Self {
@@ -47,6 +64,10 @@ impl Activations {
             FloatType::Bf16 => {
                 let narrow: Vec<bf16> = all.iter().map(|value| bf16::from_f32(*value)).collect();
                 upload(device, bytemuck::cast_slice::<bf16, u8>(&narrow))
+            }
+            FloatType::F16 => {
+                let narrow: Vec<f16> = all.iter().map(|value| f16::from_f32(*value)).collect();
+                upload(device, bytemuck::cast_slice::<f16, u8>(&narrow))
             }
         };
         Self { buffer, kind, len: values.len() }
@@ -74,10 +95,13 @@ impl Activations {
                 .chunks_exact(2)
                 .map(|word| bf16::from_bits(u16::from_ne_bytes(word.try_into().unwrap())).to_f32())
                 .collect(),
+            FloatType::F16 => bytes
+                .chunks_exact(2)
+                .map(|word| f16::from_bits(u16::from_ne_bytes(word.try_into().unwrap())).to_f32())
+                .collect(),
         };
-        let edge = if self.kind == FloatType::F32 { SENTINEL } else { bf16::from_f32(SENTINEL).to_f32() };
         let guards = all[..GUARD].iter().chain(&all[GUARD + self.len..]);
-        assert!(guards.into_iter().all(|value| *value == edge), "wrote outside the output");
+        assert!(guards.into_iter().all(|value| *value == SENTINEL), "wrote outside the output");
         all[GUARD..GUARD + self.len].to_vec()
     }
 }
@@ -91,7 +115,7 @@ fn download(device: &dyn Device, buffer: &Buffer<f32>) -> Vec<f32> {
 
 fn device() -> Option<CudaDevice> {
     let device = emulated(Precision::Bf16)?;
-    assert_eq!(device.activation_type(), FloatType::Bf16);
+    assert_ne!(device.activation_type(), FloatType::F32);
     Some(device)
 }
 
@@ -101,7 +125,7 @@ fn check(what: &str, work: impl Fn(&dyn Device) -> Vec<(&'static str, Vec<f32>, 
     let cpu = CpuDevice::new(2).unwrap();
     for ((name, found, roundings), (_, expected, _)) in work(&cuda).into_iter().zip(work(&cpu)) {
         let error = nmse(&found, &expected);
-        assert!(error <= roundings * ROUNDING + 1e-11, "{name} of {what}: {error:e}");
+        assert!(error <= roundings * rounding() + 1e-11, "{name} of {what}: {error:e}");
     }
 }
 
@@ -287,7 +311,7 @@ const OUTPUTS: [usize; 3] = [192, 64, 72];
 
 fn group(device: &dyn Device, (tokens, inputs, ranks): (usize, usize, Ranks)) -> Vec<(&'static str, Vec<f32>, f64)> {
     let x = Activations::of(device, &drawn("x", tokens * inputs));
-    let storages = [Storage::Nf4, Storage::Bf16, Storage::Nf4];
+    let storages = [Storage::Nf4, storage(), Storage::Nf4];
     let matrices: Vec<Matrix> =
         OUTPUTS.iter().zip(storages).map(|(outputs, storage)| matrix(device, [*outputs, inputs], storage)).collect();
     let names = ["a0", "a1", "a2", "b0", "b1", "b2", "dy0", "dy1", "dy2"];
@@ -398,7 +422,7 @@ fn the_loss_keeps_its_logits_in_f32() {
     for (rows, vocabulary, width) in [(1, 5, 8), (3, 2100, 16), (20, 1030, 64)] {
         check(&format!("{rows}x{vocabulary}"), |device| {
             let hidden = Activations::of(device, &drawn("hidden", rows * width));
-            let weight = matrix(device, [vocabulary, width], Storage::Bf16);
+            let weight = matrix(device, [vocabulary, width], storage());
             let targets: Vec<u32> = (0..rows as u32).map(|row| row * 7 % vocabulary as u32).collect();
             let (targets, scale) = (upload(device, &targets), upload(device, &[0.125f32]));
             let head = Head { weight: weight.operand(), vocabulary, hidden: width, chunk_rows: 16 };
@@ -435,7 +459,7 @@ fn views_may_start_anywhere() {
     check("an odd start", |device| {
         let (tokens, inputs, outputs) = (9, 40, 24);
         let all = Activations::of(device, &drawn("x", tokens * inputs + 1));
-        let weight = matrix(device, [outputs, inputs], Storage::Bf16);
+        let weight = matrix(device, [outputs, inputs], storage());
         let mut out = Activations::filled(device, tokens * outputs + 1, 0.5);
         let target = out.target().slice(1..);
         let x = all.view().slice(1..);

@@ -1,20 +1,44 @@
-//! Products on the emulated device as one of compute capability 7.5, whose tensor cores take halves alone. Runs in a
-//! process of its own, as the capability is the whole process's.
+//! Operations on the emulated device as one of compute capability 7.5, whose tensor cores take halves alone. Runs in
+//! processes of its own, as the capability is the whole process's.
 
 use std::process::Command;
 
-use crate::support::{bits, emulated, in_capability, is_real, random, upload};
+use crate::support::{TURING, bits, emulated, is_real, random, upload};
 use half::f16;
 use luthier_cuda::Precision;
-use luthier_kernels::device::{Component, Device, DeviceExt, Matrix, Operand};
+use luthier_kernels::device::{Component, Device, DeviceExt, FloatType, Matrix, Operand};
 use luthier_kernels::nf4;
 use luthier_kernels::testkit::nmse;
 
 /// Both factors are rounded to 11 bits. One term of each sum is far above the others, so the roundings do not average out:
 /// 2⁻²² each.
 const F16: f64 = 5e-7;
-/// Set in the process that runs these tests alone.
-const ALONE: &str = "LUTHIER_TEST_ALONE";
+
+/// Runs the tests named like `filter` in a process whose device is of capability 7.5; whether this is another process.
+fn apart(filter: &str) -> bool {
+    if std::env::var_os(TURING).is_some() {
+        return false;
+    }
+    if is_real() {
+        eprintln!("skipped: a real device has the capability that it has");
+        return true;
+    }
+    if emulated(Precision::Bf16).is_some() {
+        let program = std::env::current_exe().unwrap();
+        let output = Command::new(program).arg(filter).env(TURING, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!text.contains("running 0 tests"), "`{filter}` names no test");
+    }
+    true
+}
+
+#[test]
+fn operations_on_activations_in_f16_are_the_cpu_s() {
+    if std::env::var_os(TURING).is_none() {
+        apart("narrow::");
+    }
+}
 
 /// The product of rows, one size of element per row, with a matrix `[n, k]`.
 fn product(device: &dyn Device, x: &[f32], w: Operand<'_>, [m, n, k]: [usize; 3], transposed: bool) -> Vec<f32> {
@@ -43,21 +67,10 @@ fn rows(m: usize, width: usize) -> Vec<f32> {
 }
 
 #[test]
-fn products_with_halves_keep_the_range_of_f32() {
-    if is_real() {
-        eprintln!("skipped: a real device has the capability that it has");
+fn products_with_f32_keep_its_range() {
+    if apart("turing::products_with_f32") {
         return;
     }
-    if std::env::var_os(ALONE).is_none() {
-        let program = std::env::current_exe().unwrap();
-        let status = Command::new(program).args(["turing::", "--nocapture"]).env(ALONE, "1").status().unwrap();
-        assert!(status.success());
-        return;
-    }
-    // Before a device is opened.
-    let Some(first) = emulated(Precision::Bf16) else { return };
-    drop(first);
-    in_capability(7, 5);
     let Some(device) = emulated(Precision::Bf16) else { return };
     assert!(!device.has_bf16());
     let device: &dyn Device = &device;
@@ -88,4 +101,33 @@ fn products_with_halves_keep_the_range_of_f32() {
             }
         }
     }
+}
+
+/// Beyond the range of a half there is an infinity, which no later step mistakes for a number.
+#[test]
+fn what_is_beyond_the_range_becomes_infinite() {
+    if apart("turing::what_is_beyond") {
+        return;
+    }
+    let Some(device) = emulated(Precision::Bf16) else { return };
+    assert_eq!(device.activation_type(), FloatType::F16);
+    let device: &dyn Device = &device;
+    let x = upload(device, &[65_519.0f32, 65_520.0, -1e6, f32::NAN, 6e-8, 2e-8]);
+    let mut out = upload(device, &[f16::ONE; 6]);
+    device.copy(x.all().into(), out.all_mut().into());
+    let mut found = [f16::ZERO; 6];
+    device.read(out.all(), &mut found);
+    device.synchronize().unwrap();
+    assert_eq!(found[0], f16::MAX);
+    assert_eq!([found[1], found[2]], [f16::INFINITY, f16::NEG_INFINITY]);
+    assert!(found[3].is_nan());
+    assert_eq!([found[4], found[5]], [f16::MIN_POSITIVE_SUBNORMAL, f16::ZERO]);
+    // A gate and its partner that a half holds, whose product it does not.
+    let [gate, up] = [300.0, 400.0].map(|value| upload(device, &[f16::from_f32(value); 4]));
+    let mut active = upload(device, &[f16::ONE; 4]);
+    device.swiglu(gate.all().into(), up.all().into(), active.all_mut().into());
+    let mut found = [f16::ZERO; 4];
+    device.read(active.all(), &mut found);
+    device.synchronize().unwrap();
+    assert_eq!(found, [f16::INFINITY; 4]);
 }

@@ -15,13 +15,13 @@ use std::fmt::Write as _;
 use assembler::{Assembler, Figures};
 use occupancy::DEVICES;
 
-use crate::support::sources::{GENERATIONS, home, modules, text};
+use crate::support::sources::{GENERATIONS, MODULES, home, text};
 
 /// The committed PTX by generation and module, in order.
 fn texts() -> BTreeMap<(String, String), String> {
     let mut all = BTreeMap::new();
     for generation in GENERATIONS {
-        for module in modules(generation) {
+        for module in MODULES {
             let ptx = text(generation, module).unwrap();
             all.insert((generation.to_owned(), module.to_owned()), ptx);
         }
@@ -64,14 +64,15 @@ fn digest(sources: &BTreeMap<(String, String), String>) -> String {
 fn dynamic_shared(name: &str) -> u32 {
     let shape = |prefix: &str| {
         let (width, kind) = name.strip_prefix(prefix)?.split_once('_')?;
-        Some((width.parse::<u32>().ok()?, kind == "f32"))
+        Some((width.parse::<u32>().ok()?, kind))
     };
-    if let Some((width, full)) = shape("attention_mma_") {
-        return 64 * (4 * width + 32 + if full { 4 * width } else { 0 });
+    if let Some((width, kind)) = shape("attention_mma_") {
+        return 64 * (4 * width + 32 + if kind == "f32" { 4 * width } else { 0 });
     }
     let gradients = shape("attention_key_gradients_mma_").or_else(|| shape("attention_query_gradients_mma_"));
-    gradients.map_or(0, |(width, full)| {
-        (64 + 32) * 2 * (2 * width + 16) + 2 * 32 * if full { 4 * width } else { 2 * width + 16 }
+    gradients.map_or(0, |(width, kind)| {
+        let passing = if kind == "f16" && width == 128 { 16 } else { 32 };
+        (64 + passing) * 2 * (2 * width + 16) + 2 * passing * if kind == "f32" { 4 * width } else { 2 * width + 16 }
     })
 }
 

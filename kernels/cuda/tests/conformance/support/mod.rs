@@ -70,6 +70,9 @@ impl Output {
     }
 }
 
+/// Set in a process whose emulated device is one of compute capability 7.5.
+pub const TURING: &str = "LUTHIER_TEST_TURING";
+
 /// Set to test the machine's own device (`tests/gpu.sh`).
 const REAL: &str = "LUTHIER_TEST_GPU";
 
@@ -104,6 +107,9 @@ pub fn emulated(precision: Precision) -> Option<CudaDevice> {
         Some(unsafe { Library::new(path) }.unwrap())
     });
     driver.as_ref()?;
+    if std::env::var_os(TURING).is_some() {
+        in_capability(7, 5);
+    }
     Some(CudaDevice::open(options).unwrap())
 }
 

@@ -38,14 +38,6 @@ pub fn home() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The modules of a generation: adapters' and attention's products are bfloat16, which compute capability 7.5 does not have.
-pub fn modules(generation: &str) -> impl Iterator<Item = &'static str> {
-    let old = generation == "compute_75";
-    MODULES.into_iter().filter(move |module| {
-        !(old && (*module == "adapters" || module.starts_with("attention") && module.ends_with("_mma")))
-    })
-}
-
 /// Where the compressed PTX of a module is.
 pub fn path(generation: &str, module: &str) -> PathBuf {
     home().join("ptx").join(generation).join(format!("{module}.ptx.zst"))
