@@ -48,6 +48,17 @@ fn a_new_plugin_filters_a_dataset() {
 }
 
 #[test]
+fn a_plugin_is_measured_with_rows_of_a_file() {
+    let Some(project) = project() else { return };
+    let bench = project.run(&["plugin", "bench", "filters/no-urls", "--rows", "rows.jsonl"]).success();
+    assert!(bench.stdout.contains("; 3 rows a batch"), "{}", bench.stdout);
+    project.file("none.txt", "\n");
+    let refused = project.run(&["plugin", "bench", "filters/no-urls", "--rows", "none.txt"]).failure(2);
+    assert!(refused.stderr.contains("there is no text in `none.txt`"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: write one row a line"), "{}", refused.stderr);
+}
+
+#[test]
 fn a_wrong_configuration_is_told_at_its_place_before_anything_runs() {
     let Some(project) = project() else { return };
     project.edit("p.yaml", "            max: 1\n", "            max: -1\n            mox: 2\n");

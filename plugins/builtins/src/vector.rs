@@ -1,6 +1,9 @@
 //! Sixteen bytes at a time, with instructions that every machine of the target has: there is nothing to dispatch, and
 //! WebAssembly has the same ones.
 
+#[cfg(feature = "regex")]
+pub mod nibbles;
+
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,

@@ -90,7 +90,8 @@ impl TextBatch<'_> {
 
     /// Bytes of text in one row, over all columns.
     fn row_bytes(&self, row: usize) -> usize {
-        std::iter::once(&self.texts).chain(&self.reads).map(|column| column.get(row).len()).sum()
+        let bytes = |column: &TextColumn<'_>| (column.offsets[row + 1] - column.offsets[row]) as usize;
+        self.reads.iter().fold(bytes(&self.texts), |all, column| all + bytes(column))
     }
 
     /// Cuts the batch into calls of at most `rows` rows and `bytes` bytes, each of at least one row.

@@ -116,6 +116,14 @@ fn native_and_wasm_agree_on_every_row() {
             "overlap" => vec![json!({"min_words": 1, "ngrams": 1, "max_copied": 0.5}), json!({"min_shared": 0.1})],
             "regex" => vec![
                 json!({"patterns": ["(?i)java\\w+", "\\p{Han}{2}"], "action": "drop"}),
+                json!({
+                    "patterns": [
+                        "cookies|ipsum|violins", "\\b(?:\\d{1,3}\\.){3}\\d{1,3}\\b", "(?m)^\\s*#", "https?://", "(?i)LOREM"
+                    ],
+                    "action": "drop"
+                }),
+                json!({"patterns": ["a", "b", "cd", "e{2}", "f", "g", "h", "i", "j.", "kk"], "action": "keep"}),
+                json!({"patterns": ["\\d+", "(?i:E)[tg]", "\\s#"], "action": "replace", "replacement": "[$0]"}),
                 json!({"patterns": ["\\b(\\w)(\\w*)\\b", "  +"], "action": "replace", "replacement": "$2$1"}),
             ],
             "language" => vec![json!({"keep": ["en"]}), json!({"keep": ["ja", "ar"], "min_confidence": 0.4})],

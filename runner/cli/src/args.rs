@@ -450,6 +450,9 @@ pub enum PluginCommand {
         /// The plugin's configuration, as JSON.
         #[arg(long, default_value = "{}")]
         config: String,
+        /// Rows to measure with, a file of text lines or JSONL with `text`, instead of sentences of common words.
+        #[arg(long, value_name = "FILE")]
+        rows: Option<Utf8PathBuf>,
     },
     /// Show world version, size, imports and manifest.
     Inspect { path: Utf8PathBuf },

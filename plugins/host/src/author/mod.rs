@@ -14,7 +14,7 @@ pub use bench::{BenchReport, bench, bench_all};
 pub use cases::{Case, CaseResult, TestReport, run_cases};
 pub use embedded::{EmbeddedFile, SDK_FILES};
 pub use inspect::{Inspection, inspect};
-pub use rows::{RowVerdict, judge_file, sample_texts};
+pub use rows::{RowVerdict, judge_file, sample_texts, texts_of};
 pub use scaffold::{Scaffold, scaffold};
 
 use crate::build::{BuildOptions, build_plugin, kept_component};

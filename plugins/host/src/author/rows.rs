@@ -34,28 +34,16 @@ pub struct RowVerdict {
 pub fn judge_file(plugin: &PluginComponent, config: &Value, file: &Utf8Path) -> StageResult<Vec<RowVerdict>> {
     let manifest = plugin.manifest();
     let judged = if manifest.text.is_empty() { "text" } else { &manifest.text };
-    let text = fs_err::read_to_string(file)?;
-    let jsonl = matches!(file.extension(), Some("jsonl" | "ndjson"));
-    let mut numbers = Vec::new();
-    let mut rows: Vec<BTreeMap<String, String>> = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        numbers.push(index + 1);
-        rows.push(match jsonl {
-            true => json_row(line).map_err(|error| {
-                error.at(file, index as u64 + 1, 0).hint(format!("write a row as {{\"{judged}\": \"…\"}}"))
-            })?,
-            false => BTreeMap::from([(judged.to_owned(), line.to_owned())]),
-        });
-    }
+    let rows = read_rows(file, judged)?;
     let column = |name: &str| {
-        TextColumn::from_texts(rows.iter().map(|row| row.get(name).map_or("", String::as_str)))
+        TextColumn::from_texts(rows.iter().map(|(_, row)| row.get(name).map_or("", String::as_str)))
             .ok_or_else(|| StageError::input("plugin::rows", "the rows have more than 4 GiB of text"))
     };
     let reads = manifest.reads.iter().map(|name| column(name)).collect::<StageResult<_>>()?;
     let batch = TextBatch { texts: column(judged)?, reads };
     let mut worker = Worker::open(plugin, config)?;
     let mut found = Vec::with_capacity(rows.len());
-    for (row, line) in numbers.into_iter().enumerate() {
+    for (row, (line, _)) in rows.into_iter().enumerate() {
         let text = batch.texts.get(row).to_owned();
         let mut verdict =
             RowVerdict { line, text, keep: false, reason: None, edited: None, scores: BTreeMap::new(), failure: None };
@@ -74,6 +62,32 @@ pub fn judge_file(plugin: &PluginComponent, config: &Value, file: &Utf8Path) -> 
         found.push(verdict);
     }
     Ok(found)
+}
+
+/// The texts of a file as [`judge_file`] reads it.
+///
+/// # Errors
+/// The file cannot be read, or a line is not JSON.
+pub fn texts_of(file: &Utf8Path) -> StageResult<Vec<String>> {
+    Ok(read_rows(file, "text")?.into_iter().filter_map(|(_, mut row)| row.remove("text")).collect())
+}
+
+/// The rows with their lines, from 1.
+fn read_rows(file: &Utf8Path, judged: &str) -> StageResult<Vec<(usize, BTreeMap<String, String>)>> {
+    let text = fs_err::read_to_string(file)?;
+    let jsonl = matches!(file.extension(), Some("jsonl" | "ndjson"));
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(index, line)| {
+            let row = match jsonl {
+                true => json_row(line).map_err(|error| {
+                    error.at(file, index as u64 + 1, 0).hint(format!("write a row as {{\"{judged}\": \"…\"}}"))
+                })?,
+                false => BTreeMap::from([(judged.to_owned(), line.to_owned())]),
+            };
+            Ok((index + 1, row))
+        })
+        .collect()
 }
 
 /// An object of texts; other values are written as JSON.

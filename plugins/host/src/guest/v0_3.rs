@@ -42,7 +42,8 @@ pub(super) fn open(
 }
 
 fn packed(numbers: &[u32]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    // Four bytes at a time become one copy of all, which a byte at a time does not.
+    numbers.iter().map(|number| number.to_le_bytes()).collect::<Vec<_>>().into_flattened()
 }
 
 fn column<'a>(offsets: &'a [u8], column: &'a TextColumn<'_>) -> Column<'a> {

@@ -26,7 +26,7 @@ pub fn run(args: &PluginArgs, global: &Global, printer: Printer) -> Result<u8, F
         PluginCommand::New { path, lang } => new(path, lang, printer),
         PluginCommand::Build { path } => build(path, &cache, printer),
         PluginCommand::Test { path, rows, config } => test(path, rows.as_deref(), config, &cache, printer),
-        PluginCommand::Bench { path, config } => bench(path, config, &cache, printer),
+        PluginCommand::Bench { path, config, rows } => bench(path, config, rows.as_deref(), &cache, printer),
         PluginCommand::Inspect { path } => inspect(path, &cache, printer),
     }
 }
@@ -131,9 +131,22 @@ fn test(
     Ok(if report.failed == 0 { exit::DONE } else { exit::code(ErrorClass::Expectation) })
 }
 
-fn bench(path: &Utf8Path, config: &str, cache: &Utf8Path, printer: Printer) -> Result<u8, Failure> {
+fn bench(
+    path: &Utf8Path,
+    config: &str,
+    rows: Option<&Utf8Path>,
+    cache: &Utf8Path,
+    printer: Printer,
+) -> Result<u8, Failure> {
     let config = parse_config(config)?;
-    let texts = author::sample_texts(BENCH_ROWS, BENCH_WORDS);
+    let texts = match rows {
+        Some(rows) => author::texts_of(rows)?,
+        None => author::sample_texts(BENCH_ROWS, BENCH_WORDS),
+    };
+    if let (true, Some(rows)) = (texts.is_empty(), rows) {
+        return Err(Failure::input("plugin::rows", format!("there is no text in `{rows}`"))
+            .hint("write one row a line: a text, or in a `.jsonl` file an object with `text`"));
+    }
     let builtins: Vec<Builtin> = match path.as_str() {
         "builtin:*" => Builtin::all().to_vec(),
         name => match name.strip_prefix("builtin:") {
