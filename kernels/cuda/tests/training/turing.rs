@@ -145,6 +145,42 @@ fn an_activation_beyond_the_range_is_named() {
     expect(bench.run("eval", &with, "eval", 99, &inputs).unwrap_err());
 }
 
+#[test]
+fn cublas_computes_large_products_of_halves() {
+    let _alone = ALONE.lock();
+    let Some(_turing) = Turing::new() else { return };
+    let bench = Bench::new();
+    // A batch of enough rows for cuBLAS.
+    fs_err::remove_dir_all(bench.path("data")).unwrap();
+    token_set(24, TinyModel::new(3).config.vocab_size).write(&bench.path("data")).unwrap();
+    // SAFETY: loading it runs nothing; it stays, so that whoever asks for cuBLAS finds this one by the name inside it.
+    let library = unsafe { Library::new(support::emulator::build_cublas()) }.unwrap();
+    // SAFETY: the function takes nothing.
+    let products = || unsafe {
+        let count: Symbol<'_, unsafe extern "C" fn() -> u64> = library.get(b"emulator_cublas_products").unwrap();
+        count()
+    };
+    let train = |cublas: &str| {
+        let mut with = with("cuda", "auto");
+        (with["batch"], with["cublas"]) = (json!(24), json!(cublas));
+        bench.train(&with, cublas, 99).unwrap()
+    };
+    let before = products();
+    let own = train("never");
+    assert_eq!(products(), before);
+    let theirs = train("auto");
+    assert!(products() > before);
+    for name in ["loss_first", "loss"] {
+        let (own, theirs) = (metric(&own, name), metric(&theirs, name));
+        // Both round alike, so their difference is that of sums and of which way a few halves were rounded.
+        assert!((own - theirs).abs() < 3e-4, "{name}: {own} {theirs}");
+    }
+    let distance = support::nmse(&bench.values("auto"), &bench.values("never"));
+    assert!(distance < 1e-2, "adapters differ by {distance:e} of their energy");
+    check_memory(&bench, &TrainSpec { batch: 24, ..spec() }, BaseFormat::Nf4, true);
+    std::mem::forget(library);
+}
+
 fn decoder(bench: &Bench, files: &ModelFiles) -> Decoder {
     let mut device = support::emulated(Precision::Bf16).unwrap();
     device.capture_graphs(false);
