@@ -47,7 +47,7 @@ impl Chain {
     /// # Errors
     /// A filter refuses a row: the number of the filter, and the row.
     pub fn judge(&mut self, inputs: &[ChainInput<'_>]) -> Result<Vec<Verdicts>, (usize, RowFault)> {
-        self.judge_rows(inputs, true)
+        self.judge_until(inputs, |_, verdicts, row| verdicts.drop[row] != 0)
     }
 
     /// As [`Self::judge`], but every filter sees every row, dropped or not.
@@ -55,13 +55,23 @@ impl Chain {
     /// # Errors
     /// As [`Self::judge`].
     pub fn judge_all(&mut self, inputs: &[ChainInput<'_>]) -> Result<Vec<Verdicts>, (usize, RowFault)> {
-        self.judge_rows(inputs, false)
+        self.judge_until(inputs, |_, _, _| false)
     }
 
-    fn judge_rows(&mut self, inputs: &[ChainInput<'_>], stop: bool) -> Result<Vec<Verdicts>, (usize, RowFault)> {
+    /// As [`Self::judge`], but `stops` says of the number of a filter, its verdicts and a row that it has just judged
+    /// whether no further filter sees the row. With fewer inputs than filters the last filters see nothing.
+    ///
+    /// # Errors
+    /// As [`Self::judge`].
+    pub fn judge_until(
+        &mut self,
+        inputs: &[ChainInput<'_>],
+        stops: impl Fn(usize, &Verdicts, usize) -> bool,
+    ) -> Result<Vec<Verdicts>, (usize, RowFault)> {
         let rows = inputs.first().map_or(0, |input| input.batch.rows());
+        let filters = self.filters.iter().zip(inputs);
         let mut verdicts: Vec<Verdicts> =
-            self.filters.iter().map(|filter| Verdicts::keep_all(rows, filter.scores())).collect();
+            filters.map(|(filter, _)| Verdicts::keep_all(rows, filter.scores())).collect();
         let mut reads: Vec<Vec<&str>> = inputs.iter().map(|input| vec![""; input.batch.reads.len()]).collect();
         for row in 0..rows {
             let _document = Document::begin();
@@ -77,7 +87,7 @@ impl Chain {
                 let text = edited.unwrap_or_else(|| input.batch.texts.get(row));
                 let judged = filter.judge_row(row, text, &reads[at], &mut rest[0]);
                 judged.map_err(|why| (at, RowFault { row, fault: Fault::Refused(why) }))?;
-                if stop && rest[0].drop[row] != 0 {
+                if stops(at, &rest[0], row) {
                     break;
                 }
             }

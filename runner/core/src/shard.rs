@@ -159,6 +159,12 @@ impl ShardCache {
         Some(bytes)
     }
 
+    /// Whether a result is filed under `key`, whole or not.
+    #[must_use]
+    pub fn contains(&self, key: &Digest) -> bool {
+        self.own().is_none_or(|own| own.contains(key)) && self.path(key).exists()
+    }
+
     /// Files a result. What cannot be written is left out: the next run computes it again.
     pub fn put(&self, key: &Digest, payload: &[u8]) {
         let bytes = (HEADER + payload.len()) as u64;
@@ -330,8 +336,9 @@ mod tests {
         let old = ShardCache::new(&root, false);
         old.put(&key, b"old");
         let fresh = ShardCache::new(&root, true);
-        assert_eq!(fresh.get(&key), None);
+        assert_eq!((fresh.get(&key), fresh.contains(&key), old.contains(&key)), (None, false, true));
         fresh.put(&key, b"new");
+        assert!(fresh.contains(&key));
         assert_eq!(fresh.get(&key).as_deref(), Some(&b"new"[..]));
     }
 

@@ -7,6 +7,8 @@ use luthier_formats::dataset::{DatasetShape, column_text};
 use luthier_plugins::TextColumn;
 use serde_json::Value;
 
+const MESSAGES: &str = "messages";
+
 /// Which text of a row a step judges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Judged {
@@ -35,6 +37,15 @@ impl Judged {
         }
     }
 
+    /// The columns that it is made of.
+    pub fn columns(&self) -> Vec<String> {
+        match self {
+            Self::Column(name) => vec![name.clone()],
+            Self::Joined(names) => names.clone(),
+            Self::Messages => vec![MESSAGES.to_owned()],
+        }
+    }
+
     /// Checks that the columns are there.
     pub fn check(&self, schema: &Schema, step: &str) -> StageResult<()> {
         match self {
@@ -57,7 +68,7 @@ impl Judged {
                 }))
             }
             Self::Messages => {
-                let messages = texts_of(batch, "messages")?;
+                let messages = texts_of(batch, MESSAGES)?;
                 collect(messages.iter().map(contents))
             }
         }

@@ -6,7 +6,7 @@ use luthier_core::{Digest, ShardCache, ShardKey, StageResult};
 use luthier_plugins::{Builtin, TextBatch, TextColumn, Verdicts};
 use serde_json::Value;
 
-use super::ledger::{Entry, Ledger, Seen, seen};
+use super::ledger::{Entry, Ledger, Seen};
 
 /// What a plugin with one configuration is known to say.
 pub(super) struct KnownVerdicts {
@@ -33,7 +33,16 @@ impl KnownVerdicts {
         self.judged.load(Ordering::Relaxed)
     }
 
-    /// The verdicts about `rows`, rows of the shard with digest `shard`; `judge` is asked for those that are not known, by
+    /// Whether anything is filed about the shard with digest `shard`.
+    pub fn knows(&self, cache: &ShardCache, shard: &Digest) -> bool {
+        cache.contains(&self.key_of(shard))
+    }
+
+    fn key_of(&self, shard: &Digest) -> Digest {
+        self.key.clone().with("shard", shard.as_bytes()).finish()
+    }
+
+    /// The verdicts about `rows`, rows of the shard with digest `shard` of which the plugin sees `seen`; `judge` is asked for those that are not known, by
     /// their places in `rows`.
     ///
     /// # Errors
@@ -43,14 +52,14 @@ impl KnownVerdicts {
         cache: &ShardCache,
         shard: &Digest,
         rows: &[u32],
+        seen: &[Seen],
         texts: &TextBatch<'_>,
         judge: impl FnOnce(&TextBatch<'_>, &[usize]) -> StageResult<Verdicts>,
     ) -> StageResult<Verdicts> {
-        let key = self.key.clone().with("shard", shard.as_bytes()).finish();
+        let key = self.key_of(shard);
         let filed = cache.get(&key).and_then(|bytes| Ledger::decode(&bytes, self.scores, self.reasons));
         let outdated = filed.as_ref().is_some_and(|ledger| ledger.config != self.config);
         let known = filed.map(|ledger| self.select(ledger));
-        let seen: Vec<Seen> = (0..rows.len()).map(|row| seen(texts, row)).collect();
         let entry = |at: usize| known.as_ref()?.rows.get(&rows[at]).filter(|entry| entry.seen == seen[at]);
         let mut verdicts = Verdicts::keep_all(rows.len(), self.scores);
         let mut missing = Vec::new();
@@ -114,7 +123,7 @@ fn put(verdicts: &mut Verdicts, at: usize, entry: &Entry, builtin: Option<&Built
 }
 
 /// Puts the verdicts about some rows to their places among all.
-fn spread(verdicts: &mut Verdicts, judged: Verdicts, places: &[usize]) {
+pub(super) fn spread(verdicts: &mut Verdicts, judged: Verdicts, places: &[usize]) {
     let (rows, part) = (verdicts.drop.len(), places.len());
     for (index, at) in places.iter().enumerate() {
         verdicts.drop[*at] = judged.drop[index];
@@ -127,7 +136,7 @@ fn spread(verdicts: &mut Verdicts, judged: Verdicts, places: &[usize]) {
     verdicts.faults.extend(judged.faults.into_iter().map(|(row, why)| (places[row], why)));
 }
 
-fn subset(texts: &TextBatch<'_>, rows: &[usize]) -> TextBatch<'static> {
+pub(super) fn subset(texts: &TextBatch<'_>, rows: &[usize]) -> TextBatch<'static> {
     let some = |column: &TextColumn<'_>| {
         // The rows fit a column before, so some of them do.
         TextColumn::from_texts(rows.iter().map(|row| column.get(*row)))

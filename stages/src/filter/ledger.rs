@@ -1,6 +1,7 @@
 //! What a plugin found out about the rows of a shard, row by row, as it is kept between runs.
 //!
-//! A row is known by its number in the shard and by the text that the plugin saw of it, which edits of earlier steps change.
+//! A row is known by its number in the shard and by the text that the plugin saw of it, which edits of earlier steps change;
+//! where none did, the digest of the shard, under which the ledger is filed, says what the text is.
 //! Only rows that reached the step are in it; when an earlier step comes to let more rows through, those are judged and
 //! added. Rows that a plugin failed on are never in it.
 
@@ -8,6 +9,8 @@ use std::collections::BTreeMap;
 
 use luthier_core::Digest;
 use luthier_plugins::{TextBatch, Verdicts};
+
+use super::column::Judged;
 
 /// Longest ledger that is taken back from the cache, against an absurd length in its head.
 const MOST_BYTES: u64 = 1 << 30;
@@ -41,6 +44,26 @@ pub(super) fn seen(texts: &TextBatch<'_>, row: usize) -> Seen {
     for column in std::iter::once(&texts.texts).chain(&texts.reads) {
         let text = column.get(row);
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    }
+    let mut short = [0; 16];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    short
+}
+
+/// What is seen of any row whose columns, all of them text, are as they came in.
+pub(super) fn seen_as_it_came(judged: &Judged, reads: &[String]) -> Seen {
+    let mut hasher = blake3::Hasher::new_derive_key("luthier 2026-11 row as it came v1");
+    let kind: &[u8] = match judged {
+        Judged::Column(_) => b"column",
+        Judged::Joined(_) => b"joined",
+        Judged::Messages => b"messages",
+    };
+    hasher.update(kind);
+    for names in [&judged.columns()[..], reads] {
+        hasher.update(&(names.len() as u64).to_le_bytes());
+        for name in names {
+            hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+        }
     }
     let mut short = [0; 16];
     short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
@@ -156,5 +179,16 @@ mod tests {
         let all = [batch(&["ab"], &["c"]), batch(&["a"], &["bc"]), batch(&["abc"], &[]), batch(&["ab"], &["c", ""])];
         let seen: std::collections::BTreeSet<Seen> = all.iter().map(|batch| seen(batch, 0)).collect();
         assert_eq!(seen.len(), 4);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let column = |name: &str| Judged::Column(name.to_owned());
+        let all = [
+            seen_as_it_came(&column("a"), &names(&["b"])),
+            seen_as_it_came(&column("ab"), &[]),
+            seen_as_it_came(&Judged::Joined(names(&["a", "b"])), &[]),
+            seen_as_it_came(&Judged::Joined(names(&["a"])), &names(&["b"])),
+            seen_as_it_came(&Judged::Messages, &[]),
+            seen_as_it_came(&column("messages"), &[]),
+        ];
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
     }
 }

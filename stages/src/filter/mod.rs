@@ -11,6 +11,7 @@
 //!                                   └─────────┴──────────▶ dropped (+ filter_step, filter_reason)
 //! ```
 
+mod ahead;
 mod bounds;
 mod column;
 mod config;

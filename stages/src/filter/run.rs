@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, StringBuilder};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -12,13 +12,14 @@ use luthier_formats::dataset::{DatasetReader, DatasetShape, DatasetWriter, Shard
 use luthier_plugins::{SharedWords, TextColumn};
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::column::{text_bytes, texts_of};
 use super::config::{FilterConfig, OnEmpty, step_names};
 use super::decontaminate;
 use super::dedup::{DigestSorter, KeySorter, KnownCopies, SortSpace};
 use super::funnel::{StepAccount, artifact, report};
 use super::rows::{RowDrop, RowStep, RowVerdicts};
-use super::step::{ExactStep, Judgement, MinHashStep, PluginStep, Step, open_steps};
+use super::step::{Arrived, ExactStep, Judgement, MinHashStep, Step, native_groups, open_steps};
 
 /// Shards in flight per thread.
 const WINDOW: usize = 2;
@@ -52,6 +53,10 @@ struct Chunk {
     fates: Vec<Option<Fate>>,
     /// What there is to say besides, by row of `original`.
     details: BTreeMap<u32, String>,
+    /// Columns that a step edited, and in which rows of `original`.
+    edited: BTreeMap<String, Vec<bool>>,
+    /// What steps said already of rows that have not come to them yet.
+    ahead: Vec<Ahead>,
 }
 
 fn arrow_error(error: ArrowError) -> StageError {
@@ -69,6 +74,8 @@ impl Chunk {
             rows: (0..rows as u32).collect(),
             fates: vec![None; rows],
             details: BTreeMap::new(),
+            edited: BTreeMap::new(),
+            ahead: Vec::new(),
         }
     }
 
@@ -116,9 +123,8 @@ pub(super) fn run(context: &StageContext<'_>) -> StageResult<StageOutcome> {
     let known = context.shards();
     let pass = Pass { context, pool: &pool, reader: &reader, shape, texts: &texts, known: &known };
 
-    // Each filter judges a window of shards before the next one does.
-    let judges = steps.iter().filter(|step| step.is_native()).count();
-    let _words = (judges > 1).then(|| SharedWords::hold(context.threads() * WORD_MEMORY));
+    // Neighbours have the words of a text from each other; others judge a window of shards one after the other.
+    let _words = (native_groups(&steps) > 1).then(|| SharedWords::hold(context.threads() * WORD_MEMORY));
 
     // What is equal to a row is known only after all rows were seen: a pass per such step, over the steps before it.
     for index in 0..steps.len() {
@@ -236,10 +242,14 @@ impl Pass<'_> {
             if window.is_empty() {
                 return Ok(first);
             }
-            for (index, (step, account)) in steps.iter_mut().zip(accounts.iter_mut()).enumerate() {
+            for (index, account) in accounts.iter_mut().enumerate() {
                 context.check_cancelled()?;
-                match step {
-                    Step::Plugin(step) => run_plugin(self, index, step, &mut window, account)?,
+                if let Step::Plugin(_) = &steps[index] {
+                    run_plugin(self, index, steps, &mut window, account)?;
+                    continue;
+                }
+                match &mut steps[index] {
+                    Step::Plugin(_) => {}
                     Step::Exact(step) => run_exact(self, index, step, &mut window, account)?,
                     Step::MinHash(step) => run_minhash(self, index, step, &mut window, account)?,
                     Step::Rows(step) => run_rows(self, index, step.as_ref(), &mut window, account)?,
@@ -259,20 +269,27 @@ fn ids(batch: &RecordBatch) -> StageResult<&StringArray> {
 fn run_plugin(
     pass: &Pass<'_>,
     index: usize,
-    step: &PluginStep,
+    steps: &[Step],
     window: &mut [Chunk],
     account: &mut StepAccount,
 ) -> StageResult<()> {
+    let Some(step) = steps[index].plugin() else { return Ok(()) };
     let shape = pass.shape;
     let judge = |chunk: &Chunk| -> StageResult<Judgement> {
         let texts = step.texts(&chunk.current)?;
         let id_column = ids(&chunk.current)?;
         let row_of = |row: usize| format!("row {} (id {})", chunk.number_of(row) + 1, id_column.value(row));
-        step.judge(pass.known, chunk.digest(pass.texts), &chunk.rows, &texts, &row_of)
+        let edited: Vec<&Vec<bool>> = step.columns.iter().filter_map(|name| chunk.edited.get(name)).collect();
+        let untouched = |row: usize| edited.iter().all(|rows| !rows[chunk.rows[row] as usize]);
+        let seen = step.seen(&texts, untouched);
+        let digest = chunk.digest(pass.texts);
+        let arrived = Arrived { digest, rows: &chunk.rows, texts, seen, ahead: &chunk.ahead };
+        step.judge(pass.known, &arrived, index, &steps[index + 1..], &row_of)
     };
     let judgements: Vec<StageResult<Judgement>> = pass.pool.install(|| window.par_iter().map(judge).collect());
     for (chunk, judgement) in window.iter_mut().zip(judgements) {
-        let Judgement { verdicts, lines } = judgement?;
+        let Judgement { verdicts, lines, ahead } = judgement?;
+        chunk.ahead.extend(ahead);
         for line in lines {
             pass.context.log(format!("{}: {line}", step.name));
         }
@@ -414,13 +431,17 @@ fn apply_edits(chunk: &mut Chunk, column: Option<&str>, edits: Vec<(usize, Strin
     let edited: StringArray = {
         let texts = texts_of(&chunk.current, column)?;
         let mut edits = edits.iter().peekable();
-        (0..texts.rows())
-            .map(|row| {
-                let new = edits.next_if(|(edited, _)| *edited == row).map(|(_, text)| text.as_str());
-                Some(new.unwrap_or_else(|| texts.get(row)))
-            })
-            .collect()
+        // Room for all at once: a column of megabytes that grows is copied and paged in again and again.
+        let new: usize = edits.clone().map(|(_, text)| text.len()).sum();
+        let mut column = StringBuilder::with_capacity(texts.rows(), texts.data().len() + new);
+        for row in 0..texts.rows() {
+            let new = edits.next_if(|(edited, _)| *edited == row).map(|(_, text)| text.as_str());
+            column.append_value(new.unwrap_or_else(|| texts.get(row)));
+        }
+        column.finish()
     };
+    let rows = chunk.edited.entry(column.to_owned()).or_insert_with(|| vec![false; chunk.fates.len()]);
+    edits.iter().for_each(|(row, _)| rows[chunk.rows[*row] as usize] = true);
     let mut columns = chunk.current.columns().to_vec();
     columns[at] = Arc::new(edited);
     chunk.current = RecordBatch::try_new(schema, columns).map_err(arrow_error)?;

@@ -1,5 +1,6 @@
 //! What is kept between runs, how much is judged again, and that nobody can tell from the outputs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -231,4 +232,102 @@ fn forced_runs_judge_everything() {
     bench.run(&FilterStage, &with).unwrap();
     bench.fresh = true;
     assert_eq!(rows_judged(&bench.run(&FilterStage, &with).unwrap()), 1_000);
+}
+
+/// Long and short texts, some of which every filter of FineWeb's chain drops, rewrites or keeps.
+fn web_texts(count: usize) -> Vec<String> {
+    let sentence = |number: usize| {
+        let words = ["the", "luthier", "of", "cremona", "and", "a", "violin", "with", "to", "that", "spruce", "sounds"];
+        let mut text: Vec<String> =
+            (0..9 + number % 7).map(|at| words[(number * (at + 3) + at * at) % words.len()].to_owned()).collect();
+        text.push(format!("part{number}."));
+        text.join(" ")
+    };
+    (0..count)
+        .map(|number| {
+            let lines = (0..4 + number % 13).map(|line| match (number + line) % 9 {
+                0 if number % 3 == 0 => "read more...".to_owned(),
+                1 if number % 4 == 0 => format!("uses javascript to show {line}."),
+                2 if number % 5 == 0 => "the same line again and again.".to_owned(),
+                3 if number % 11 == 0 => "{ code }.".to_owned(),
+                _ => format!("{} {}", sentence(17 * number + line), sentence(31 * number + 2 * line)),
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        })
+        .collect()
+}
+
+/// Every filter of the chain, alone in its group: what neighbours say of a text must not show.
+fn apart(steps: &[Value]) -> Vec<Value> {
+    let wall = |at: usize| json!({"plugin": "builtin:length", "on": "id", "name": format!("wall-{at}")});
+    steps.iter().enumerate().flat_map(|(at, step)| [step.clone(), wall(at)]).collect()
+}
+
+/// The funnel without the steps that [`apart`] puts between the others.
+fn funnel(done: &Done) -> Vec<Value> {
+    let funnel: Value = serde_json::from_slice(&fs_err::read(done.out.join("funnel")).unwrap()).unwrap();
+    let steps = funnel["steps"].as_array().unwrap().iter();
+    steps.filter(|step| !step["name"].as_str().unwrap().starts_with("wall-")).cloned().collect()
+}
+
+#[test]
+fn neighbours_say_together_what_they_say_one_after_the_other() {
+    let step = |name: &str, config: Value| json!({"plugin": format!("builtin:{name}"), "config": config});
+    let mut chain = vec![
+        step("gopher-repetition", json!({"max_lines": 0.05})),
+        step("c4-quality", json!({"terminal_punctuation": false, "min_sentences": 4})),
+        step("gopher-quality", json!({"min_words": 20, "min_stop_words": 1})),
+        step("fineweb-quality", json!({"min_punctuated": 0.0, "max_short_lines": 0.05})),
+    ];
+    chain[2]["keep"] = json!({"words": {"max": 150.0}});
+    let texts = web_texts(3_000);
+    let (mut drops, mut edited) = (BTreeSet::new(), 0);
+    for order in [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 1, 0], [3, 1, 2, 0]] {
+        let steps: Vec<Value> = order.iter().map(|at| chain[*at].clone()).collect();
+        let with = |steps: &[Value]| json!({"steps": steps});
+        let (mut together, mut alone) = (Bench::new(), Bench::new());
+        dataset(&mut together, &texts);
+        dataset(&mut alone, &texts);
+        let one = together.run(&FilterStage, &with(&steps)).unwrap();
+        let other = alone.run(&FilterStage, &with(&apart(&steps))).unwrap();
+        for output in ["kept", "dropped"] {
+            let digest = |done: &Done| luthier_core::digest_path(&done.out.join(output)).unwrap().0;
+            assert_eq!(digest(&one), digest(&other), "{output} of {order:?}");
+        }
+        assert_eq!(funnel(&one), funnel(&other), "{order:?}");
+        for step in funnel(&one) {
+            let counts = |name: &str| step[name].as_u64().unwrap();
+            if counts("rows_in") > counts("rows_out") {
+                drops.insert(step["name"].as_str().unwrap().to_owned());
+            }
+            edited += counts("edited");
+        }
+        // And so do the ledgers: each run finds in those of the other way all that it asks for.
+        let cache = std::mem::replace(&mut together.cache, alone.cache.clone());
+        alone.cache = cache;
+        assert_eq!(rows_judged(&together.run(&FilterStage, &with(&steps)).unwrap()), 0, "{order:?}");
+        let walls = rows_judged(&alone.run(&FilterStage, &with(&apart(&steps))).unwrap());
+        let ids: u64 = funnel(&one).iter().map(|step| step["rows_out"].as_u64().unwrap()).sum();
+        assert_eq!(walls, ids, "{order:?}: none but those of the steps between");
+    }
+    assert!(drops.len() == 4 && edited > 1_000, "{drops:?} drop, {edited} edits: too little to tell apart");
+}
+
+#[test]
+fn neighbours_behind_a_changed_one_are_not_asked_again() {
+    let mut bench = Bench::new();
+    dataset(&mut bench, &texts(0, 2_000));
+    let with = |short: u64, max: f64| {
+        json!({"steps": [
+            {"plugin": "builtin:fineweb-quality",
+                "config": {"min_punctuated": 0.0, "max_short_lines": 1.0, "short_line": short}},
+            {"plugin": "builtin:url-ratio", "config": {"max": max}},
+            {"plugin": "builtin:length", "config": {"min_chars": 1}},
+        ]})
+    };
+    let all = judged(&mut bench, &with(30, 0.2));
+    assert!((4_000..6_000).contains(&all), "{all}");
+    assert_eq!(judged(&mut bench, &with(31, 0.2)), 2_000, "the first step alone");
+    let more = judged(&mut bench, &with(31, 1.0));
+    assert_eq!(more, 6_000 - all, "the rows that get to the last step only now");
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema};
 use luthier_core::{ConfigIssue, Digest, ShardCache, ShardKey, Stage, StageContext, StageError, StageResult};
 use luthier_formats::dataset::DatasetShape;
 use luthier_formats::tokenizer::Tokenizer;
@@ -14,13 +14,15 @@ use luthier_plugins::{
 use serde_json::{Value, json};
 
 use super::FilterStage;
+use super::ahead::{Ahead, Neighbours, served};
 use super::bounds::{self, Bounds};
 use super::column::{Judged, check_column, texts_of};
 use super::config::{OnTrapConfig, RunMode, StepConfig, StepKind, source_label};
 use super::decontaminate::{DecontaminateStep, whole_row};
 use super::dedup::{DedupConfig, DedupMethod, ExactDedup, KnownCopies, MinHasher};
 use super::funnel::StepAccount;
-use super::known::KnownVerdicts;
+use super::known::{KnownVerdicts, spread, subset};
+use super::ledger::{Seen, seen, seen_as_it_came};
 use super::rows::RowStep;
 use super::tokens::{self, TokensStep};
 
@@ -73,9 +75,11 @@ impl Step {
         }
     }
 
-    /// A filter that is linked in.
-    pub fn is_native(&self) -> bool {
-        matches!(self, Self::Plugin(step) if matches!(step.pool.plugin, Plugin::Native(_)))
+    pub fn plugin(&self) -> Option<&PluginStep> {
+        match self {
+            Self::Plugin(step) => Some(step),
+            Self::Exact(_) | Self::MinHash(_) | Self::Rows(_) => None,
+        }
     }
 
     /// Rows that a plugin was asked about, for which no earlier run had an answer.
@@ -119,6 +123,11 @@ pub(super) struct PluginStep {
     /// Thresholds on scores, applied here.
     pub bounds: Bounds,
     pub known: KnownVerdicts,
+    /// All that it reads.
+    pub columns: Vec<String>,
+    /// What is seen of a row that nothing has edited yet, where the digest of a shard covers all that is read.
+    as_it_came: Option<Seen>,
+    neighbours: Neighbours,
 }
 
 /// Drops repeated rows, in row order.
@@ -149,6 +158,20 @@ struct WorkerPool {
 pub(super) struct Judgement {
     pub verdicts: Verdicts,
     pub lines: Vec<String>,
+    /// What the steps behind it said by the way.
+    pub ahead: Option<Ahead>,
+}
+
+/// The rows of a shard that come to a step.
+pub(super) struct Arrived<'a> {
+    /// Of the shard.
+    pub digest: &'a Digest,
+    /// Their numbers in the shard.
+    pub rows: &'a [u32],
+    pub texts: TextBatch<'a>,
+    /// Of each row.
+    pub seen: Vec<Seen>,
+    pub ahead: &'a [Ahead],
 }
 
 impl WorkerPool {
@@ -163,6 +186,13 @@ impl WorkerPool {
 }
 
 impl PluginStep {
+    fn native(&self) -> Option<Builtin> {
+        match self.pool.plugin {
+            Plugin::Native(builtin) => Some(builtin),
+            Plugin::Component(_) => None,
+        }
+    }
+
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -186,22 +216,80 @@ impl PluginStep {
         }
     }
 
-    /// Judges `rows` of the shard with digest `shard`, as far as `cache` does not know them; `row_of` names one in an error.
+    /// What it sees of each row; `untouched` says whether row `row` is as it came in, as far as this step reads it.
+    pub fn seen(&self, texts: &TextBatch<'_>, untouched: impl Fn(usize) -> bool) -> Vec<Seen> {
+        let of = |row: usize| self.as_it_came.filter(|_| untouched(row)).unwrap_or_else(|| seen(texts, row));
+        (0..texts.rows()).map(of).collect()
+    }
+
+    /// Judges the rows as far as `cache` does not know them. The step is number `place`, with `behind` after it;
+    /// `row_of` names a row in an error.
     pub fn judge(
         &self,
         cache: &ShardCache,
-        shard: &Digest,
-        rows: &[u32],
-        texts: &TextBatch<'_>,
+        arrived: &Arrived<'_>,
+        place: usize,
+        behind: &[Step],
         row_of: &dyn Fn(usize) -> String,
     ) -> StageResult<Judgement> {
-        let mut lines = Vec::new();
-        let verdicts = self.known.get_or_judge(cache, shard, rows, texts, |texts, places| {
-            let judged = self.judge_all(texts, &|row| row_of(places[row]))?;
-            lines = judged.lines;
-            Ok(judged.verdicts)
+        let (mut lines, mut ahead) = (Vec::new(), None);
+        let Arrived { digest, rows, texts, seen, .. } = arrived;
+        let verdicts = self.known.get_or_judge(cache, digest, rows, seen, texts, |texts, places| {
+            let rows: Vec<u32> = places.iter().map(|at| rows[*at]).collect();
+            let (mut verdicts, missing) = served(arrived.ahead, place, &rows, self.manifest.scores.len());
+            if missing.is_empty() {
+                return Ok(verdicts);
+            }
+            let behind = self.behind(behind, |step| !step.known.knows(cache, digest));
+            let mut judge = |texts: &TextBatch<'_>| -> StageResult<Verdicts> {
+                let rows = missing.iter().map(|at| rows[*at]).collect();
+                if let Some((own, others)) = self.judge_with(&behind, texts, place, rows)? {
+                    ahead = Some(others);
+                    return Ok(own);
+                }
+                let judged = self.judge_all(texts, &|row| row_of(places[missing[row]]))?;
+                lines = judged.lines;
+                Ok(judged.verdicts)
+            };
+            if missing.len() == rows.len() {
+                return judge(texts);
+            }
+            let judged = judge(&subset(texts, &missing))?;
+            spread(&mut verdicts, judged, &missing);
+            Ok(verdicts)
         })?;
-        Ok(Judgement { verdicts, lines })
+        Ok(Judgement { verdicts, lines, ahead })
+    }
+
+    /// The neighbours among the steps behind it, up to the first that is not `wanted`.
+    fn behind<'a>(&self, behind: &'a [Step], wanted: impl Fn(&PluginStep) -> bool) -> Vec<&'a PluginStep> {
+        let neighbours = behind.iter().take(self.neighbours.behind());
+        neighbours.map_while(|step| step.plugin().filter(|step| wanted(step))).collect()
+    }
+
+    /// Judges `rows` with the steps behind it; `None` without any, or where one of them refuses a row, which it then says
+    /// when its turn comes.
+    fn judge_with(
+        &self,
+        behind: &[&PluginStep],
+        texts: &TextBatch<'_>,
+        place: usize,
+        rows: Vec<u32>,
+    ) -> StageResult<Option<(Verdicts, Ahead)>> {
+        if behind.is_empty() {
+            return Ok(None);
+        }
+        let bounds: Vec<&Bounds> =
+            std::iter::once(&self.bounds).chain(behind.iter().map(|step| &step.bounds)).collect();
+        let goes = |step: usize, verdicts: &Verdicts, row: usize| {
+            verdicts.drop[row] != 0 || bounds[step].reason(&verdicts.scores, verdicts.drop.len(), row).is_some()
+        };
+        let Some(mut verdicts) = self.neighbours.judge(texts, bounds.len(), goes)? else { return Ok(None) };
+        let reached =
+            |row: usize| (0..behind.len()).find(|step| goes(*step, &verdicts[*step], row)).unwrap_or(behind.len());
+        let reached = (0..rows.len()).map(reached).collect();
+        let own = verdicts.remove(0);
+        Ok(Some((own, Ahead::new(place + 1, rows, reached, verdicts))))
     }
 
     fn judge_all(&self, texts: &TextBatch<'_>, row_of: &dyn Fn(usize) -> String) -> StageResult<Judgement> {
@@ -211,7 +299,7 @@ impl PluginStep {
         match answer {
             Ok(verdicts) => {
                 self.pool.put(worker);
-                Ok(Judgement { verdicts, lines })
+                Ok(Judgement { verdicts, lines, ahead: None })
             }
             Err(JudgeError::Open(error)) => Err(error),
             Err(JudgeError::Row(failed)) => {
@@ -289,7 +377,46 @@ pub(super) fn open_steps(
         };
         opened.push(step);
     }
+    introduce(&mut opened);
     Ok(opened)
+}
+
+/// Tells every native filter of those behind it that judge the same text.
+fn introduce(steps: &mut [Step]) {
+    let mut behind: Vec<(Builtin, Value)> = Vec::new();
+    let mut text: Option<Judged> = None;
+    for step in steps.iter_mut().rev() {
+        match step {
+            Step::Plugin(step) if step.native().is_some() && step.manifest.reads.is_empty() => {
+                if text.as_ref() != Some(&step.judged) {
+                    behind.clear();
+                }
+                behind.splice(0..0, step.native().map(|builtin| (builtin, step.pool.config.clone())));
+                text = Some(step.judged.clone());
+                if behind.len() > 1 {
+                    step.neighbours = Neighbours::new(behind.clone());
+                }
+            }
+            _ => text = None,
+        }
+    }
+}
+
+/// How many groups of neighbours, and filters that judge alone, are linked in.
+pub(super) fn native_groups(steps: &[Step]) -> usize {
+    let mut left = 0;
+    let mut groups = 0;
+    for step in steps {
+        let Some(step) = step.plugin().filter(|step| step.native().is_some()) else {
+            left = 0;
+            continue;
+        };
+        match left {
+            0 => (groups, left) = (groups + 1, step.neighbours.behind()),
+            _ => left -= 1,
+        }
+    }
+    groups
 }
 
 /// One engine per kind of metering, made when it is first needed.
@@ -383,6 +510,9 @@ fn open_plugin(
     let bounds = Bounds::new(&bounds, &manifest);
     let limits = plugin.limits();
     let config = Value::Object(step.config.clone().unwrap_or_default());
+    let columns: Vec<String> = judged.columns().into_iter().chain(manifest.reads.iter().cloned()).collect();
+    let is_text = |name: &String| schema.field_with_name(name).is_ok_and(|field| field.data_type() == &DataType::Utf8);
+    let as_it_came = columns.iter().all(is_text).then(|| seen_as_it_came(&judged, &manifest.reads));
     let known = known_verdicts(&plugin, step.plugin.as_deref(), &manifest, &config);
     let pool = WorkerPool { plugin, config, idle: Mutex::new(Vec::new()) };
     // A wrong configuration is found before the first row, and on an empty dataset too.
@@ -403,6 +533,9 @@ fn open_plugin(
         limits,
         bounds,
         known,
+        columns,
+        as_it_came,
+        neighbours: Neighbours::default(),
     })))
 }
 
@@ -425,7 +558,7 @@ fn known_verdicts(plugin: &Plugin, source: Option<&str>, manifest: &Manifest, co
         }
     };
     let names = manifest.scores.iter().map(|score| &score.name).chain(&manifest.reasons);
-    let key = names.fold(key.with("ledger", b"2"), |key, name| key.with("name", name.as_bytes()));
+    let key = names.fold(key.with("ledger", b"3"), |key, name| key.with("name", name.as_bytes()));
     KnownVerdicts::new(key, config.clone(), [manifest.scores.len(), manifest.reasons.len()], builtin)
 }
 
