@@ -10,6 +10,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use luthier_plugins::{Builtin, Chain, ChainInput, OnTrap, Plugin, TextBatch, TextColumn, Verdicts};
 use serde_json::{Value, json};
 
+use crate::filter_stage::StageBench;
+
 #[derive(clap::Args)]
 pub struct Arguments {
     /// JSON lines with `text`; `filters/corpus.py` makes one.
@@ -115,6 +117,13 @@ pub fn run(arguments: &Arguments, out: &mut impl Write) -> io::Result<()> {
     let stop = best(arguments.seconds, || chain.judge(&inputs).map(drop).map_err(refused))?;
     writeln!(out, "\nFineWeb's chain, every filter on every document: {:.1} MB/s", rate(all))?;
     writeln!(out, "FineWeb's chain, stopping at the first drop:     {:.1} MB/s", rate(stop))?;
+    let mut stage = StageBench::new(&texts)?;
+    let steps: Vec<Value> = CHAIN
+        .iter()
+        .map(|(name, builtin)| json!({"plugin": format!("builtin:{builtin}"), "config": config(name)}))
+        .collect();
+    let whole = best(arguments.seconds, || stage.filter(&steps))?;
+    writeln!(out, "the same as a stage, from Parquet to Parquet:    {:.1} MB/s", rate(whole))?;
 
     let Some(theirs) = datatrove(arguments)? else { return Ok(()) };
     if theirs["documents"] != json!(texts.len()) {

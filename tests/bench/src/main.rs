@@ -1,5 +1,6 @@
 //! Benches. Each prints what it ran on; times mean something beside others of the same run only.
 
+mod filter_stage;
 mod filters;
 mod kernels;
 mod plan;
