@@ -156,3 +156,40 @@ fn a_change_is_told_from_the_field_to_the_pull_request() {
     let markdown = project.run(&["diff", "HEAD", "-f", "q.yaml", "--markdown"]).success();
     insta::assert_snapshot!("diff_as_markdown", project.filtered(&markdown.stdout));
 }
+
+/// A filter that only moves a threshold reads its scores again, and everybody says so before it does.
+#[test]
+fn a_moved_threshold_is_told_to_select_again() {
+    let project = TestProject::new(env!("CARGO_BIN_EXE_luthier"));
+    project.file(
+        "f.yaml",
+        "luthier: 1\n\
+         stages:\n  \
+           raw: {uses: ingest, with: {files: rows.jsonl}}\n  \
+           clean:\n    \
+             uses: filter\n    \
+             in: raw\n    \
+             with: {steps: [{plugin: 'builtin:length', config: {min_chars: 3}}, {dedup: exact}]}\n",
+    );
+    let rows: String = (1..40).map(|row| format!("{{\"text\": \"{}\"}}\n", "x".repeat(row))).collect();
+    project.file("rows.jsonl", &rows);
+    let _ = project.run(&["run", "f.yaml"]).success();
+    project.edit("f.yaml", "min_chars: 3", "min_chars: 5");
+    let told = |arguments: &[&str]| project.filtered(&project.run(arguments).success().stdout);
+    insta::assert_snapshot!(told(&["status", "f.yaml"]), @r"
+    ✓ raw       up to date  [DIGEST]
+    ▸ clean     steps[0].config.min_chars 3 → 5 (f.yaml:7); selects again by stored scores, judging only rows that now get further  (less than [TIME])
+    1 of 2 stages would run, about [TIME] by the last times
+    ");
+    insta::assert_snapshot!(told(&["explain", "f.yaml", "clean"]), @r"
+    clean selects again by stored scores, judging only rows that now get further: steps[0].config.min_chars 3 → 5 (f.yaml:7)
+    cost by the last times: at most [TIME] for 1 stage
+    ");
+    let how = "selects again by stored scores, judging only rows that now get further";
+    let plan = project.run(&["plan", "f.yaml", "--json"]).success().json();
+    assert_eq!(plan["stages"][1]["action"]["how"], how);
+    let explained = project.run(&["explain", "f.yaml", "clean", "--json"]).success().json();
+    assert_eq!(explained["action"]["how"], how);
+    let forced = project.run(&["plan", "f.yaml", "--force", "clean", "--json"]).success().json();
+    assert_eq!(forced["stages"][1]["action"].get("how"), None);
+}

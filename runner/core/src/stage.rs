@@ -146,6 +146,14 @@ pub trait Stage: Send + Sync {
     /// Every issue found.
     fn prepare(&self, with: &Value, env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>>;
 
+    /// What a run will do where nothing but the parameters changed, from `old` to `new` (both [`Prepared::key`]), and results
+    /// of parts of the stage ([`crate::ShardCache`]) spare it some of the work: a verb and what follows it, as in
+    /// `selects again by stored scores`. `None` where it does everything anew. A prediction for people to read: no more
+    /// than that depends on it.
+    fn rerun(&self, _old: &Value, _new: &Value) -> Option<String> {
+        None
+    }
+
     /// Runs. Writes each declared output to [`StageContext::output`] and nowhere else but its scratch directory.
     ///
     /// # Errors

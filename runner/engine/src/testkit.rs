@@ -32,7 +32,8 @@ pub struct Work {
     /// What else to do: `fail`, `wrong` (an input error), `panic`, `silent` (no output), `extra` (one too many),
     /// `wait` (until `go` exists in the pipeline's directory), `loop` (until cancelled), `resume` (fails once with a
     /// checkpoint), `die` (ends the process), `abort`, `kill`, `hog` (wants more than its address space), `oom` (wants
-    /// more than its control group), `spin` (until its CPU time is up), `family` (leaves processes behind).
+    /// more than its control group), `spin` (until its CPU time is up), `family` (leaves processes behind), `select` (claims
+    /// that a rerun selects).
     pub mode: String,
     /// A file to read.
     pub file: Option<String>,
@@ -109,6 +110,11 @@ impl Stage for WorkStage {
             resources: Resources { threads: work.threads.max(1), ..Resources::ONE_THREAD },
             numeric_class: work.class.clone(),
         })
+    }
+
+    fn rerun(&self, old: &Value, new: &Value) -> Option<String> {
+        let selects = |key: &Value| key["mode"] == "select";
+        (selects(old) && selects(new)).then(|| "selects again by stored scores".to_owned())
     }
 
     fn run(&self, context: &mut StageContext<'_>) -> StageResult<StageOutcome> {

@@ -22,6 +22,7 @@ mod known;
 mod ledger;
 #[cfg(test)]
 mod own_tests;
+mod rerun;
 mod rows;
 mod run;
 #[cfg(test)]
@@ -109,6 +110,10 @@ impl Stage for FilterStage {
             resources: Resources::ALL_THREADS,
             numeric_class: None,
         })
+    }
+
+    fn rerun(&self, old: &Value, new: &Value) -> Option<String> {
+        rerun::rerun(old, new)
     }
 
     fn run(&self, context: &mut StageContext<'_>) -> StageResult<StageOutcome> {

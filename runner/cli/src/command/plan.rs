@@ -68,15 +68,17 @@ pub fn print(pipeline: &Pipeline, planned: &RunPlan, causes: &BTreeMap<StageId, 
                 format!("up to date  {}", key.short()).dimmed(),
                 id = id.as_str()
             ),
-            Action::Run { why, estimate_seconds, .. } => {
+            Action::Run { why, how, estimate_seconds, .. } => {
                 let why = match causes.get(id) {
                     Some(cause) if cause.path.len() > 1 => format!("← {cause}"),
                     Some(cause) => cause.to_string(),
                     None => why.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
                 };
+                let about = if how.is_some() { "less than" } else { "about" };
+                let how = how.as_ref().map_or_else(String::new, |how| format!("; {how}"));
                 let cost = estimate_seconds
-                    .map_or_else(String::new, |seconds| format!("  (about {})", format::duration(seconds)));
-                format!("{} {id:<width$}  {why}{}", "▸".yellow(), cost.dimmed(), id = id.as_str())
+                    .map_or_else(String::new, |seconds| format!("  ({about} {})", format::duration(seconds)));
+                format!("{} {id:<width$}  {why}{how}{}", "▸".yellow(), cost.dimmed(), id = id.as_str())
             }
             Action::Blocked { by } => format!(
                 "{} {id:<width$}  needs `{by}`, which is not up to date and not selected",

@@ -112,6 +112,7 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = &self.stage;
         let verb = match &self.action {
+            Action::Run { how: Some(how), .. } => how.as_str(),
             Action::Run { .. } if self.last_ran.is_some() => "reruns",
             Action::Run { .. } => "runs",
             Action::Reuse { .. } => {
@@ -136,7 +137,8 @@ impl fmt::Display for Explanation {
         if !matches!(self.action, Action::Run { .. }) {
             return Ok(());
         }
-        writeln!(f, "cost by the last times: {}", self.cost)?;
+        let most = if matches!(self.action, Action::Run { how: Some(_), .. }) { "at most " } else { "" };
+        writeln!(f, "cost by the last times: {most}{}", self.cost)?;
         if self.downstream.stages > 0 {
             writeln!(f, "and after it: {}", self.downstream)?;
         }

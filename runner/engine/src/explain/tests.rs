@@ -1,6 +1,6 @@
 use crate::explain::{diff, explain, of_run, overview};
 use crate::lock::Lock;
-use crate::run::RunOptions;
+use crate::run::{Action, RunOptions};
 use crate::testkit::{Bench, id};
 
 const YAML: &str = "\
@@ -70,6 +70,49 @@ fn the_chain_ends_at_the_field() {
     train is up to date; last ran [TIME]
     train ran ← tokens changed ← clean: steps[0].config.max 0.1 → 0.12 (p.yaml:8)
     train ran ← tokens changed ← clean changed ← raw: text rows → lines (p.yaml:3)
+    ");
+}
+
+#[test]
+fn what_a_rerun_spares_is_told_where_it_is_known() {
+    let bench = Bench::new(&YAML.replace("steps:", "mode: select\n      steps:"));
+    bench.run();
+    bench.edit("max: 0.1", "max: 0.12");
+    reads!(bench, "clean", @r"
+    clean reruns: steps[0].config.max 0.1 → 0.12 (p.yaml:9)
+    cost by the last times: [TIME] for 1 stage
+    and after it: [TIME] for 3 stages
+    less where a stage makes the same output again: nothing that reads it runs
+    ");
+    // Nothing is kept, so there is nothing to select by; and after this there is.
+    let cache = bench.store().workspace().cache_dir();
+    fs_err::create_dir_all(luthier_core::ShardCache::directory(&cache)).expect("a directory");
+    reads!(bench, "clean", @r"
+    clean selects again by stored scores: steps[0].config.max 0.1 → 0.12 (p.yaml:9)
+    cost by the last times: at most [TIME] for 1 stage
+    and after it: [TIME] for 3 stages
+    less where a stage makes the same output again: nothing that reads it runs
+    ");
+    let (plan, _) = overview(&bench.pipeline(), &bench.store(), &bench.options()).expect("an overview");
+    let how = |stage: &str| match plan.action(&id(stage)) {
+        Some(action @ Action::Run { how, .. }) => {
+            let json = serde_json::to_value(action).expect("JSON");
+            assert_eq!(json.get("how").and_then(|how| how.as_str()), how.as_deref());
+            how.clone()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((how("clean").as_deref(), how("tokens")), (Some("selects again by stored scores"), None));
+    let forced = RunOptions { force: vec![id("clean")], ..bench.options() };
+    let (plan, _) = overview(&bench.pipeline(), &bench.store(), &forced).expect("an overview");
+    assert!(matches!(plan.action(&id("clean")), Some(Action::Run { how: None, .. })), "{plan:?}");
+    bench.edit("text: rows", "text: lines");
+    reads!(bench, "clean", @r"
+    clean reruns: steps[0].config.max 0.1 → 0.12 (p.yaml:9)
+    clean reruns ← raw: text rows → lines (p.yaml:3)
+    cost by the last times: [TIME] for 2 stages
+    and after it: [TIME] for 3 stages
+    less where a stage makes the same output again: nothing that reads it runs
     ");
 }
 

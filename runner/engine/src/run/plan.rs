@@ -14,6 +14,9 @@ pub enum Action {
     Run {
         /// Never empty.
         why: Vec<DirtyReason>,
+        /// What it will do where that is less than everything, as `selects again by stored scores`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        how: Option<String>,
         /// What the last execution took.
         estimate_seconds: Option<f64>,
         /// Unknown while an upstream stage has yet to run; then the stage may still turn out to be up to date.

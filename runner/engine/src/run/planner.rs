@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
-use luthier_core::{Artifact, ArtifactName, Digest, Prepared, ResolvedSource, SourceKind, StageId};
+use luthier_core::{Artifact, ArtifactName, Digest, Prepared, ResolvedSource, ShardCache, SourceKind, StageId};
 
 use super::select::{Layout, Selection};
 use super::{Action, RunOptions, RunPlan};
@@ -305,6 +305,18 @@ impl<'a> Planner<'a> {
         why
     }
 
+    /// What a stage that runs for these reasons will do, where results of parts of it spare it some of the work.
+    fn how(&self, at: usize, why: &[DirtyReason]) -> Option<String> {
+        let planned = &self.pipeline.stages[at];
+        let record = self.latest(&planned.id)?;
+        let parameters = why.iter().all(|reason| matches!(reason, DirtyReason::ConfigChanged { .. }));
+        let kept = || ShardCache::directory(&self.store.workspace().cache_dir()).exists();
+        if !parameters || !kept() {
+            return None;
+        }
+        planned.stage.rerun(&record.fingerprint.config, &planned.prepared.key)
+    }
+
     /// The plan as people and programs read it.
     pub fn plan(&self, standings: &[Standing]) -> RunPlan {
         let id = |at: usize| self.pipeline.stages[at].id.clone();
@@ -318,9 +330,11 @@ impl<'a> Planner<'a> {
                     Standing::Unneeded | Standing::Stale => return None,
                     Standing::Reuse(record) => Action::Reuse { key: record.key },
                     Standing::Ready { key, why, .. } => {
-                        Action::Run { why: why.clone(), estimate_seconds, key: Some(*key) }
+                        Action::Run { why: why.clone(), how: self.how(at, why), estimate_seconds, key: Some(*key) }
                     }
-                    Standing::Waiting { why } => Action::Run { why: why.clone(), estimate_seconds, key: None },
+                    Standing::Waiting { why } => {
+                        Action::Run { why: why.clone(), how: None, estimate_seconds, key: None }
+                    }
                     Standing::Blocked { by } => Action::Blocked { by: id(*by) },
                 };
                 Some((id(at), action))
