@@ -22,6 +22,7 @@ mod known;
 mod ledger;
 #[cfg(test)]
 mod own_tests;
+mod plugin_step;
 mod rerun;
 mod rows;
 mod run;

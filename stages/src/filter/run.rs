@@ -18,8 +18,9 @@ use super::config::{FilterConfig, OnEmpty, step_names};
 use super::decontaminate;
 use super::dedup::{DigestSorter, KeySorter, KnownCopies, SortSpace};
 use super::funnel::{StepAccount, artifact, report};
+use super::plugin_step::{Arrived, Judgement, native_groups};
 use super::rows::{RowDrop, RowStep, RowVerdicts};
-use super::step::{Arrived, ExactStep, Judgement, MinHashStep, Step, native_groups, open_steps};
+use super::step::{ExactStep, MinHashStep, Step, open_steps};
 
 /// Shards in flight per thread.
 const WINDOW: usize = 2;

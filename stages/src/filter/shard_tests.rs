@@ -236,12 +236,19 @@ fn forced_runs_judge_everything() {
 
 /// Long and short texts, some of which every filter of FineWeb's chain drops, rewrites or keeps.
 fn web_texts(count: usize) -> Vec<String> {
+    let word = |seed: usize| -> String {
+        let mut state = seed as u64 + 1;
+        (0..3 + seed % 6)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                char::from(b'a' + (state >> 40) as u8 % 26)
+            })
+            .collect()
+    };
     let sentence = |number: usize| {
-        let words = ["the", "luthier", "of", "cremona", "and", "a", "violin", "with", "to", "that", "spruce", "sounds"];
-        let mut text: Vec<String> =
-            (0..9 + number % 7).map(|at| words[(number * (at + 3) + at * at) % words.len()].to_owned()).collect();
-        text.push(format!("part{number}."));
-        text.join(" ")
+        let mut words: Vec<String> = (0..7 + number % 7).map(|at| word(97 * number + at)).collect();
+        words.insert(2, ["the", "and", "of", "with"][number % 4].to_owned());
+        format!("{}.", words.join(" "))
     };
     (0..count)
         .map(|number| {
@@ -273,7 +280,7 @@ fn funnel(done: &Done) -> Vec<Value> {
 #[test]
 fn neighbours_say_together_what_they_say_one_after_the_other() {
     let step = |name: &str, config: Value| json!({"plugin": format!("builtin:{name}"), "config": config});
-    let mut chain = vec![
+    let mut chain = [
         step("gopher-repetition", json!({"max_lines": 0.05})),
         step("c4-quality", json!({"terminal_punctuation": false, "min_sentences": 4})),
         step("gopher-quality", json!({"min_words": 20, "min_stop_words": 1})),
@@ -302,15 +309,15 @@ fn neighbours_say_together_what_they_say_one_after_the_other() {
             }
             edited += counts("edited");
         }
-        // And so do the ledgers: each run finds in those of the other way all that it asks for.
+        // And so do the ledgers: each run finds in those of the other way all that it asks for. The steps between, which are
+        // all the same, are new to them.
         let cache = std::mem::replace(&mut together.cache, alone.cache.clone());
         alone.cache = cache;
         assert_eq!(rows_judged(&together.run(&FilterStage, &with(&steps)).unwrap()), 0, "{order:?}");
         let walls = rows_judged(&alone.run(&FilterStage, &with(&apart(&steps))).unwrap());
-        let ids: u64 = funnel(&one).iter().map(|step| step["rows_out"].as_u64().unwrap()).sum();
-        assert_eq!(walls, ids, "{order:?}: none but those of the steps between");
+        assert_eq!(Some(walls), funnel(&one)[0]["rows_out"].as_u64(), "{order:?}: none but those of the first wall");
     }
-    assert!(drops.len() == 4 && edited > 1_000, "{drops:?} drop, {edited} edits: too little to tell apart");
+    assert!(drops.len() == 4 && edited > 100, "{drops:?} drop, {edited} edits: too little to tell apart");
 }
 
 #[test]
