@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::note::Fate;
 use super::recipe::{HeldOut, Recipe, model_source};
 use super::settings::{Needless, Settings};
-use super::shared::{offer, optimizer, scheduler};
+use super::shared::{BLOCK_INPUTS, offer, offload, optimizer, scheduler};
 
 const NEEDLESS: Needless = &[
     (
@@ -64,7 +64,6 @@ const NEEDLESS: Needless = &[
             "cut_cross_entropy",
             "chunked_cross_entropy*",
             "torch_compile*",
-            "activation_offloading",
         ],
     ),
     (
@@ -169,6 +168,11 @@ const UNSUPPORTED: Needless = &[
         &["early_stopping_patience"],
     ),
 ];
+
+const ALL_ACTIVATIONS: &str = "of the activations only the inputs of the blocks wait in host memory, the others are computed \
+                               again; on the CPU nothing moves";
+const TO_DISK: &str = "the inputs of the blocks wait in page-locked host memory, not on disk, and the other activations are \
+                       computed again; on the CPU nothing moves";
 
 pub fn read(settings: &mut Settings<'_>, recipe: &mut Recipe) {
     model(settings, recipe);
@@ -349,10 +353,36 @@ fn schedule(settings: &mut Settings<'_>, recipe: &mut Recipe) {
 }
 
 fn checkpointing(settings: &mut Settings<'_>, recipe: &mut Recipe) {
-    let Some(node) = settings.take("gradient_checkpointing") else { return };
-    match &node.value {
-        NodeValue::Bool(false) => {}
-        NodeValue::Bool(true) | NodeValue::Text(_) => drop(recipe.train.insert("checkpointing", json!(true))),
-        _ => settings.wrong("gradient_checkpointing", node, "`true` or `false`"),
+    let key = "gradient_checkpointing";
+    if let Some(node) = settings.take(key) {
+        match &node.value {
+            NodeValue::Bool(false) => {}
+            NodeValue::Bool(true) => drop(recipe.train.insert("checkpointing", json!(true))),
+            NodeValue::Text(mode) if mode == "offload" => offload(settings, recipe, key, ALL_ACTIVATIONS),
+            NodeValue::Text(mode) if mode == "offload_disk" => offload(settings, recipe, key, TO_DISK),
+            NodeValue::Text(_) => drop(recipe.train.insert("checkpointing", json!(true))),
+            _ => settings.wrong(key, node, "`true` or `false`"),
+        }
+    }
+    let key = "activation_offloading";
+    if let Some(node) = settings.take(key) {
+        match &node.value {
+            NodeValue::Bool(false) => {}
+            NodeValue::Bool(true) => offload(settings, recipe, key, ALL_ACTIVATIONS),
+            NodeValue::Text(mode) if mode == "legacy" => offload(settings, recipe, key, ALL_ACTIVATIONS),
+            NodeValue::Text(mode) if mode == "disk" => offload(settings, recipe, key, TO_DISK),
+            NodeValue::Text(mode) if mode == "hidden_states" => offload(settings, recipe, key, BLOCK_INPUTS),
+            _ => settings.wrong(key, node, "`true`, `false`, `legacy`, `disk` or `hidden_states`"),
+        }
+    }
+    if settings.flag("layer_offloading") == Some(true) {
+        if recipe.train.get("method") == Some(&json!("qlora")) {
+            recipe.train.insert("stream", json!("layers"));
+            let why = "frozen blocks come from files on disk, two of them on the device at a time";
+            settings.note("layer_offloading", Fate::NotNeeded, why);
+        } else {
+            settings
+                .lost("layer_offloading", "frozen blocks are streamed in NF4 only: `method: qlora`, `stream: layers`");
+        }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::note::Fate;
 use super::recipe::{HeldOut, Recipe, is_local, model_source};
 use super::settings::{Needless, Settings};
-use super::shared::{offer, optimizer, scheduler};
+use super::shared::{BLOCK_INPUTS, offer, offload, optimizer, scheduler};
 
 const NEEDLESS: Needless = &[
     (
@@ -38,7 +38,7 @@ const NEEDLESS: Needless = &[
     ),
     (
         "attention and kernels are the engine's own, with the same results",
-        &["flash_attn", "enable_liger_kernel", "use_unsloth", "use_unsloth_gc", "use_kt", "kt_*", "use_v1_kernels"],
+        &["flash_attn", "enable_liger_kernel", "use_unsloth", "use_kt", "kt_*", "use_v1_kernels"],
     ),
     (
         "sums are in f32, weights as their format holds them",
@@ -318,7 +318,12 @@ fn schedule(settings: &mut Settings<'_>, recipe: &mut Recipe) {
     }
     optimizer(settings, recipe, "optim");
     // On unless it is switched off.
-    if settings.flag("disable_gradient_checkpointing") != Some(true) {
+    let offloads = settings.flag("use_unsloth_gc") == Some(true);
+    if settings.flag("disable_gradient_checkpointing") == Some(true) {
+        settings.needless(&[("`disable_gradient_checkpointing` leaves nothing to offload", &["use_unsloth_gc"])]);
+    } else if offloads {
+        offload(settings, recipe, "use_unsloth_gc", BLOCK_INPUTS);
+    } else {
         recipe.train.insert("checkpointing", json!(true));
     }
     if let Some(steps) = settings.integer("eval_steps").filter(|_| recipe.held_out.is_some()) {

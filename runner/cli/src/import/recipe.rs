@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::note::{Fate, Note};
 
 /// Parameters of a training that its memory plan takes too.
-const PLANNED: [&str; 10] = [
+const PLANNED: [&str; 12] = [
     "method",
     "rank",
     "targets",
@@ -20,6 +20,8 @@ const PLANNED: [&str; 10] = [
     "batch",
     "accumulate",
     "checkpointing",
+    "offload",
+    "stream",
 ];
 
 /// A part of the data, held out to watch the loss.

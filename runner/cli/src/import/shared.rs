@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::note::Fate;
 use super::recipe::Recipe;
 use super::settings::Settings;
 
@@ -46,6 +47,16 @@ pub fn optimizer(settings: &mut Settings<'_>, recipe: &mut Recipe, key: &str) {
     } else {
         settings.lost(key, "AdamW is used with 32-bit states, which are larger and no less exact");
     }
+}
+
+/// Why nothing is lost where only what a block begins with is offloaded.
+pub const BLOCK_INPUTS: &str = "the inputs of the blocks wait in page-locked host memory; on the CPU nothing moves";
+
+/// Block inputs in host memory for activations that another trainer keeps there, and `why` that is all the same.
+pub fn offload(settings: &mut Settings<'_>, recipe: &mut Recipe, key: &str, why: &str) {
+    recipe.train.insert("checkpointing", json!(true));
+    recipe.train.insert("offload", json!("block-inputs"));
+    settings.note(key, Fate::NotNeeded, why);
 }
 
 /// The schedules that Hugging Face's trainer and ours share.

@@ -83,6 +83,58 @@ fn a_llama_factory_file_becomes_a_pipeline() {
     insta::assert_snapshot!(imported(ImportFrom::LlamaFactory, LLAMA_FACTORY));
 }
 
+/// What moves between a card and its host to save memory is carried over, with a word on where it differs.
+#[test]
+fn offloading_is_carried_over() {
+    let axolotl = |text: &str| {
+        imported(
+            ImportFrom::Axolotl,
+            &format!("base_model: org/model\ndatasets: [{{path: rows.jsonl, type: alpaca}}]\n{text}"),
+        )
+    };
+    let offloaded = "      checkpointing: true\n      offload: \"block-inputs\"\n";
+    for (text, why) in [
+        (
+            "gradient_checkpointing: true\nactivation_offloading: true\n",
+            "only the inputs of the blocks wait in host memory",
+        ),
+        ("activation_offloading: legacy\n", "only the inputs of the blocks wait in host memory"),
+        ("activation_offloading: disk\n", "wait in page-locked host memory, not on disk"),
+        ("activation_offloading: hidden_states\n", "the inputs of the blocks wait in page-locked host memory"),
+        ("gradient_checkpointing: offload\n", "only the inputs of the blocks wait in host memory"),
+        ("gradient_checkpointing: offload_disk\n", "wait in page-locked host memory, not on disk"),
+    ] {
+        let found = axolotl(text);
+        // Of the plan and of the training.
+        assert_eq!(found.matches(offloaded).count(), 2, "{text}{found}");
+        assert!(found.contains(why) && !found.contains("Not carried over:\n#   line 3"), "{text}{found}");
+    }
+    let plain = axolotl("gradient_checkpointing: true\nactivation_offloading: false\n");
+    assert!(plain.contains("checkpointing: true") && !plain.contains("offload"), "{plain}");
+
+    let streamed = axolotl("adapter: qlora\nlayer_offloading: true\noptimizer: paged_adamw_32bit\n");
+    assert_eq!(streamed.matches("      stream: \"layers\"\n").count(), 2, "{streamed}");
+    assert_eq!(streamed.matches("      optimizer: \"paged_adamw\"\n").count(), 2, "{streamed}");
+    let refused = axolotl("adapter: lora\nlayer_offloading: true\noptimizer: paged_adamw_8bit\n");
+    assert!(refused.contains("#   line 4: layer_offloading: frozen blocks are streamed in NF4 only"), "{refused}");
+    assert!(
+        !refused.contains("stream: \"layers\"") && refused.contains("optimizer: \"paged_adamw_8bit\""),
+        "{refused}"
+    );
+
+    let factory = |text: &str| {
+        imported(
+            ImportFrom::LlamaFactory,
+            &format!("model_name_or_path: org/model\ndataset: rows.jsonl\ncutoff_len: 64\n{text}"),
+        )
+    };
+    let found = factory("use_unsloth_gc: true\noptim: paged_adamw_8bit\n");
+    assert_eq!(found.matches(offloaded).count(), 2, "{found}");
+    assert!(found.contains("optimizer: \"paged_adamw_8bit\""), "{found}");
+    let found = factory("use_unsloth_gc: true\ndisable_gradient_checkpointing: true\n");
+    assert!(!found.contains("offload: ") && !found.contains("checkpointing: true"), "{found}");
+}
+
 /// Rows under other names are renamed by a template.
 #[test]
 fn columns_keep_their_meaning() {
