@@ -104,12 +104,12 @@ metric() { # NAME METRIC
   shown "$1" --json | tr -d ' \n' | sed -n "s/.*\"$2\":{[^}]*\"value\":\([-0-9.e]*\).*/\1/p"
 }
 digest() { sha256sum <"$(shown "$1" --path)/adapter_model.safetensors" | cut -c1-16; }
-# PART NAME TEXT: passes if the variant left the bytes of `card`.
+# PART NAME TEXT [OTHER]: passes if the variant left the bytes of OTHER, which is `card` if it is not named.
 same() {
-  if [ "$(digest card)" = "$(digest "$2")" ]; then
+  if [ "$(digest "${4:-card}")" = "$(digest "$2")" ]; then
     row "$1" passed "$3adapter $(digest "$2")"
   else
-    row "$1" failed "$3$(digest "$2") instead of $(digest card)"
+    row "$1" failed "$3$(digest "$2") instead of $(digest "${4:-card}")"
   fi
 }
 near() { awk -v a="$1" -v b="$2" -v share="$3" 'BEGIN { d = a - b; if (d < 0) d = -d; print (a > 0 && d <= share * a) ? "passed" : "failed" }'; }
@@ -150,15 +150,30 @@ else
 fi
 
 # What may change where bytes are kept, never which.
-variant() { # PART NAME WITH
-  if train "$2" "$ON, $3"; then same "$1" "$2" ""; else row "$1" "not done" "$(why "$2")"; fi
+variant() { # PART NAME WITH [OTHER]
+  if train "$2" "$ON, $3"; then same "$1" "$2" "" "${4:-}"; else row "$1" failed "$(why "$2")"; fi
 }
 variant "checkpointing" recomputed "checkpointing: true"
 variant "block inputs offloaded" offloaded "checkpointing: true, offload: block-inputs"
 variant "layers streamed" streamed "stream: layers"
+variant "layers streamed, block inputs offloaded" moved "checkpointing: true, offload: block-inputs, stream: layers"
 variant "paged optimiser" paged "optimizer: paged_adamw"
+variant "all three" all "checkpointing: true, offload: block-inputs, stream: layers, optimizer: paged_adamw"
+if train eight "$ON, optimizer: adamw_8bit"; then
+  variant "paged optimiser, 8 bits" paged-eight "optimizer: paged_adamw_8bit" eight
+else
+  row "paged optimiser, 8 bits" failed "$(why eight)"
+fi
 # Every kernel launched by itself, not by a captured graph.
 if train launched "$ON" env LUTHIER_CUDA_GRAPHS=0; then same "without graphs" launched ""; else row "without graphs" failed "$(why launched)"; fi
+
+# What no plan counts: the driver's modules and graphs, and what it rounds up. The context is in the row `memory` alone.
+own=$(metric card driver_memory) launched=$(metric launched driver_memory)
+if [ -n "$own" ] && [ -n "$launched" ]; then
+  row "driver's own memory" measured "beside the planned bytes and the context: $(awk -v a="$own" -v b="$launched" 'BEGIN { printf "%.1f MiB, without graphs %.1f MiB", a / 1048576, b / 1048576 }')"
+else
+  row "driver's own memory" "not done" "this device has none"
+fi
 
 # Large products by cuBLAS, which is the default where it is found, and by our own kernels.
 library=$("$LUTHIER" doctor --json | tr -d '\n' | sed -n 's/.*"found": *"cuBLAS \([0-9.]*\)".*/\1/p')

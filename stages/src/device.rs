@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use luthier_core::{ConfigIssue, StageError, StageResult};
-use luthier_cuda::{CudaDevice, CudaOptions};
+use luthier_cuda::{CudaCosts, CudaDevice, CudaOptions};
 use luthier_model::device::{CpuDevice, Device};
 use luthier_model::{NUMERIC_CLASS, device_error};
 use schemars::JsonSchema;
@@ -71,6 +71,11 @@ pub struct Compute {
 impl Compute {
     fn on(self, ordinal: u8) -> CudaOptions {
         CudaOptions { ordinal, precision: self.factors.into(), cublas: self.cublas == Cublas::Auto }
+    }
+
+    /// What a CUDA device takes for itself, on a machine that has cuBLAS: one with bf16, if `f16` is not asked for.
+    pub(crate) fn costs(self) -> CudaCosts {
+        CudaCosts { bf16: self.factors != ComputeType::F16, ..CudaCosts::new(self.on(0)) }
     }
 }
 

@@ -33,6 +33,14 @@ fn refused(issues: Vec<luthier_core::ConfigIssue>) -> StageError {
     StageError::input("bench::config", text.join("; ")).hint("see `luthier stages train` for the parameters")
 }
 
+/// Where files without a name may be.
+fn temporary() -> StageResult<Utf8PathBuf> {
+    Utf8PathBuf::from_path_buf(std::env::temp_dir()).map_err(|path| {
+        StageError::input("bench::temporary", format!("the path `{}` is not valid UTF-8", path.display()))
+            .hint("set TMPDIR to another directory")
+    })
+}
+
 impl TrainBench {
     fn config(&self) -> StageResult<TrainConfig> {
         let config: TrainConfig = parse_config(&self.with).map_err(refused)?;
@@ -70,13 +78,14 @@ impl TrainBench {
     pub fn run(&self) -> StageResult<TrainProfile> {
         let config = self.config()?;
         let files = ModelFiles::open(&self.model)?;
-        let spec = config.spec();
+        let mut spec = config.spec();
+        if config.optimizer.is_paged() {
+            spec.pages = Some(temporary()?);
+        }
         let data = self.tokens(&files, spec.batch * spec.accumulate)?;
         let request =
             ProfileRequest { spec, base: config.method.base(), threads: self.threads.max(1), steps: self.steps };
-        let choice = device::prepared(&config.device, config.compute())
-            .and_then(|(choice, _)| config.check_on(choice).into_iter().next().map_or(Ok(choice), Err));
-        let choice = choice.map_err(|issue| refused(vec![issue]))?;
+        let (choice, _) = device::prepared(&config.device, config.compute()).map_err(|issue| refused(vec![issue]))?;
         let opened = choice.open(config.compute(), self.threads)?;
         opened.check_real()?;
         profile(&opened.device, files, &data, &request)

@@ -2,10 +2,11 @@
 
 use luthier_kernels::device::{AttentionShape, Costs, FloatType, Operation, Storage};
 
-use crate::Precision;
 use crate::cublas::WORKSPACE_BYTES;
+use crate::memory::STAGING_BYTES;
 use crate::ops::attention::parts_bytes;
 use crate::ops::optimizer::norm_bytes;
+use crate::{CudaOptions, Precision};
 
 /// Rows up to which NF4 is decoded where it is used.
 pub(crate) const FEW_ROWS: usize = 32;
@@ -32,9 +33,12 @@ pub struct CudaCosts {
 pub(crate) type Borrowed = [usize; 2];
 
 impl CudaCosts {
-    /// Of a device that computes in sixteen bits, with cuBLAS: what is planned for where none is at hand. Those without bf16,
-    /// which compute in f16, take the same.
-    pub const USUAL: Self = Self { precision: Precision::Bf16, bf16: true, cublas: true };
+    /// Of a device that computes as told, on a machine that has cuBLAS: what is planned for where none is at hand. Devices
+    /// without bf16, which compute in f16, take the same.
+    #[must_use]
+    pub fn new(options: CudaOptions) -> Self {
+        Self { precision: options.precision, bf16: true, cublas: options.wants_cublas() }
+    }
 
     /// What activations are kept in, and the factors of products.
     #[must_use]
@@ -87,6 +91,10 @@ impl CudaCosts {
 impl Costs for CudaCosts {
     fn fixed(&self) -> usize {
         if self.cublas { WORKSPACE_BYTES } else { 0 }
+    }
+
+    fn staging(&self) -> Option<usize> {
+        Some(STAGING_BYTES)
     }
 
     fn scratch(&self, operations: &[Operation]) -> usize {
@@ -154,7 +162,8 @@ mod tests {
                 assert!(taken <= tall(m, len) && tall(m, len) <= tall(m + 1, len), "{m} steps of {len}");
             }
         }
-        let kinds = [true, false].map(|bf16| CudaCosts { bf16, ..CudaCosts::USUAL });
+        let usual = CudaCosts::new(CudaOptions { cublas: true, ..CudaOptions::default() });
+        let kinds = [true, false].map(|bf16| CudaCosts { bf16, ..usual });
         for (weight, costs) in
             [Storage::F32, Storage::Bf16, Storage::Nf4].into_iter().flat_map(|one| kinds.map(|kind| (one, kind)))
         {

@@ -38,7 +38,7 @@ pub struct CudaOptions {
 
 impl CudaOptions {
     /// Whether products are cuBLAS's, as far as it is found.
-    fn wants_cublas(self) -> bool {
+    pub(crate) fn wants_cublas(self) -> bool {
         self.cublas && self.precision == Precision::Bf16
     }
 }
@@ -105,7 +105,8 @@ impl CudaDevice {
         let driver = driver.map_err(unavailable)?;
         let modules = modules::of(driver.properties.capability).map_err(unavailable)?;
         let driver = Arc::new(driver);
-        let staging = Staging::new(&driver).map_err(|error| unavailable(explain(error)))?;
+        let ledger: Arc<Ledger> = Arc::default();
+        let staging = Staging::new(&driver, &ledger).map_err(|error| unavailable(explain(error)))?;
         let costs =
             CudaCosts { precision: options.precision, bf16: driver.properties.capability.0 >= 8, cublas: false };
         Ok(Self {
@@ -116,7 +117,7 @@ impl CudaDevice {
             staging: Mutex::new(staging),
             queued: AtomicBool::new(false),
             options,
-            ledger: Arc::default(),
+            ledger,
             places: modules::kernels(&modules),
             functions: modules.iter().map(|_| OnceLock::new()).collect(),
             modules,

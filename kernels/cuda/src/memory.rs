@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::DriverError;
-use luthier_kernels::device::{Component, Held, Ledger};
+use luthier_kernels::device::{Component, Held, HeldHost, HostComponent, Ledger};
 
 use crate::driver::Driver;
 
@@ -94,6 +94,8 @@ impl Region {
 /// Bytes on the way to the device, and the most that come back at once.
 const STAGED: usize = 4 << 20;
 const FETCHED: usize = 4 << 10;
+/// Bytes of [`Staging`].
+pub const STAGING_BYTES: usize = STAGED + FETCHED;
 
 /// Pinned host memory that small copies go through, so that they do not wait for the device: a write takes the next part
 /// of it, and all parts are free again once somebody has waited.
@@ -101,14 +103,17 @@ pub struct Staging {
     driver: Arc<Driver>,
     address: NonNull<u8>,
     used: usize,
+    _held: HeldHost,
 }
 
 // SAFETY: it owns its memory.
 unsafe impl Send for Staging {}
 
 impl Staging {
-    pub fn new(driver: &Arc<Driver>) -> Result<Self, DriverError> {
-        Ok(Self { driver: Arc::clone(driver), address: driver.pin(STAGED + FETCHED)?, used: 0 })
+    pub fn new(driver: &Arc<Driver>, ledger: &Arc<Ledger>) -> Result<Self, DriverError> {
+        let address = driver.pin(STAGING_BYTES)?;
+        let held = ledger.hold_host(HostComponent::Staging, STAGING_BYTES);
+        Ok(Self { driver: Arc::clone(driver), address, used: 0, _held: held })
     }
 
     /// Copies to the device; `source` may be used again at once.

@@ -4,7 +4,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use luthier_kernels::device::{
-    Allocation, Component, Device, DeviceError, DeviceResult, HeldHost, Mark, Pinned, Queue, Slice, SliceMut, Transfers,
+    Allocation, Component, Device, DeviceError, DeviceResult, HeldHost, HostComponent, Mark, Pinned, Queue, Slice,
+    SliceMut, Transfers,
 };
 
 use crate::CudaDevice;
@@ -30,13 +31,13 @@ impl Drop for PinnedMemory {
 }
 
 impl Transfers for CudaDevice {
-    fn pin(&self, bytes: usize) -> DeviceResult<Pinned> {
+    fn pin(&self, component: HostComponent, bytes: usize) -> DeviceResult<Pinned> {
         let driver = self.shared_driver();
         let failed = |why| DeviceError::OutOfHostMemory { device: self.name(), bytes, why };
         // The driver gives no memory of no bytes.
         let address = driver.pin(bytes.max(1)).map_err(|error| failed(explain(error)))?;
         let ledger = self.ledger();
-        let owner = PinnedMemory { driver: Arc::clone(driver), address, _held: ledger.hold_host(bytes) };
+        let owner = PinnedMemory { driver: Arc::clone(driver), address, _held: ledger.hold_host(component, bytes) };
         // SAFETY: fresh memory, aligned to a page, that `owner` alone frees; the system filled its pages before it gave
         // them to the driver. No component counts it.
         let memory =

@@ -22,6 +22,8 @@ use serde_json::json;
 
 /// Names the directory in which the other process trains.
 const DIRECTORY: &str = "LUTHIER_TEST_KILLED";
+/// Names its optimiser.
+const OPTIMIZER: &str = "LUTHIER_TEST_OPTIMIZER";
 const STEPS: u64 = 30;
 
 struct Silent;
@@ -31,11 +33,11 @@ impl EventSink for Silent {
 }
 
 /// Trains the model and the data of `root` in the scratch directory `name`, of which only the checkpoint may be there.
-fn train(root: &Utf8Path, name: &str) -> StageOutcome {
+fn train(root: &Utf8Path, name: &str, optimizer: &str) -> StageOutcome {
     let registry = luthier_stages::registry();
     let stage = registry.get("train").unwrap();
     let with = json!({
-        "rank": 4, "alpha": 8, "batch": 9, "steps": STEPS, "learning_rate": 1e-2, "seed": 5, "dropout": 0.1,
+        "rank": 70, "alpha": 8, "batch": 9, "targets": ["q_proj", "down_proj"], "optimizer": optimizer, "steps": STEPS, "learning_rate": 1e-2, "seed": 5, "dropout": 0.1,
         "checkpoint_seconds": 0, "checkpoint_every": 1, "device": "cuda",
     });
     let prepared = stage.prepare(&with, PrepareEnv { directory: root, cache: None, build: false }).unwrap();
@@ -76,12 +78,12 @@ fn train(root: &Utf8Path, name: &str) -> StageOutcome {
 fn child() {
     let Ok(root) = std::env::var(DIRECTORY) else { return };
     assert!(support::emulated(Precision::Bf16).is_some());
-    train(Utf8Path::new(&root), "killed");
+    train(Utf8Path::new(&root), "killed", &std::env::var(OPTIMIZER).unwrap());
 }
 
-fn start(root: &Utf8Path) -> Child {
+fn start(root: &Utf8Path, optimizer: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--test-threads", "1"]).env(DIRECTORY, root);
+    command.args(["--exact", "child", "--test-threads", "1"]).env(DIRECTORY, root).env(OPTIMIZER, optimizer);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
@@ -98,6 +100,15 @@ fn adapter(root: &Utf8Path, name: &str) -> Digest {
 
 #[test]
 fn killed_while_the_device_works_it_goes_on_to_the_same_bytes() {
+    go_on_after_kills("adamw");
+}
+
+#[test]
+fn killed_while_moments_are_paged_it_goes_on_to_the_same_bytes() {
+    go_on_after_kills("paged_adamw_8bit");
+}
+
+fn go_on_after_kills(optimizer: &str) {
     if support::emulated(Precision::Bf16).is_none() || support::is_real() {
         return;
     }
@@ -106,9 +117,9 @@ fn killed_while_the_device_works_it_goes_on_to_the_same_bytes() {
     let model = TinyModel::new(3);
     model.write_directory(&root.join("model"));
     token_set(9, model.config.vocab_size).write(&root.join("data")).unwrap();
-    train(&root, "straight");
+    train(&root, "straight", optimizer);
     for wanted in [1, 4, 11, 12] {
-        let mut child = start(&root);
+        let mut child = start(&root, optimizer);
         let before = checkpointed(&root);
         assert!(before < STEPS);
         while checkpointed(&root) < wanted.max(before + 1) {
@@ -119,6 +130,6 @@ fn killed_while_the_device_works_it_goes_on_to_the_same_bytes() {
         assert_eq!(child.wait().unwrap().signal(), Some(9));
         assert!(checkpointed(&root) >= wanted, "a kill took a checkpoint away");
     }
-    assert!(start(&root).wait().unwrap().success());
+    assert!(start(&root, optimizer).wait().unwrap().success());
     assert_eq!(adapter(&root, "killed"), adapter(&root, "straight"));
 }

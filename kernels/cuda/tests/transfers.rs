@@ -1,5 +1,5 @@
-//! What does not stay on the device, on the emulated driver: block inputs in host memory, frozen blocks on disk. The bits are
-//! those of a run that keeps everything there, on whichever stream the driver is late; memory is that of the plan; and a wait
+//! What does not stay on the device, on the emulated driver: block inputs and moments in host memory, frozen blocks on disk.
+//! The bits are those of a run that keeps everything there, on whichever stream the driver is late; memory is that of the plan; and a wait
 //! between the streams that is left out is noticed.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -16,10 +16,10 @@ use libloading::{Library, Symbol};
 use luthier_cuda::Precision;
 use luthier_formats::model_files::ModelFiles;
 use luthier_formats::tokens::TokenSet;
-use luthier_kernels::device::{Component, CpuDevice, Device};
+use luthier_kernels::device::{Component, CpuDevice, Device, HostComponent};
 use luthier_model::adapter::{LoraSpec, Targets};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
-use luthier_model::train::{TrainSpec, Trainer};
+use luthier_model::train::{OptimizerSpec, StateFormat, TrainSpec, Trainer};
 use luthier_model::{BaseFormat, Decoder, LoadOptions, write_shards};
 use luthier_test::{TinyModel, token_set};
 use training_spec::spec;
@@ -36,6 +36,9 @@ fn control(name: &str, argument: usize) -> usize {
     }
 }
 
+/// Pages of a block of 256 elements that an adapter of `v_proj` of rank 16 has: 16 · 64 elements and 32 · 16.
+const PAGES: usize = 6;
+
 /// Which streams the driver lets wait as long as it may.
 const SCHEDULES: [usize; 4] = [0, 1, 2, 3];
 
@@ -43,8 +46,8 @@ struct Bench {
     directory: tempfile::TempDir,
 }
 
-/// What a run leaves: the bits of its losses, and a digest of its values.
-type Bits = (Vec<u64>, blake3::Hash);
+/// What a run leaves: the bits of its losses, and digests of its values and of its moments.
+type Bits = (Vec<u64>, [blake3::Hash; 2]);
 
 impl Bench {
     /// A model of `layers` blocks and `samples` sequences.
@@ -73,7 +76,10 @@ impl Bench {
 
     /// All steps of a run, with a validation after each but the last.
     fn run(&self, spec: &TrainSpec, stream: bool) -> Bits {
-        let device: Arc<dyn Device> = Arc::new(support::emulated(Precision::F32).unwrap());
+        self.run_on(device(Precision::F32, true), spec, stream)
+    }
+
+    fn run_on(&self, device: Arc<dyn Device>, spec: &TrainSpec, stream: bool) -> Bits {
         let data = TokenSet::open(&self.path("data")).unwrap();
         let decoder = self.decoder(&device, stream);
         let mut trainer = Trainer::new(&decoder, &data, Some(&data), spec.clone()).unwrap();
@@ -85,12 +91,31 @@ impl Bench {
                 losses.push(trainer.evaluate(&data).unwrap().to_bits());
             }
         }
-        (losses, blake3::hash(bytemuck::cast_slice(&trainer.values())))
+        let left = trainer.checkpoint();
+        (losses, [bytemuck::cast_slice(&left.params), left.states.as_slice()].map(blake3::hash))
     }
+}
+
+fn device(precision: Precision, graphs: bool) -> Arc<dyn Device> {
+    let mut device = support::emulated(precision).unwrap();
+    device.capture_graphs(graphs);
+    Arc::new(device)
 }
 
 fn offloaded(spec: &TrainSpec) -> TrainSpec {
     TrainSpec { offload: true, ..spec.clone() }
+}
+
+fn paged(spec: &TrainSpec) -> TrainSpec {
+    TrainSpec { pages: Some(Utf8PathBuf::new()), ..spec.clone() }
+}
+
+/// Tensors on both sides of the least that has 8-bit moments.
+fn eight_bit(spec: &TrainSpec) -> TrainSpec {
+    let mut spec = spec.clone();
+    spec.lora.rank_pattern.insert("(gate|up|down)_proj".to_owned(), 70);
+    spec.optimizer.states = StateFormat::Blocks8;
+    spec
 }
 
 #[test]
@@ -140,45 +165,147 @@ fn streamed_blocks_give_the_bits_of_those_that_stay_however_late_a_stream_is() {
 }
 
 #[test]
+fn paged_moments_give_the_bits_of_those_that_stay_however_late_a_stream_is() {
+    let _alone = ALONE.lock();
+    if support::emulated(Precision::F32).is_none() {
+        return;
+    }
+    let bench = Bench::new(2, 9);
+    let all = TrainSpec { batch: 9, ..spec(9, 4) };
+    for (name, spec) in [("f32", all.clone()), ("8 bits", eight_bit(&all)), ("one page", spec(3, 3))] {
+        let mut spec = spec;
+        if name == "one page" {
+            spec.lora.targets = Targets::Pattern(r"model\.layers\.1\.self_attn\.v_proj".to_owned());
+            spec.lora.rank = 2;
+        }
+        let expected = bench.run(&spec, false);
+        for late in SCHEDULES {
+            control("emulator_set_late_streams", late);
+            for graphs in [false, true] {
+                let found = bench.run_on(device(Precision::F32, graphs), &paged(&spec), false);
+                assert_eq!(found, expected, "{name}, schedule {late}, graphs {graphs}");
+            }
+        }
+        control("emulator_set_late_streams", 0);
+    }
+    assert_eq!((control("emulator_used", 0), control("emulator_pinned", 0)), (0, 0), "bytes that nobody freed");
+}
+
+#[test]
+fn all_that_moves_together_gives_the_bits_of_what_stays() {
+    let _alone = ALONE.lock();
+    if support::emulated(Precision::F32).is_none() {
+        return;
+    }
+    let bench = Bench::new(5, 9);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let spec = eight_bit(&spec(3, 3));
+        let run = |spec: &TrainSpec, stream| bench.run_on(device(precision, true), spec, stream);
+        let expected = run(&spec, false);
+        for late in SCHEDULES {
+            control("emulator_set_late_streams", late);
+            assert_eq!(run(&offloaded(&spec), true), expected, "{precision:?}, schedule {late}");
+            assert_eq!(run(&paged(&offloaded(&spec)), true), expected, "{precision:?}, paged, schedule {late}");
+        }
+        control("emulator_set_late_streams", 0);
+    }
+    assert_eq!((control("emulator_used", 0), control("emulator_pinned", 0)), (0, 0), "bytes that nobody freed");
+}
+
+#[test]
+fn a_checkpoint_of_paged_moments_is_that_of_moments_that_stay_and_goes_on_either_way() {
+    let _alone = ALONE.lock();
+    if support::emulated(Precision::F32).is_none() {
+        return;
+    }
+    let bench = Bench::new(2, 9);
+    let data = TokenSet::open(&bench.path("data")).unwrap();
+    let spec = eight_bit(&spec(9, 5));
+    for (graphs, late) in [(false, 3), (true, 0)] {
+        control("emulator_set_late_streams", late);
+        let device = device(Precision::F32, graphs);
+        let decoder = bench.decoder(&device, false);
+        let open = |spec: &TrainSpec| Trainer::new(&decoder, &data, None, spec.clone()).unwrap();
+        let steps = |trainer: &mut Trainer<'_>, until: u64| {
+            while trainer.step() < until {
+                trainer.compute().unwrap();
+                trainer.apply().unwrap();
+            }
+            trainer.checkpoint()
+        };
+        let (mut resident, mut moved) = (open(&spec), open(&paged(&spec)));
+        let (kept, found) = (steps(&mut resident, 3), steps(&mut moved, 3));
+        assert_eq!(found.states, kept.states);
+        assert!(kept.states.iter().any(|byte| *byte != 0));
+        let expected = steps(&mut resident, 5);
+        assert_eq!(steps(&mut moved, 5).states, expected.states);
+        // From what the other one left, and back to a step that it was at before.
+        moved.restore(&kept).unwrap();
+        resident.restore(&found).unwrap();
+        for trainer in [&mut moved, &mut resident] {
+            let again = steps(trainer, 5);
+            assert_eq!((again.states, again.params), (expected.states.clone(), expected.params.clone()));
+        }
+        let mut fresh = open(&paged(&spec));
+        fresh.restore(&found).unwrap();
+        assert_eq!(steps(&mut fresh, 5).params, expected.params);
+    }
+    control("emulator_set_late_streams", 0);
+}
+
+#[test]
 fn memory_on_both_sides_is_that_of_the_plan_and_of_the_driver() {
     let _alone = ALONE.lock();
     if support::emulated(Precision::F32).is_none() {
         return;
     }
-    for (layers, offload, stream) in
-        [(1, true, true), (2, true, false), (2, false, true), (5, true, false), (5, false, true), (5, true, true)]
-    {
+    for (layers, offload, stream, paged, states) in [
+        (1, true, true, false, StateFormat::F32),
+        (2, true, false, true, StateFormat::F32),
+        (2, false, true, false, StateFormat::F32),
+        (5, true, false, false, StateFormat::Blocks8),
+        (5, false, true, true, StateFormat::Blocks8),
+        (5, false, false, true, StateFormat::Blocks8),
+        (5, true, true, true, StateFormat::F32),
+    ] {
         let bench = Bench::new(layers, 9);
         let device: Arc<dyn Device> = Arc::new(support::emulated(Precision::F32).unwrap());
-        let own = control("emulator_pinned", 0);
         let data = TokenSet::open(&bench.path("data")).unwrap();
         let files = ModelFiles::open(&bench.path("model")).unwrap();
         let types = WeightTypes::of_files(&files, BaseFormat::Nf4);
-        let plan =
-            |spec: &TrainSpec| MemoryPlan::new(files.config(), types, spec, RunShape::of_data(&data, spec)).unwrap();
-        let spec = TrainSpec { offload, ..spec(3, 2) };
-        let (kept, moved) = (plan(&TrainSpec { offload: false, ..spec.clone() }), plan(&spec));
-        assert_eq!(kept.total() - moved.total(), moved.host, "what the device has not, the host has");
+        let plan = |spec: &TrainSpec| {
+            let (shape, kind) = (RunShape::of_data(&data, spec), device.activation_type());
+            MemoryPlan::of_device(files.config(), types, spec, shape, kind, device.costs()).unwrap()
+        };
+        let spec = TrainSpec { offload, pages: paged.then(Utf8PathBuf::new), ..spec(3, 2) };
+        let spec = TrainSpec { optimizer: OptimizerSpec { states, ..spec.optimizer }, ..spec };
+        let resident = TrainSpec { offload: false, pages: None, ..spec.clone() };
+        let (kept, moved) = (plan(&resident), plan(&spec));
+        let inputs = moved.host.block_inputs;
+        assert_eq!(kept.checkpoint - moved.checkpoint, inputs, "what the device has not, the host has");
         let moving = if offload { layers.saturating_sub(1) } else { 0 };
-        assert_eq!(kept.checkpoint * moving, moved.host * (layers + 1), "all inputs but the last");
+        assert_eq!(kept.checkpoint * moving, inputs * (layers + 1), "all inputs but the last");
+        assert_eq!(paged, moved.host.moments >= kept.optimizer && moved.optimizer < kept.optimizer / 4);
         let moved = if stream { moved.streamed(files.config(), true) } else { moved };
         let decoder = bench.decoder(&device, stream);
         let mut trainer = Trainer::new(&decoder, &data, None, spec.clone()).unwrap();
         trainer.compute().unwrap();
         trainer.apply().unwrap();
         let ledger = device.ledger();
-        for component in Component::ALL.into_iter().filter(|component| *component != Component::Scratch) {
+        for component in Component::ALL {
             assert_eq!(ledger.peak(component), moved.bytes(component), "{component}");
         }
-        let current: usize = Component::ALL.into_iter().map(|component| ledger.current(component)).sum();
-        assert_eq!(control("emulator_used", 0), current, "bytes of the driver and of the ledger");
-        // What small copies go through is the device's own.
-        assert_eq!((ledger.host_peak(), control("emulator_pinned", 0) - own), (moved.host, moved.host));
+        for component in HostComponent::ALL {
+            assert_eq!(ledger.host_peak(component), moved.host.bytes(component), "on the host: {component}");
+        }
+        assert_eq!(control("emulator_used", 0), moved.total(), "bytes of the driver and of the plan");
+        assert_eq!((ledger.host_total_peak(), control("emulator_pinned", 0)), (moved.host.total(), moved.host.total()));
         drop(trainer);
         drop(decoder);
-        assert_eq!((ledger.host(), control("emulator_pinned", 0)), (0, own));
+        assert_eq!(control("emulator_pinned", 0), moved.host.staging, "the device's own");
+        assert!(HostComponent::ALL.into_iter().skip(1).all(|component| ledger.host(component) == 0));
         drop(device);
-        assert_eq!(control("emulator_used", 0), 0, "bytes that nobody freed");
+        assert_eq!((control("emulator_used", 0), control("emulator_pinned", 0)), (0, 0), "bytes that nobody freed");
     }
 }
 
@@ -195,15 +322,16 @@ fn the_cpu_has_nothing_to_move() {
 
 /// The waits of a run of one step that can be left out without that anything changes, whichever stream is late, and how
 /// many there are.
-fn unnoticed(bench: &Bench, spec: &TrainSpec, stream: bool) -> (Vec<usize>, usize) {
+fn unnoticed(bench: &Bench, spec: &TrainSpec, stream: bool, graphs: bool) -> (Vec<usize>, usize) {
+    let run = || bench.run_on(device(Precision::F32, graphs), spec, stream);
     let before = control("emulator_skip_wait", 0);
-    let expected = bench.run(spec, stream);
+    let expected = run();
     let waits = control("emulator_skip_wait", 0) - before;
     let unnoticed = (1..=waits).filter(|number| {
         let noticed = SCHEDULES.into_iter().any(|late| {
             control("emulator_set_late_streams", late);
             control("emulator_skip_wait", *number);
-            bench.run(spec, stream) != expected
+            run() != expected
         });
         control("emulator_skip_wait", 0);
         control("emulator_set_late_streams", 0);
@@ -218,11 +346,36 @@ fn a_wait_for_an_offloaded_input_that_is_left_out_is_noticed() {
     if support::emulated(Precision::F32).is_none() {
         return;
     }
-    let (unnoticed, waits) = unnoticed(&Bench::new(4, 1), &offloaded(&spec(1, 1)), false);
+    let (unnoticed, waits) = unnoticed(&Bench::new(4, 1), &offloaded(&spec(1, 1)), false, false);
     // Of four blocks three inputs move: two waits to store and two to fetch each.
     assert_eq!(waits, 3 * 4);
     // Where the host reads the losses before backward begins, the first input may come back without a wait.
     assert!(unnoticed.is_empty() || unnoticed == [7], "{unnoticed:?}");
+}
+
+#[test]
+fn a_wait_for_a_page_of_moments_that_is_left_out_is_noticed() {
+    let _alone = ALONE.lock();
+    if support::emulated(Precision::F32).is_none() {
+        return;
+    }
+    let mut spec = spec(2, 2);
+    spec.lora.targets = Targets::Names(vec!["v_proj".to_owned()]);
+    spec.lora.rank = 16;
+    for graphs in [false, true] {
+        let (mut unnoticed, waits) = unnoticed(&Bench::new(1, 2), &paged(&spec), false, graphs);
+        let step = 2 + 2 * PAGES;
+        assert_eq!(
+            waits,
+            2 * step + 2,
+            "the first and the last of a step, two a page, and the host's for a checkpoint"
+        );
+        // In the first step the moments of `A` stay zero, as `B` is.
+        unnoticed.retain(|number| *number > step);
+        // Before the first the host has waited for the device, and each of the last and the host's stands for the others; a
+        // graph without the first or the last is not captured.
+        assert_eq!(unnoticed, [step + 1, 2 * step, 2 * step + 1, 2 * step + 2], "graphs {graphs}");
+    }
 }
 
 #[test]
@@ -231,7 +384,7 @@ fn a_wait_for_a_streamed_block_that_is_left_out_is_noticed() {
     if support::emulated(Precision::F32).is_none() {
         return;
     }
-    let (unnoticed, waits) = unnoticed(&Bench::new(4, 1), &spec(1, 1), true);
+    let (unnoticed, waits) = unnoticed(&Bench::new(4, 1), &spec(1, 1), true, false);
     // Two blocks that find an empty slot: two waits each. Two forward and two backward: the host's besides.
     assert_eq!(waits, 2 * 2 + 4 * 3);
     // Before the first two the host has waited for the device already, and the last stage is free since the one before is.

@@ -28,6 +28,12 @@ pub trait Costs: Sync {
         0
     }
 
+    /// Page-locked host memory that small copies go through, from the start until the end; `None` where operations compute in
+    /// host memory.
+    fn staging(&self) -> Option<usize> {
+        None
+    }
+
     /// Scratch memory that any of `operations` borrows while it runs, or the same on fewer rows.
     fn scratch(&self, _operations: &[Operation]) -> usize {
         0

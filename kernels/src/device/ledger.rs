@@ -67,30 +67,84 @@ impl fmt::Display for Component {
     }
 }
 
+/// What page-locked host memory is for. The names are those of the memory plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostComponent {
+    /// What small copies go through: the device's own.
+    Staging,
+    /// Block inputs that wait for backward.
+    BlockInputs,
+    /// Frozen blocks on their way from disk.
+    Blocks,
+    /// Moments of the optimiser that come to the device a page at a time.
+    Moments,
+}
+
+impl HostComponent {
+    pub const ALL: [Self; 4] = [Self::Staging, Self::BlockInputs, Self::Blocks, Self::Moments];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Staging => "staging",
+            Self::BlockInputs => "block inputs",
+            Self::Blocks => "blocks",
+            Self::Moments => "moments",
+        }
+    }
+}
+
+impl fmt::Display for HostComponent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Bytes held now, and the most that were held at once.
+#[derive(Debug, Default)]
+struct Count {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Count {
+    fn add(&self, bytes: usize) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> usize {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+}
+
 /// Counts the bytes that a device's live buffers hold, per component, and the most they ever held.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    current: [AtomicUsize; Component::ALL.len()],
-    peak: [AtomicUsize; Component::ALL.len()],
-    total: AtomicUsize,
-    total_peak: AtomicUsize,
-    /// Page-locked host memory, which is in no total.
-    host: AtomicUsize,
-    host_peak: AtomicUsize,
+    components: [Count; Component::ALL.len()],
+    total: Count,
+    /// Page-locked host memory, which is not in the total.
+    host: [Count; HostComponent::ALL.len()],
+    host_total: Count,
 }
 
 impl Ledger {
     pub(crate) fn add(&self, component: Component, bytes: usize) {
-        let index = component as usize;
-        let now = self.current[index].fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.peak[index].fetch_max(now, Ordering::Relaxed);
-        let total = self.total.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.total_peak.fetch_max(total, Ordering::Relaxed);
+        self.components[component as usize].add(bytes);
+        self.total.add(bytes);
     }
 
     pub(crate) fn remove(&self, component: Component, bytes: usize) {
-        self.current[component as usize].fetch_sub(bytes, Ordering::Relaxed);
-        self.total.fetch_sub(bytes, Ordering::Relaxed);
+        self.components[component as usize].remove(bytes);
+        self.total.remove(bytes);
     }
 
     /// Counts bytes that no allocation of a device stands for, such as those of a mapped file, until the guard is
@@ -103,40 +157,52 @@ impl Ledger {
 
     /// Counts page-locked host memory until the guard is dropped.
     #[must_use]
-    pub fn hold_host(self: &Arc<Self>, bytes: usize) -> HeldHost {
-        let now = self.host.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.host_peak.fetch_max(now, Ordering::Relaxed);
-        HeldHost { ledger: Arc::clone(self), bytes }
+    pub fn hold_host(self: &Arc<Self>, component: HostComponent, bytes: usize) -> HeldHost {
+        self.host[component as usize].add(bytes);
+        self.host_total.add(bytes);
+        HeldHost { ledger: Arc::clone(self), component, bytes }
     }
 
     /// Page-locked host memory held now.
     #[must_use]
-    pub fn host(&self) -> usize {
-        self.host.load(Ordering::Relaxed)
+    pub fn host(&self, component: HostComponent) -> usize {
+        self.host[component as usize].now()
+    }
+
+    /// The most page-locked host memory held at once by this component.
+    #[must_use]
+    pub fn host_peak(&self, component: HostComponent) -> usize {
+        self.host[component as usize].peak()
     }
 
     /// The most page-locked host memory held at once.
     #[must_use]
-    pub fn host_peak(&self) -> usize {
-        self.host_peak.load(Ordering::Relaxed)
+    pub fn host_total_peak(&self) -> usize {
+        self.host_total.peak()
     }
 
     /// Bytes held now.
     #[must_use]
     pub fn current(&self, component: Component) -> usize {
-        self.current[component as usize].load(Ordering::Relaxed)
+        self.components[component as usize].now()
     }
 
     /// The most bytes held at once by this component.
     #[must_use]
     pub fn peak(&self, component: Component) -> usize {
-        self.peak[component as usize].load(Ordering::Relaxed)
+        self.components[component as usize].peak()
     }
 
     /// The most bytes held at once by all components together.
     #[must_use]
     pub fn total_peak(&self) -> usize {
-        self.total_peak.load(Ordering::Relaxed)
+        self.total.peak()
+    }
+
+    /// Bytes held now by all components together.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total.now()
     }
 }
 
@@ -158,11 +224,13 @@ impl Drop for Held {
 #[derive(Debug)]
 pub struct HeldHost {
     ledger: Arc<Ledger>,
+    component: HostComponent,
     bytes: usize,
 }
 
 impl Drop for HeldHost {
     fn drop(&mut self) {
-        self.ledger.host.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.ledger.host[self.component as usize].remove(self.bytes);
+        self.ledger.host_total.remove(self.bytes);
     }
 }

@@ -33,7 +33,7 @@ pub use costs::{Costs, HostCosts, Operation};
 pub use cpu::CpuDevice;
 pub use error::{DeviceError, DeviceResult};
 pub use host_bytes::HostBytes;
-pub use ledger::{Component, Held, HeldHost, Ledger};
+pub use ledger::{Component, Held, HeldHost, HostComponent, Ledger};
 pub use linear::{AdapterBackward, Linear, LinearBackward, LinearScratch, LowRank};
 pub use recording::{Recording, Recordings};
 pub use timed::{OperationTime, TimedDevice};
@@ -165,6 +165,11 @@ pub trait Device: Send + Sync {
     /// [`DeviceError::OutOfMemory`].
     fn reserve(&self, _operations: &[Operation]) -> DeviceResult<()> {
         Ok(())
+    }
+
+    /// Bytes that are free now; `None` where the system lends more than it has.
+    fn free_memory(&self) -> Option<usize> {
+        None
     }
 
     /// Zeroed memory, aligned to 64 bytes.

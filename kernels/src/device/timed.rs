@@ -71,6 +71,10 @@ impl Device for TimedDevice {
         self.inner.reserve(operations)
     }
 
+    fn free_memory(&self) -> Option<usize> {
+        self.inner.free_memory()
+    }
+
     fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
         self.timed("allocate", 0, || self.inner.allocate(component, bytes))
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::buffer::{Allocation, Buffer, Slice, SliceMut};
 use super::error::DeviceResult;
+use super::ledger::HostComponent;
 
 /// What runs in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,15 +54,31 @@ impl std::fmt::Debug for Mark {
 #[derive(Debug)]
 pub struct Pinned {
     buffer: Buffer<u8>,
+    busy: Busy,
+}
+
+/// What goes on with page-locked memory.
+#[derive(Debug)]
+enum Busy {
+    Nothing,
     /// The last copy from or to it.
-    busy: Option<Mark>,
+    Until(Mark),
+    /// Copies that nobody tells of.
+    Replays,
 }
 
 impl Pinned {
     /// Takes over memory that copies of one device run with.
     #[must_use]
     pub fn new(memory: Allocation, bytes: usize) -> Self {
-        Self { buffer: Buffer::new(memory, bytes), busy: None }
+        Self { buffer: Buffer::new(memory, bytes), busy: Busy::Nothing }
+    }
+
+    /// The same for copies that are in a [`super::Recording`]: they run again without being queued again, so its bytes are
+    /// given out only after a wait for all that is queued.
+    #[must_use]
+    pub fn replayed(self) -> Self {
+        Self { busy: Busy::Replays, ..self }
     }
 
     #[must_use]
@@ -76,10 +93,29 @@ impl Pinned {
 
     /// Its bytes, once no copy is under way with them.
     pub fn bytes(&mut self, transfers: &dyn Transfers) -> &mut [u8] {
-        if let Some(mark) = self.busy.take() {
-            transfers.finish(&mark);
+        self.settle(transfers);
+        if let Busy::Until(_) = self.busy {
+            self.busy = Busy::Nothing;
         }
         self.buffer.all_mut().host()
+    }
+
+    /// Its bytes, to be read, once no copy is under way with them.
+    pub fn read(&self, transfers: &dyn Transfers) -> &[u8] {
+        self.settle(transfers);
+        self.buffer.all().host()
+    }
+
+    fn settle(&self, transfers: &dyn Transfers) {
+        match &self.busy {
+            Busy::Nothing => {}
+            Busy::Until(mark) => transfers.finish(mark),
+            Busy::Replays => {
+                for queue in [Queue::Operations, Queue::Copies] {
+                    transfers.finish(&transfers.mark(queue));
+                }
+            }
+        }
     }
 }
 
@@ -89,7 +125,7 @@ pub trait Transfers: Send + Sync {
     ///
     /// # Errors
     /// [`super::DeviceError::OutOfHostMemory`].
-    fn pin(&self, bytes: usize) -> DeviceResult<Pinned>;
+    fn pin(&self, component: HostComponent, bytes: usize) -> DeviceResult<Pinned>;
 
     /// The end of what is queued now.
     fn mark(&self, queue: Queue) -> Mark;
@@ -128,7 +164,9 @@ impl dyn Transfers + '_ {
 
     fn copied(&self, pinned: &mut Pinned) -> Mark {
         let mark = self.mark(Queue::Copies);
-        pinned.busy = Some(mark.clone());
+        if !matches!(pinned.busy, Busy::Replays) {
+            pinned.busy = Busy::Until(mark.clone());
+        }
         mark
     }
 }

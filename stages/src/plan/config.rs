@@ -8,7 +8,7 @@ use luthier_model::train::TrainSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::device::DeviceChoice;
+use crate::device::{Compute, ComputeType, Cublas, DeviceChoice};
 use crate::one_or_many::OneOrMany;
 use crate::train::{Method, OffloadName, OptimizerName, StreamName, TrainConfig, defaults};
 
@@ -104,6 +104,14 @@ pub(crate) struct PlanConfig {
     #[serde(default = "crate::device::cpu", skip_serializing_if = "crate::device::is_cpu")]
     #[schemars(extend("default" = "cpu"), regex(pattern = r"^(cpu|cuda(:[0-9]{1,3})?)$"))]
     pub device: String,
+    /// As of `train`; `auto` plans for a device that has bf16.
+    #[serde(default, skip_serializing_if = "ComputeType::is_default")]
+    #[schemars(extend("default" = "auto"))]
+    pub compute_type: ComputeType,
+    /// As of `train`; `auto` plans for a machine that has cuBLAS.
+    #[serde(default, skip_serializing_if = "Cublas::is_default")]
+    #[schemars(extend("default" = "auto"))]
+    pub cublas: Cublas,
     /// Tokens of every sequence, where `data` is not connected; by default 2048 or the model's positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -175,6 +183,10 @@ impl PlanConfig {
     /// Whether the device has memory of its own.
     pub fn is_apart(&self) -> bool {
         matches!(DeviceChoice::parse(&self.device), Some(DeviceChoice::Cuda(_)))
+    }
+
+    pub fn compute(&self) -> Compute {
+        Compute { factors: self.compute_type, cublas: self.cublas }
     }
 
     pub fn spec(&self) -> TrainSpec {

@@ -15,7 +15,7 @@ use luthier_core::{
     ArtifactKind, ConfigIssue, ErrorClass, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, Section, Stage,
     StageContext, StageError, StageOutcome, StageResult, config_schema, parse_config,
 };
-use luthier_model::device::Component;
+use luthier_model::device::{Component, HostComponent};
 use serde_json::Value;
 
 pub use predict::{Fit, Prediction};
@@ -33,7 +33,7 @@ impl Stage for PlanStage {
     }
 
     fn recipe_version(&self) -> u32 {
-        3
+        4
     }
 
     fn about(&self) -> &'static str {
@@ -169,12 +169,12 @@ pub fn sections(prediction: &Prediction) -> Vec<Section> {
             bytes_text(plan.paged),
         ]);
     }
-    if plan.host > 0 {
-        components.push(vec![
-            "page-locked host memory, not in the total".to_owned(),
-            plan.host.to_string(),
-            bytes_text(plan.host),
-        ]);
+    for component in HostComponent::ALL {
+        let bytes = plan.host.bytes(component);
+        if bytes > 0 {
+            let name = format!("page-locked host memory, not in the total: {component}");
+            components.push(vec![name, bytes.to_string(), bytes_text(bytes)]);
+        }
     }
     components.push(vec!["total".to_owned(), prediction.total.to_string(), bytes_text(prediction.total)]);
     let shared = plan.phases.largest();

@@ -1,6 +1,6 @@
 //! The prediction itself, from a model's shape.
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::StageResult;
 use luthier_cuda::CudaCosts;
 use luthier_formats::model_files::{ModelConfig, ModelFiles, read_model_config};
@@ -14,7 +14,9 @@ use serde::Serialize;
 use super::config::{PlanConfig, parse_bytes};
 use crate::train::Method;
 
-/// What a device keeps for its driver, context and fragmentation, beside the engine's own buffers.
+/// What a device keeps beside the engine's own buffers: its driver's context, modules and captured graphs, and what the
+/// driver rounds up. An allowance that was measured on no card: of a training there, the metric `driver_memory` is all of it
+/// but the context.
 pub(super) const RESERVE: u64 = 500_000_000;
 /// Sizes of devices that are asked about, in decimal gigabytes.
 const DEVICES: [u64; 5] = [8, 16, 24, 48, 80];
@@ -123,7 +125,7 @@ pub(crate) fn predict(model: &Utf8Path, data: Option<&Utf8Path>, plan: &PlanConf
         config,
         length,
         stream: !plan.stream.is_none(),
-        costs: plan.is_apart().then_some(CudaCosts::USUAL),
+        costs: plan.is_apart().then(|| plan.compute().costs()),
     };
     let spec = plan.spec();
     let shape = match &tokens {
@@ -255,6 +257,12 @@ fn advise(
     if subject.costs.is_some() && spec.checkpointing && !spec.offload {
         let other = TrainSpec { offload: true, ..spec.clone() };
         let text = "`offload: block-inputs` (they wait in page-locked host memory)".to_owned();
+        say(text, total_of(subject, plan.method, &other, shape)?);
+    }
+    if subject.costs.is_some() && spec.pages.is_none() {
+        let other = TrainSpec { pages: Some(Utf8PathBuf::new()), ..spec.clone() };
+        let name = if spec.optimizer.states == StateFormat::F32 { "paged_adamw" } else { "paged_adamw_8bit" };
+        let text = format!("`optimizer: {name}` (its moments wait in page-locked host memory)");
         say(text, total_of(subject, plan.method, &other, shape)?);
     }
     if plan.stream.is_none() && plan.method == Method::Qlora {

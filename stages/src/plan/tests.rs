@@ -95,6 +95,53 @@ fn a_cuda_device_takes_scratch_memory_for_itself() {
 }
 
 #[test]
+fn what_a_device_computes_in_and_whose_its_products_are_is_planned_for() {
+    let bench = Bench::new();
+    let path = config_only(&bench, "8b", &llama_8b());
+    let plan = |with: Value| {
+        let mut all = json!({"batch": 1, "length": 2048, "checkpointing": true, "device": "cuda"});
+        all.as_object_mut().expect("an object").extend(with.as_object().expect("an object").clone());
+        predict_memory(&path, None, &all).expect("a plan").bytes
+    };
+    let usual = plan(json!({}));
+    assert_eq!(usual, plan(json!({"compute_type": "bf16", "cublas": "auto"})));
+    let own = plan(json!({"cublas": "never"}));
+    assert_eq!(usual.scratch - own.scratch, 32 << 20, "cuBLAS's workspace");
+    assert_eq!(usual.total() - own.total(), 32 << 20);
+    let narrow = plan(json!({"compute_type": "f16"}));
+    assert_eq!((narrow.activations, narrow.scratch), (usual.activations, usual.scratch));
+    let wide = plan(json!({"compute_type": "f32"}));
+    // What is kept of a block is twice as wide, but for what is f32 in both.
+    assert!((1.8..2.0).contains(&(wide.activations as f64 / usual.activations as f64)), "{wide:?} {usual:?}");
+    assert!(wide.scratch < own.scratch, "nothing is converted");
+}
+
+#[test]
+fn paged_moments_leave_two_pages_on_a_device_with_memory_of_its_own() {
+    let bench = Bench::new();
+    let path = config_only(&bench, "8b", &llama_8b());
+    let plan = |device: &str, optimizer: &str| {
+        let with = json!({
+            "batch": 1, "length": 512, "checkpointing": true, "device": device, "optimizer": optimizer,
+        });
+        predict_memory(&path, None, &with).expect("a plan").bytes
+    };
+    for (resident, paged) in [("adamw", "paged_adamw"), ("adamw_8bit", "paged_adamw_8bit")] {
+        let (kept, moved) = (plan("cuda", resident), plan("cuda", paged));
+        // Two pages of sixteen, or of 8 MiB if that is less; a page is cut where a block ends.
+        let lanes = (kept.optimizer / 8).min(2 * (8 << 20));
+        assert!((lanes - lanes / 1000..=lanes).contains(&moved.optimizer), "{} of {lanes} bytes", moved.optimizer);
+        assert_eq!((kept.host.moments, moved.paged), (0, 0));
+        assert_eq!(kept.total() - moved.total(), kept.optimizer - moved.optimizer);
+        // Pages are cut where blocks end and parts begin aligned.
+        let more = moved.host.moments - kept.optimizer;
+        assert!(more <= kept.optimizer / 500, "{more} bytes beside {}", kept.optimizer);
+        let here = plan("cpu", paged);
+        assert_eq!((here.optimizer, here.paged, here.host.total()), (0, kept.optimizer, 0));
+    }
+}
+
+#[test]
 fn offloaded_inputs_are_of_a_device_with_memory_of_its_own() {
     let bench = Bench::new();
     let path = config_only(&bench, "8b", &llama_8b());
@@ -107,9 +154,11 @@ fn offloaded_inputs_are_of_a_device_with_memory_of_its_own() {
     let (kept, moved) = (plan("cuda", "none"), plan("cuda", "block-inputs"));
     // 32 inputs and the final hidden states: two of them at a time on the device.
     let input = kept.checkpoint / 33;
-    assert_eq!((moved.checkpoint, moved.host), (2 * input, 31 * input));
-    assert_eq!(kept.total() - moved.total(), moved.host);
-    assert_eq!((plan("cpu", "block-inputs").checkpoint, plan("cpu", "none").host), (4 * 33 * 4096 * 8192, 0));
+    assert_eq!((moved.checkpoint, moved.host.block_inputs), (2 * input, 31 * input));
+    assert_eq!(kept.total() - moved.total(), moved.host.block_inputs);
+    assert_eq!((moved.host.staging, kept.host.total()), ((4 << 20) + (4 << 10), moved.host.staging));
+    let here = (plan("cpu", "block-inputs").checkpoint, plan("cpu", "none").host.total());
+    assert_eq!(here, (4 * 33 * 4096 * 8192, 0));
     let issues = bench.issues(&PlanStage, &json!({"device": "gpu", "offload": "block-inputs"}));
     assert_eq!(
         issues,
@@ -156,7 +205,7 @@ fn seventy_billion_parameters_are_streamed_through_a_card_of_twenty_four_gigabyt
     assert_eq!(fits(plan("cuda", "layers", "block-inputs", 2048)), Some(16));
     let (here, there) = (plan("cpu", "layers", "none", 512).bytes, plan("cuda", "layers", "none", 512).bytes);
     // The parts of a block this large are multiples of what a device aligns to.
-    assert_eq!((there.weights, there.host), (here.weights, 2 * here.block));
+    assert_eq!((there.weights, there.host.blocks), (here.weights, 2 * here.block));
 }
 
 fn run(with: &Value) -> Result<(StageOutcome, Value), StageError> {

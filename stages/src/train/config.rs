@@ -9,7 +9,7 @@ use luthier_model::train::{Duration, OptimizerSpec, Schedule, StateFormat, Train
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Compute, ComputeType, Cublas, DeviceChoice};
+use crate::device::{Compute, ComputeType, Cublas};
 use crate::one_or_many::OneOrMany;
 
 /// How the base model is held while adapters are trained on it.
@@ -90,7 +90,8 @@ pub(crate) enum OptimizerName {
     /// 2.03 bytes per parameter: 8-bit moments in blocks of 256, as bitsandbytes.
     #[serde(rename = "adamw_8bit")]
     Adamw8bit,
-    /// `adamw` with its moments in a mapped file, which need not fit into memory.
+    /// `adamw` with its moments in a mapped file, which need not fit into memory; for a CUDA device in page-locked host
+    /// memory, with two pages of them on the device at a time. The result is the same.
     PagedAdamw,
     /// `adamw_8bit` likewise.
     #[serde(rename = "paged_adamw_8bit")]
@@ -342,19 +343,6 @@ pub(crate) fn targets(texts: &OneOrMany) -> Targets {
 impl TrainConfig {
     pub(crate) fn compute(&self) -> Compute {
         Compute { factors: self.compute_type, cublas: self.cublas }
-    }
-
-    /// What the device that it will run on does not offer.
-    pub fn check_on(&self, device: DeviceChoice) -> Vec<ConfigIssue> {
-        let mut issues = Vec::new();
-        if matches!(device, DeviceChoice::Cuda(_)) {
-            let name = device.name();
-            if self.optimizer.is_paged() {
-                let issue = ConfigIssue::new("optimizer", format!("moments are not paged on the device `{name}`"));
-                issues.push(issue.help("set `optimizer: adamw_8bit`, or `device: cpu`"));
-            }
-        }
-        issues
     }
 
     /// Checks what the schema cannot say.

@@ -1,7 +1,7 @@
 //! The plan beside what was measured.
 
 use luthier_core::Section;
-use luthier_model::device::{Component, Ledger};
+use luthier_model::device::{Component, HostComponent, Ledger};
 use luthier_model::memory::MemoryPlan;
 
 /// `1.25 GB`, `38.3 MB`, `912 B`: decimal units, as disks and cards are sold.
@@ -16,34 +16,21 @@ pub(crate) fn bytes_text(bytes: usize) -> String {
 }
 
 pub(super) fn memory_section(plan: &MemoryPlan, ledger: &Ledger, resident: Option<usize>) -> Section {
+    let row = |name: String, planned: usize, measured: usize| {
+        let difference = (measured as i64 - planned as i64).to_string();
+        vec![name, bytes_text(planned), bytes_text(measured), difference]
+    };
     let mut rows: Vec<Vec<String>> = Component::ALL
         .into_iter()
         .filter(|component| plan.bytes(*component) > 0 || ledger.peak(*component) > 0)
-        .map(|component| {
-            let (planned, measured) = (plan.bytes(component), ledger.peak(component));
-            vec![
-                component.to_string(),
-                bytes_text(planned),
-                bytes_text(measured),
-                (measured as i64 - planned as i64).to_string(),
-            ]
-        })
+        .map(|component| row(component.to_string(), plan.bytes(component), ledger.peak(component)))
         .collect();
-    let (planned, measured) = (plan.total(), ledger.total_peak());
-    rows.push(vec![
-        "engine, total".to_owned(),
-        bytes_text(planned),
-        bytes_text(measured),
-        (measured as i64 - planned as i64).to_string(),
-    ]);
-    if plan.host > 0 || ledger.host_peak() > 0 {
-        let (planned, measured) = (plan.host, ledger.host_peak());
-        rows.push(vec![
-            "page-locked host memory, not in the total".to_owned(),
-            bytes_text(planned),
-            bytes_text(measured),
-            (measured as i64 - planned as i64).to_string(),
-        ]);
+    rows.push(row("engine, total".to_owned(), plan.total(), ledger.total_peak()));
+    for component in HostComponent::ALL {
+        let (planned, measured) = (plan.host.bytes(component), ledger.host_peak(component));
+        if planned > 0 || measured > 0 {
+            rows.push(row(format!("page-locked host memory: {component}"), planned, measured));
+        }
     }
     if let Some(resident) = resident {
         rows.push(vec!["process, resident peak".to_owned(), "—".to_owned(), bytes_text(resident), String::new()]);

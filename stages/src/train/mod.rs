@@ -87,10 +87,7 @@ impl Stage for TrainStage {
         let mut issues = config.check();
         let compute = config.compute();
         let settled = device::settle(&mut config.device, compute, &mut issues);
-        let numeric_class = settled.map(|(choice, class)| {
-            issues.extend(config.check_on(choice));
-            class
-        });
+        let numeric_class = settled.map(|(_, class)| class);
         if !issues.is_empty() {
             return Err(issues);
         }

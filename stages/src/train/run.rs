@@ -58,6 +58,7 @@ impl Validation {
 
 pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> StageResult<StageOutcome> {
     let Opened { device, free, .. } = device::open(&config.device, config.compute(), context.threads())?;
+    let driver = DriverMemory::new(free, &device);
     let (model, data) = (context.input("model")?.clone(), context.input("data")?.clone());
     let tokens = TokenSet::open(&data.path)?;
     let validation_input = context.optional_input("validation").cloned();
@@ -124,6 +125,7 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
     job.steps(&mut trainer)?;
     job.finish(&mut trainer)?;
     trainer.settle()?;
+    let driver = driver.taken(&device);
     job.keep_final(&trainer);
 
     let values = if job.best.is_empty() { trainer.values() } else { std::mem::take(&mut job.best) };
@@ -134,7 +136,28 @@ pub(super) fn train(context: &mut StageContext<'_>, config: &TrainConfig) -> Sta
     Decontaminated::read(&context.input("data")?.path)?.write(&output)?;
 
     report(&mut outcome, &job, &trainer, &plan, &device, resumed);
+    if let Some(bytes) = driver {
+        outcome.measured("driver_memory", bytes as f64, "bytes");
+    }
     Ok(outcome)
+}
+
+/// What a driver takes beside the engine's buffers once it has been opened: modules, graphs, and what it rounds up.
+struct DriverMemory {
+    free: Option<usize>,
+    counted: usize,
+}
+
+impl DriverMemory {
+    fn new(free: Option<usize>, device: &Arc<dyn Device>) -> Self {
+        Self { free, counted: device.ledger().total() }
+    }
+
+    /// Until now, as far as nobody else takes or frees memory of the device.
+    fn taken(&self, device: &Arc<dyn Device>) -> Option<usize> {
+        let taken = self.free?.saturating_sub(device.free_memory()?);
+        Some(taken.saturating_sub(device.ledger().total().saturating_sub(self.counted)))
+    }
 }
 
 /// Refuses tokens of another vocabulary, ids of which may all be in range; a model without a tokenizer cannot tell.
@@ -426,8 +449,8 @@ fn report(
         .measured("training_seconds", job.meter.seconds(), "s")
         .measured("engine_memory", device.ledger().total_peak() as f64, "bytes")
         .measured("planned_memory", plan.total() as f64, "bytes");
-    if plan.host > 0 {
-        outcome.measured("host_memory", device.ledger().host_peak() as f64, "bytes");
+    if plan.host.total() > 0 {
+        outcome.measured("host_memory", device.ledger().host_total_peak() as f64, "bytes");
     }
     let resident = resident_peak();
     if let Some(resident) = resident {

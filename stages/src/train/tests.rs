@@ -84,16 +84,6 @@ fn devices_that_are_not_there_are_refused_with_the_way_out() {
 }
 
 #[test]
-fn what_a_cuda_device_does_not_offer_is_refused() {
-    let config =
-        TrainConfig { optimizer: OptimizerName::PagedAdamw, stream: StreamName::Layers, ..TrainConfig::default() };
-    let issues = config.check_on(device::DeviceChoice::Cuda(0));
-    let issues: Vec<String> = issues.into_iter().map(|issue| format!("{} | {}", issue.path, issue.message)).collect();
-    assert_eq!(issues, ["optimizer | moments are not paged on the device `cuda:0`",]);
-    assert!(config.check_on(device::DeviceChoice::Cpu).is_empty());
-}
-
-#[test]
 fn every_key_that_changes_bytes_is_in_the_key() {
     let bench = bench(2);
     let key = |with: Value| bench.prepare(&TrainStage, &with).expect("valid").key;

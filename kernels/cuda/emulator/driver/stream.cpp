@@ -6,8 +6,15 @@
 
 namespace driver {
 
+// An operation of a graph, and how many of each stream's go before it.
+struct Node {
+  Operation run;
+  Stream *stream;
+  std::map<Stream *, unsigned long> after;
+};
+
 struct Graph {
-  std::vector<Operation> nodes;
+  std::vector<Node> nodes;
   // Streams that take part while it is captured.
   std::vector<Stream *> members;
   bool spoilt = false;
@@ -89,7 +96,7 @@ int run_all() {
 int submit(Stream *stream, Operation operation) {
   if (stream->capture) {
     if (stream->capture->spoilt) return CAPTURE_INVALIDATED;
-    stream->capture->nodes.push_back(std::move(operation));
+    stream->capture->nodes.push_back({std::move(operation), stream, stream->seen});
     stream->captured++;
     return SUCCESS;
   }
@@ -104,6 +111,28 @@ int forbid(const char *why, int code) {
   for (Stream &stream : all)
     if (stream.capture) stream.capture->spoilt = true;
   return refuse(code, why);
+}
+
+// Runs nodes as early as those before them allow, those of late streams only when others wait for them or at the end.
+static int run_graph(const Graph &graph) {
+  std::map<Stream *, std::vector<const Node *>> nodes;
+  std::map<Stream *, unsigned long> done;
+  for (const Node &node : graph.nodes) nodes[node.stream].push_back(&node);
+  const std::function<int(Stream *, unsigned long)> run = [&](Stream *stream, unsigned long count) {
+    while (done[stream] < count) {
+      const Node *node = nodes[stream][done[stream]];
+      for (const auto &[other, before] : node->after)
+        if (const int failed = other == stream ? (int)SUCCESS : run(other, before)) return failed;
+      if (const int failed = node->run()) return failed;
+      done[stream]++;
+    }
+    return (int)SUCCESS;
+  };
+  for (const bool late : {false, true})
+    for (Stream *stream : graph.members)
+      if (is_late(stream) == late)
+        if (const int failed = run(stream, nodes[stream].size())) return failed;
+  return SUCCESS;
 }
 
 bool is_any_capturing() {
@@ -228,7 +257,8 @@ API cuStreamWaitEvent(void *handle, Event *event, unsigned) {
                                   [&](const Stream &one) { return one.capture == event->capture; });
     if (!live || (stream->capture && stream->capture != event->capture))
       return streams::forbid("a stream waits for an event of another graph", CAPTURED_EVENT);
-    // The stream joins the graph; nodes keep the order in which they were captured.
+    if (streams::is_skipped()) return SUCCESS;
+    // The stream joins the graph.
     if (!stream->capture) enter(stream, event->capture);
     for (const auto &[other, count] : event->seen) stream->seen[other] = std::max(stream->seen[other], count);
     return SUCCESS;
@@ -298,11 +328,7 @@ API cuGraphLaunch(Graph *graph, void *handle) {
   Stream *stream = streams::of(handle);
   if (!stream) return INVALID_HANDLE;
   counters().graph_launches++;
-  return streams::submit(stream, [graph] {
-    for (const Operation &node : graph->nodes)
-      if (const int failed = node()) return failed;
-    return (int)SUCCESS;
-  });
+  return streams::submit(stream, [graph] { return streams::run_graph(*graph); });
 }
 
 API cuGraphUpload(Graph *, void *) { return SUCCESS; }

@@ -35,6 +35,10 @@ impl Device for CudaDevice {
         self.costs.activations()
     }
 
+    fn free_memory(&self) -> Option<usize> {
+        self.memory().ok().map(|(free, _)| free)
+    }
+
     fn allocate(&self, component: Component, bytes: usize) -> DeviceResult<Allocation> {
         let failed = || DeviceError::OutOfMemory { device: self.name(), bytes, component };
         if self.capture.spoil() {

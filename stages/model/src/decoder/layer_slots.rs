@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use luthier_core::{StageError, StageResult};
 use luthier_formats::model_files::ModelConfig;
 use luthier_kernels::device::{
-    Allocation, Component, Device, HostBytes, Mark, Matrix, Nf4Parts, Pinned, Queue, Storage, Transfers,
+    Allocation, Component, Device, HostBytes, HostComponent, Mark, Matrix, Nf4Parts, Pinned, Queue, Storage, Transfers,
 };
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -85,7 +85,7 @@ impl LayerSlots {
         let slots = (0..config.layers.min(RESIDENT))
             .map(|_| {
                 let memory = device.allocate(Component::Weights, layout.bytes).map_err(device_error)?;
-                let stage = transfers.pin(layout.bytes).map_err(device_error)?;
+                let stage = transfers.pin(HostComponent::Blocks, layout.bytes).map_err(device_error)?;
                 // The device zeroes its memory among its operations.
                 let used = Some(transfers.mark(Queue::Operations));
                 Ok(Slot { memory: Arc::new(memory), stage, layer: None, arrived: None, used })

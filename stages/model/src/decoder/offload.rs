@@ -2,10 +2,11 @@
 //!
 //! Two buffers of the device take turns: a block reads its input from one and writes the next block's into the other. While
 //! block `k` computes, its input goes to page-locked memory; in backward, while block `k` computes, that of `k - 1` comes
-//! back into the buffer that block `k + 1` is done with. The last block's input stays, backward begins with it.
+//! back into the buffer that block `k + 1` is done with. The last block's input stays, backward begins with it. All that a
+//! pass moves has arrived before what is queued behind the pass, so that a pass may be recorded.
 
 use luthier_core::{StageError, StageResult};
-use luthier_kernels::device::{Buffer, Device, Mark, Pinned, Queue, Slice, Transfers};
+use luthier_kernels::device::{Buffer, Device, HostComponent, Mark, Pinned, Queue, Slice, Transfers};
 
 use super::sizes::Sizes;
 use crate::error::device_error;
@@ -28,9 +29,8 @@ impl Offload {
     /// Out of host memory.
     pub fn new(transfers: &dyn Transfers, sizes: &Sizes) -> StageResult<Self> {
         let bytes = sizes.residual;
-        let pool =
-            (0..sizes.pooled()).map(|_| transfers.pin(bytes).map_err(device_error)).collect::<StageResult<_>>()?;
-        Ok(Self { pool, busy: Default::default() })
+        let pin = |_| Ok(transfers.pin(HostComponent::BlockInputs, bytes).map_err(device_error)?.replayed());
+        Ok(Self { pool: (0..sizes.pooled()).map(pin).collect::<StageResult<_>>()?, busy: Default::default() })
     }
 
     /// Starts to move an input that is complete once what is queued now has run.

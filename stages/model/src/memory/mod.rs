@@ -6,5 +6,5 @@ mod plan;
 mod shape;
 
 pub use accelerator::{AcceleratorOptions, AcceleratorPeaks, AcceleratorPlan};
-pub use plan::{MemoryPlan, PhasePeaks, WeightTypes};
+pub use plan::{HostPlan, MemoryPlan, PhasePeaks, WeightTypes};
 pub use shape::RunShape;

@@ -2,13 +2,13 @@
 
 use luthier_core::StageResult;
 use luthier_formats::model_files::{ModelConfig, ModelFiles};
-use luthier_kernels::device::{Component, Costs, FloatType, HostCosts, Storage};
+use luthier_kernels::device::{Component, Costs, FloatType, HostComponent, HostCosts, Storage};
 use serde::Serialize;
 
 use super::RunShape;
 use crate::decoder::{BaseFormat, BlockLayout, RESIDENT, Sizes, Storages, operations, projection_storage, storage_of};
 use crate::projection::Projection;
-use crate::train::{OptimizerBytes, STEP_BYTES, TrainSpec};
+use crate::train::{OptimizerBytes, Paging, STEP_BYTES, TrainSpec};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -73,6 +73,41 @@ impl PhasePeaks {
     }
 }
 
+/// Page-locked host memory beside a device that has memory of its own, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct HostPlan {
+    pub staging: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub block_inputs: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub blocks: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub moments: usize,
+}
+
+impl HostPlan {
+    /// Bytes of a component as the device's ledger counts them.
+    #[must_use]
+    pub fn bytes(&self, component: HostComponent) -> usize {
+        match component {
+            HostComponent::Staging => self.staging,
+            HostComponent::BlockInputs => self.block_inputs,
+            HostComponent::Blocks => self.blocks,
+            HostComponent::Moments => self.moments,
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        HostComponent::ALL.into_iter().map(|component| self.bytes(component)).sum()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.total() == 0
+    }
+}
+
 /// What a run needs, in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MemoryPlan {
@@ -84,9 +119,9 @@ pub struct MemoryPlan {
     /// Optimiser states in a mapped file, which need not be in memory and are not part of the total.
     #[serde(skip_serializing_if = "is_zero")]
     pub paged: usize,
-    /// Page-locked host memory of a device that has memory of its own; not part of the total.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub host: usize,
+    /// Not part of the total.
+    #[serde(skip_serializing_if = "HostPlan::is_empty")]
+    pub host: HostPlan,
     pub activations: usize,
     pub checkpoint: usize,
     pub workspace: usize,
@@ -143,7 +178,8 @@ impl MemoryPlan {
         let slots = spec.lora.slots(config)?;
         let trainable = crate::adapter::parameters(&slots);
         let (norms, norms_scratch) = crate::adapter::magnitude_floats(&slots);
-        let states = OptimizerBytes::new(&slots, spec.optimizer.states, spec.pages.is_some());
+        let paging = Paging::new(spec.pages.is_some(), costs.staging().is_some());
+        let states = OptimizerBytes::new(&slots, spec.optimizer.states, paging);
         let dropout = spec.lora.dropout > 0.0;
         let sizes = Sizes::new(config, &slots, shape.capacity, true, dropout, spec.checkpointing, activations);
         let sizes = if spec.offload { sizes.offloaded() } else { sizes };
@@ -177,9 +213,14 @@ impl MemoryPlan {
             embeddings: types.found.map_or(tables * types.table.bytes(table), |[_, tables]| tables),
             adapters: 4 * (trainable + norms),
             gradients: 4 * trainable,
-            optimizer: states.resident,
-            paged: states.paged,
-            host: sizes.pooled() * sizes.residual,
+            optimizer: states.device,
+            paged: states.file,
+            host: HostPlan {
+                staging: costs.staging().unwrap_or(0),
+                block_inputs: sizes.pooled() * sizes.residual,
+                blocks: 0,
+                moments: states.host,
+            },
             activations: if spec.checkpointing { saved } else { saved + residuals },
             checkpoint: if spec.checkpointing { residuals } else { 0 },
             workspace: sizes.arena + sizes.gradient,
@@ -205,7 +246,7 @@ impl MemoryPlan {
         let slot = if apart { BlockLayout::new(config).bytes } else { self.block };
         self.weights = self.weights - config.layers * self.block + resident * slot;
         if apart {
-            self.host += resident * slot;
+            self.host.blocks = resident * slot;
         }
         self
     }

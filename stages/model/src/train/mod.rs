@@ -9,22 +9,25 @@ mod loss_scale;
 mod optimizer;
 mod order;
 pub(crate) mod overflow;
+mod page_layout;
+mod pager;
 mod pages;
 mod probe;
 mod results;
 mod schedule;
 mod spec;
+mod state_layout;
 mod step_batches;
 mod trainer;
 mod watchdog;
 
 pub use checkpoint::{Checkpoint, StepRecord};
 pub use loss_scale::LossScale;
-pub use optimizer::OptimizerBytes;
 pub use order::DataOrder;
 pub use schedule::Schedule;
 pub use spec::{Duration, OptimizerSpec, StateFormat, TrainSpec};
 pub use trainer::{StepReport, Trainer, micro_batch_capacity};
 pub use watchdog::Watchdog;
 
+pub(crate) use optimizer::{OptimizerBytes, Paging};
 pub(crate) use results::STEP_BYTES;

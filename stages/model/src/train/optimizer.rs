@@ -1,4 +1,5 @@
-//! AdamW over the flat parameters, with its moments in `f32` or in 8 bits, in memory or in a mapped file.
+//! AdamW over the flat parameters, with its moments in `f32` or in 8 bits, in the device's memory or paged: from a mapped
+//! file where the device computes in host memory, else from page-locked host memory.
 //!
 //! The learning rate of `B` and of the magnitudes is that of `A` times the ratio of LoRA+, as in PEFT's optimiser groups.
 
@@ -6,123 +7,109 @@ use std::ops::Range;
 
 use camino::Utf8Path;
 use luthier_core::{StageError, StageResult};
-use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Moments8};
-use luthier_kernels::optimizer_8bit::STATE_BLOCK;
+use luthier_kernels::device::{Buffer, Component, Device, DeviceExt, Moments8, SliceMut};
 
+use super::page_layout::{Fields, PageLayout};
+use super::pager::Pager;
 use super::pages;
 use super::results::StepFactors;
 use super::spec::StateFormat;
+use super::state_layout::{Group, Layout, Place};
 use crate::adapter::{AdapterSet, Slot};
 use crate::error::device_error;
 
-/// Tensors of fewer elements keep `f32` moments, as in bitsandbytes.
-const SMALLEST_8BIT: usize = 4096;
-
-/// One tensor, or several that are treated alike.
-#[derive(Debug, Clone, PartialEq)]
-struct Group {
-    params: Range<usize>,
-    /// Whether LoRA+'s ratio applies.
-    second: bool,
-    state: Place,
+/// Where moments are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paging {
+    /// In the device's memory.
+    None,
+    /// In a mapped file, where the device computes in host memory.
+    File,
+    /// In page-locked host memory, with two lanes in the device's.
+    Host,
 }
 
-/// Where a group's moments are.
-#[derive(Debug, Clone, PartialEq)]
-enum Place {
-    /// In the `f32` moments.
-    Full(Range<usize>),
-    Blocks {
-        codes: Range<usize>,
-        scales: Range<usize>,
-    },
-}
-
-/// The groups and how long each state buffer is.
-#[derive(Debug, Clone, PartialEq, Default)]
-struct Layout {
-    groups: Vec<Group>,
-    full: usize,
-    codes: usize,
-    scales: usize,
-}
-
-impl Layout {
-    fn new(slots: &[Slot], format: StateFormat) -> Self {
-        let mut layout = Self::default();
-        match format {
-            StateFormat::F32 => {
-                let all = crate::adapter::parameters(slots);
-                let first_b = slots.iter().map(|slot| slot.b).min().unwrap_or(0);
-                for (params, second) in [(0..first_b, false), (first_b..all, true)] {
-                    layout.push_full(params, second);
-                }
-            }
-            StateFormat::Blocks8 => {
-                for slot in slots {
-                    let magnitudes = slot.magnitude.map(|start| start..start + slot.outputs);
-                    for (params, second) in [(slot.a_range(), false), (slot.b_range(), true)]
-                        .into_iter()
-                        .chain(magnitudes.map(|one| (one, true)))
-                    {
-                        if params.len() < SMALLEST_8BIT {
-                            layout.push_full(params, second);
-                        } else {
-                            layout.push_blocks(params, second);
-                        }
-                    }
-                }
-            }
+impl Paging {
+    /// `apart` says whether the device has memory of its own.
+    pub fn new(paged: bool, apart: bool) -> Self {
+        match (paged, apart) {
+            (false, _) => Self::None,
+            (true, false) => Self::File,
+            (true, true) => Self::Host,
         }
-        layout
-    }
-
-    fn push_full(&mut self, params: Range<usize>, second: bool) {
-        if !params.is_empty() {
-            let state = Place::Full(self.full..self.full + params.len());
-            self.full += params.len();
-            self.groups.push(Group { params, second, state });
-        }
-    }
-
-    fn push_blocks(&mut self, params: Range<usize>, second: bool) {
-        let (count, blocks) = (params.len(), params.len().div_ceil(STATE_BLOCK));
-        let state = Place::Blocks { codes: self.codes..self.codes + count, scales: self.scales..self.scales + blocks };
-        self.codes += count;
-        self.scales += blocks;
-        self.groups.push(Group { params, second, state });
-    }
-
-    fn bytes(&self) -> usize {
-        2 * (4 * self.full + self.codes + 4 * self.scales)
     }
 }
 
 /// Bytes of the states, by where they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OptimizerBytes {
-    pub resident: usize,
-    pub paged: usize,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct OptimizerBytes {
+    pub device: usize,
+    pub file: usize,
+    pub host: usize,
 }
 
 impl OptimizerBytes {
-    #[must_use]
-    pub fn new(slots: &[Slot], format: StateFormat, paged: bool) -> Self {
-        let bytes = Layout::new(slots, format).bytes();
-        if paged { Self { resident: 0, paged: bytes } } else { Self { resident: bytes, paged: 0 } }
+    pub fn new(slots: &[Slot], format: StateFormat, paging: Paging) -> Self {
+        let layout = Layout::new(slots, format);
+        match paging {
+            Paging::None => Self { device: layout.bytes(), ..Self::default() },
+            Paging::File => Self { file: layout.bytes(), ..Self::default() },
+            Paging::Host => {
+                let pages = PageLayout::new(&layout);
+                Self { device: pages.lanes() * pages.lane_bytes(), host: pages.host_bytes(), file: 0 }
+            }
+        }
     }
 }
 
-/// The moments of all parameters.
-pub(super) struct Optimizer {
-    layout: Layout,
+/// Moments that operations reach in place.
+struct InPlace {
     full: [Buffer<f32>; 2],
     codes: [Buffer<u8>; 2],
     scales: [Buffer<f32>; 2],
 }
 
+enum Kept {
+    InPlace(Box<InPlace>),
+    Paged(Pager),
+}
+
+/// The moments of all parameters.
+pub(super) struct Optimizer {
+    layout: Layout,
+    kept: Kept,
+}
+
+/// The moments of a group, or of a part of one.
+enum Moments<'a> {
+    Full([SliceMut<'a, f32>; 2]),
+    Blocks(Moments8<'a>),
+}
+
+/// What a step updates with and what it updates.
+struct Step<'a> {
+    device: &'a dyn Device,
+    gradients: &'a Buffer<f32>,
+    factors: &'a StepFactors,
+    adapters: &'a mut AdapterSet,
+}
+
+impl Step<'_> {
+    /// One step of `elements` of a group.
+    fn update(&mut self, group: &Group, elements: Range<usize>, moments: Moments<'_>) {
+        let range = group.params.start + elements.start..group.params.start + elements.end;
+        let grads = self.gradients.slice(range.clone());
+        let params = self.adapters.params_mut().slice_mut(range);
+        let factors = self.factors.get(group.second);
+        match moments {
+            Moments::Full([m, v]) => self.device.adamw(grads, factors, params, m, v),
+            Moments::Blocks(moments) => self.device.adamw_8bit(grads, factors, params, moments),
+        }
+    }
+}
+
 impl Optimizer {
-    /// Moments of zero; in a file of `pages` if it names a directory.
+    /// Moments of zero; paged if `pages` names a directory, which is for the file if there is one.
     ///
     /// # Errors
     /// Out of memory; a full disk.
@@ -133,12 +120,15 @@ impl Optimizer {
         pages: Option<&Utf8Path>,
     ) -> StageResult<Self> {
         let layout = Layout::new(slots, format);
-        Ok(Self {
-            full: pair(device, layout.full, pages)?,
-            codes: pair(device, layout.codes, pages)?,
-            scales: pair(device, layout.scales, pages)?,
-            layout,
-        })
+        let kept = match device.transfers() {
+            Some(transfers) if pages.is_some() => Kept::Paged(Pager::new(device, transfers, &layout)?),
+            _ => Kept::InPlace(Box::new(InPlace {
+                full: pair(device, layout.full, pages)?,
+                codes: pair(device, layout.codes, pages)?,
+                scales: pair(device, layout.scales, pages)?,
+            })),
+        };
+        Ok(Self { layout, kept })
     }
 
     /// One step.
@@ -149,37 +139,27 @@ impl Optimizer {
         factors: &StepFactors,
         adapters: &mut AdapterSet,
     ) {
-        let Self { layout, full: [m, v], codes: [codes1, codes2], scales: [scales1, scales2] } = self;
-        for group in &layout.groups {
-            let grads = gradients.slice(group.params.clone());
-            let params = adapters.params_mut().slice_mut(group.params.clone());
-            let factors = factors.get(group.second);
-            match &group.state {
-                Place::Full(range) => {
-                    device.adamw(grads, factors, params, m.slice_mut(range.clone()), v.slice_mut(range.clone()));
-                }
-                Place::Blocks { codes, scales } => {
-                    let moments = Moments8 {
-                        codes: [codes1.slice_mut(codes.clone()), codes2.slice_mut(codes.clone())],
-                        scales: [scales1.slice_mut(scales.clone()), scales2.slice_mut(scales.clone())],
-                    };
-                    device.adamw_8bit(grads, factors, params, moments);
+        let Self { layout, kept } = self;
+        let mut step = Step { device, gradients, factors, adapters };
+        match kept {
+            Kept::InPlace(states) => {
+                for group in &layout.groups {
+                    step.update(group, 0..group.params.len(), states.of(&group.state));
                 }
             }
+            Kept::Paged(pager) => pager.apply(device, &mut |part, lane| {
+                let group = &layout.groups[part.group];
+                step.update(group, part.elements.clone(), in_lane(&group.state, &part.fields, lane));
+            }),
         }
     }
 
-    /// All states, for a checkpoint.
+    /// All states, for a checkpoint: the same bytes wherever they are kept.
     pub fn save(&self, device: &dyn Device) -> Vec<u8> {
         let mut bytes = vec![0u8; self.layout.bytes()];
-        let mut rest = bytes.as_mut_slice();
-        let full = self.full.iter().map(|buffer| buffer.all().as_bytes());
-        let codes = self.codes.iter().map(|buffer| buffer.all().as_bytes());
-        let scales = self.scales.iter().map(|buffer| buffer.all().as_bytes());
-        for part in full.chain(codes).chain(scales) {
-            let (target, others) = rest.split_at_mut(part.len());
-            device.read_bytes(part, target);
-            rest = others;
+        match &self.kept {
+            Kept::InPlace(states) => states.save(device, &mut bytes),
+            Kept::Paged(pager) => pager.save(device, &self.layout, &mut bytes),
         }
         bytes
     }
@@ -200,7 +180,38 @@ impl Optimizer {
             )
             .hint("run with `--force train` to start over"));
         }
-        let mut rest = bytes;
+        match &mut self.kept {
+            Kept::InPlace(states) => states.restore(device, bytes),
+            Kept::Paged(pager) => pager.restore(device, &self.layout, bytes),
+        }
+        Ok(())
+    }
+}
+
+impl InPlace {
+    fn of(&mut self, place: &Place) -> Moments<'_> {
+        let Self { full: [m, v], codes: [codes1, codes2], scales: [scales1, scales2] } = self;
+        match place {
+            Place::Full(range) => Moments::Full([m.slice_mut(range.clone()), v.slice_mut(range.clone())]),
+            Place::Blocks { codes, scales } => Moments::Blocks(Moments8 {
+                codes: [codes1.slice_mut(codes.clone()), codes2.slice_mut(codes.clone())],
+                scales: [scales1.slice_mut(scales.clone()), scales2.slice_mut(scales.clone())],
+            }),
+        }
+    }
+
+    fn save(&self, device: &dyn Device, mut rest: &mut [u8]) {
+        let full = self.full.iter().map(|buffer| buffer.all().as_bytes());
+        let codes = self.codes.iter().map(|buffer| buffer.all().as_bytes());
+        let scales = self.scales.iter().map(|buffer| buffer.all().as_bytes());
+        for part in full.chain(codes).chain(scales) {
+            let (target, others) = rest.split_at_mut(part.len());
+            device.read_bytes(part, target);
+            rest = others;
+        }
+    }
+
+    fn restore(&mut self, device: &dyn Device, mut rest: &[u8]) {
         let full = self.full.iter_mut().map(|buffer| buffer.all_mut().into_bytes());
         let codes = self.codes.iter_mut().map(|buffer| buffer.all_mut().into_bytes());
         let scales = self.scales.iter_mut().map(|buffer| buffer.all_mut().into_bytes());
@@ -209,7 +220,22 @@ impl Optimizer {
             device.write_bytes(source, part);
             rest = others;
         }
-        Ok(())
+    }
+}
+
+/// The moments of a part, in the lane that its page is in.
+fn in_lane<'a>(place: &Place, fields: &Fields, lane: SliceMut<'a, u8>) -> Moments<'a> {
+    let [m, v, m_scales, v_scales] = fields;
+    let (first, rest) = lane.split_at(v.start);
+    let (second, rest) = rest.split_at(m_scales.start - v.start);
+    let (third, fourth) = rest.split_at(v_scales.start - m_scales.start);
+    let (first, second) = (first.slice(m.clone()), second.slice(..v.len()));
+    match place {
+        Place::Full(_) => Moments::Full([first.cast(), second.cast()]),
+        Place::Blocks { .. } => {
+            let scales = [third.slice(..m_scales.len()).cast(), fourth.slice(..v_scales.len()).cast()];
+            Moments::Blocks(Moments8 { codes: [first, second], scales })
+        }
     }
 }
 
@@ -242,14 +268,33 @@ mod tests {
             b: 512,
             magnitude: Some(8512),
         };
-        let layout = Layout::new(std::slice::from_ref(&slot), StateFormat::Blocks8);
+        let slots = std::slice::from_ref(&slot);
+        let layout = Layout::new(slots, StateFormat::Blocks8);
         assert_eq!((layout.full, layout.codes, layout.scales), (512 + 1000, 8000, 32));
         assert_eq!(layout.groups.iter().map(|group| group.second).collect::<Vec<_>>(), [false, true, true]);
+        let bytes = |format, paging| OptimizerBytes::new(slots, format, paging);
         assert_eq!(
-            OptimizerBytes::new(std::slice::from_ref(&slot), StateFormat::F32, true),
-            OptimizerBytes { resident: 0, paged: 8 * 9512 }
+            bytes(StateFormat::F32, Paging::File),
+            OptimizerBytes { file: 8 * 9512, ..OptimizerBytes::default() }
         );
-        let resident = 2 * (4 * 1512 + 8000 + 4 * 32);
-        assert_eq!(OptimizerBytes::new(&[slot], StateFormat::Blocks8, false), OptimizerBytes { resident, paged: 0 });
+        let device = 2 * (4 * 1512 + 8000 + 4 * 32);
+        assert_eq!(bytes(StateFormat::Blocks8, Paging::None), OptimizerBytes { device, ..OptimizerBytes::default() });
+    }
+
+    #[test]
+    fn paged_moments_have_two_of_sixteen_pages_on_the_device() {
+        let slot = Slot {
+            layer: 0,
+            projection: Projection::Query,
+            rank: 16,
+            outputs: 1024,
+            inputs: 1024,
+            scale: 1.0,
+            a: 0,
+            b: 16_384,
+            magnitude: None,
+        };
+        let bytes = OptimizerBytes::new(&[slot], StateFormat::F32, Paging::Host);
+        assert_eq!(bytes, OptimizerBytes { device: 2 * 16_384, file: 0, host: 8 * 32_768 });
     }
 }

@@ -62,7 +62,8 @@ pub struct TrainSpec {
     /// Uniform noise on the embeddings while training: `±neftune / √(tokens · hidden)` (NEFTune, Jain et al. 2023);
     /// 0 for none.
     pub neftune: f64,
-    /// The directory of a file that the optimiser's states are paged from, instead of memory.
+    /// The optimiser's states are paged: from a file in this directory, or from page-locked host memory where the device has
+    /// memory of its own.
     pub pages: Option<Utf8PathBuf>,
     /// Block inputs that are kept for recomputation wait in page-locked host memory; for devices with memory of their own.
     pub offload: bool,

@@ -198,8 +198,8 @@ impl<'a> Trainer<'a> {
             adapters.reset_magnitudes(decoder);
             Ok(())
         })?;
-        // What moves between host and device follows the pass.
-        let repeats = !decoder.is_streamed() && !spec.offload && spec.pages.is_none();
+        // The host itself brings streamed blocks as far as page-locked memory, while a pass is queued.
+        let repeats = !decoder.is_streamed();
         let floats = |component| device.as_ref().buffer::<f32>(component, adapters.len()).map_err(device_error);
         Ok(Self {
             order: DataOrder::new(spec.seed, units.len()),
