@@ -57,7 +57,9 @@ impl CompiledCache {
         if let Some(component) = entry.as_deref().and_then(|path| load(engine, path)) {
             return Ok(component);
         }
-        let component = Component::from_binary(engine.inner(), wasm).map_err(|error| {
+        let prepared = engine.deadlines().prepare(wasm);
+        let compiled = prepared.and_then(|wasm| Component::from_binary(engine.inner(), &wasm).map_err(into_std));
+        let component = compiled.map_err(|error| {
             let what = if wasm.starts_with(b"\0asm") && wasm.get(4) == Some(&1) {
                 "is a core module, not a component"
             } else {
@@ -65,7 +67,7 @@ impl CompiledCache {
             };
             StageError::input("plugin::not_a_component", format!("plugin `{name}` {what}"))
                 .hint("build it for the target `wasm32-wasip2`, whose linker makes components")
-                .caused_by(into_std(error))
+                .caused_by(error)
         })?;
         if let (Some(path), Ok(code)) = (entry, component.serialize()) {
             let mut bytes = Vec::with_capacity(code.len() + 48);
@@ -110,6 +112,7 @@ impl CompiledCache {
         let mut hasher = Blake(blake3::Hasher::new_derive_key("luthier 2026-11 compiled plugin v1"));
         engine.inner().precompile_compatibility_hash().hash(&mut hasher);
         hasher.0.update(blake3::hash(wasm).as_bytes());
+        hasher.0.update(engine.deadlines().version());
         Some(directory.join(format!("{}.cwasm", hasher.0.finalize().to_hex())))
     }
 }

@@ -1,17 +1,15 @@
 //! One wasmtime engine for the plugins of a stage, configured so that equal input gives equal output on every machine.
 
-use std::time::Duration;
-
 use luthier_core::{StageError, StageResult};
 use wasmtime::{Config, Engine, OptLevel};
 
-/// Deadlines are counted in ticks of this length.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+use crate::deadline::{Deadlines, TICK};
 
-/// Wraps the engine and, while any clone of it lives, a thread that advances its epoch.
+/// Wraps the engine and, while any clone of it lives, a thread that looks after deadlines.
 #[derive(Clone)]
 pub struct FilterEngine {
     engine: Engine,
+    deadlines: Deadlines,
     fuel: bool,
 }
 
@@ -21,25 +19,27 @@ impl FilterEngine {
     /// # Errors
     /// The host cannot run WebAssembly.
     pub fn new(fuel: bool) -> StageResult<Self> {
-        let engine = Engine::new(&Self::deterministic_config(fuel)).map_err(|error| {
+        let deadlines = Deadlines::new(fuel);
+        let mut config = Self::deterministic_config(fuel);
+        deadlines.configure(&mut config);
+        let engine = Engine::new(&config).map_err(|error| {
             StageError::new("plugin::engine", "cannot start the WebAssembly engine").caused_by(into_std(error))
         })?;
-        let weak = engine.weak();
+        let (weak, watched) = (engine.weak(), deadlines.clone());
         std::thread::Builder::new()
             .name("plugin-deadlines".to_owned())
             .spawn(move || {
                 while let Some(engine) = weak.upgrade() {
-                    engine.increment_epoch();
+                    watched.tick(&engine);
                     drop(engine);
                     std::thread::sleep(TICK);
                 }
             })
             .map_err(|error| StageError::new("plugin::engine", "cannot start a thread").caused_by(error))?;
-        Ok(Self { engine, fuel })
+        Ok(Self { engine, deadlines, fuel })
     }
 
-    /// NaNs are canonical, vector instructions are the exact ones, nothing is shared between threads, and a deadline
-    /// can stop any loop.
+    /// NaNs are canonical, vector instructions are the exact ones, and nothing is shared between threads.
     fn deterministic_config(fuel: bool) -> Config {
         let mut config = Config::new();
         config
@@ -48,7 +48,6 @@ impl FilterEngine {
             .wasm_simd(true)
             .wasm_relaxed_simd(false)
             .cranelift_opt_level(OptLevel::Speed)
-            .epoch_interruption(true)
             .consume_fuel(fuel)
             .max_wasm_stack(512 << 10)
             .wasm_backtrace_max_frames(None);
@@ -57,6 +56,10 @@ impl FilterEngine {
 
     pub(crate) fn inner(&self) -> &Engine {
         &self.engine
+    }
+
+    pub(crate) fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
     }
 
     pub(crate) fn meters_fuel(&self) -> bool {

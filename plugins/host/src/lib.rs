@@ -10,6 +10,7 @@ mod chain;
 mod compiled_cache;
 mod component;
 mod core_module;
+mod deadline;
 mod engine;
 mod fault;
 mod guest;

@@ -6,7 +6,7 @@ use wasmtime::ResourceLimiter;
 /// Ceilings for one instance of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Linear memory of an instance, MiB.
+    /// Linear memory of an instance, MiB. No memory is as large as 2 GiB, whatever this says.
     pub memory_mib: u32,
     /// Wall time of one call, milliseconds. It never decides an output: exceeding it is an error, not a verdict.
     pub timeout_ms: u64,

@@ -1,10 +1,13 @@
 //! One live instance of a plugin, with its configured session. Dropped and made anew after any trap.
 
+use std::time::Duration;
+
 use wasmtime::{Store, Trap};
 
 use crate::batch::TextBatch;
 use crate::component::OpenError;
-use crate::engine::{FilterEngine, TICK};
+use crate::deadline::{Deadline, is_deadline};
+use crate::engine::FilterEngine;
 use crate::fault::{Fault, tame};
 use crate::guest::{Declined, Guest, GuestPre};
 use crate::host_state::HostState;
@@ -17,33 +20,42 @@ const MOST_ISSUES: usize = 100;
 
 /// An opened plugin.
 pub(crate) struct Session {
-    store: Store<HostState>,
+    calls: Calls,
     guest: Guest,
-    limits: Limits,
-    metered: bool,
     /// Instructions of the last call, if the engine counts them.
     spent: Option<u64>,
 }
 
-fn new_store(engine: &FilterEngine, limits: &Limits) -> Store<HostState> {
-    let mut store = Store::new(engine.inner(), HostState::new(limits));
-    store.limiter(|state| &mut state.limiter);
-    store.epoch_deadline_trap();
-    store
+/// A store, and what each call into it is granted.
+struct Calls {
+    store: Store<HostState>,
+    deadline: Deadline,
+    limits: Limits,
+    metered: bool,
 }
 
-/// Grants one call its time and fuel.
-fn arm(store: &mut Store<HostState>, limits: &Limits, metered: bool) {
-    let ticks = limits.timeout_ms.div_ceil(u64::try_from(TICK.as_millis()).unwrap_or(1)).max(1);
-    store.set_epoch_deadline(ticks + 1);
-    if metered {
-        // Set on every metered store, so it cannot fail; a guest without budget would trap at once.
-        let _ = store.set_fuel(limits.fuel.unwrap_or(u64::MAX));
+impl Calls {
+    fn new(engine: &FilterEngine, limits: &Limits) -> Self {
+        let mut store = Store::new(engine.inner(), HostState::new(limits));
+        store.limiter(|state| &mut state.limiter);
+        let deadline = engine.deadlines().add(&mut store);
+        Self { store, deadline, limits: *limits, metered: engine.meters_fuel() }
+    }
+
+    /// Makes one call, which has its time and its fuel.
+    fn call<R>(&mut self, call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<R>) -> Result<R, Fault> {
+        if self.metered {
+            // Set on every metered store, so it cannot fail; a guest without budget would trap at once.
+            let _ = self.store.set_fuel(self.limits.fuel.unwrap_or(u64::MAX));
+        }
+        let time = Duration::from_millis(self.limits.timeout_ms);
+        let (answer, over) = self.deadline.during(&mut self.store, time, call);
+        answer.map_err(|error| fault_of(&error, self.store.data(), &self.limits, over))
     }
 }
 
-/// What went wrong, from the trap and what the host saw before it.
-fn fault_of(error: &wasmtime::Error, state: &HostState, limits: &Limits) -> Fault {
+/// What went wrong, from the trap, what the host saw before it, and whether the time was over.
+fn fault_of(error: &wasmtime::Error, state: &HostState, limits: &Limits, over: bool) -> Fault {
     if let Some((place, message)) = state.panic() {
         return Fault::Panic { place: place.clone(), message: message.clone() };
     }
@@ -51,7 +63,7 @@ fn fault_of(error: &wasmtime::Error, state: &HostState, limits: &Limits) -> Faul
         return Fault::Memory(limits.memory_mib);
     }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => Fault::Deadline(limits.timeout_ms),
+        Some(trap) if is_deadline(*trap, over) => Fault::Deadline(limits.timeout_ms),
         Some(Trap::OutOfFuel) => Fault::Fuel(limits.fuel.unwrap_or(u64::MAX)),
         Some(Trap::StackOverflow) => Fault::Stack,
         Some(trap) => Fault::Trap(trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
@@ -67,9 +79,7 @@ fn fault_of(error: &wasmtime::Error, state: &HostState, limits: &Limits) -> Faul
 
 impl Session {
     pub(crate) fn describe(engine: &FilterEngine, pre: &GuestPre, limits: &Limits) -> Result<RawManifest, Fault> {
-        let mut store = new_store(engine, limits);
-        arm(&mut store, limits, engine.meters_fuel());
-        pre.describe(&mut store).map_err(|error| fault_of(&error, store.data(), limits))
+        Calls::new(engine, limits).call(|store| pre.describe(store))
     }
 
     pub(crate) fn open(
@@ -78,16 +88,14 @@ impl Session {
         limits: &Limits,
         config: &str,
     ) -> Result<Self, OpenError> {
-        let metered = engine.meters_fuel();
-        let mut store = new_store(engine, limits);
-        arm(&mut store, limits, metered);
-        match pre.open(&mut store, config) {
-            Ok(Ok(guest)) => Ok(Self { store, guest, limits: *limits, metered, spent: None }),
+        let mut calls = Calls::new(engine, limits);
+        match calls.call(|store| pre.open(store, config)) {
+            Ok(Ok(guest)) => Ok(Self { calls, guest, spent: None }),
             Ok(Err(Declined::Config(issues))) => Err(OpenError::Config(
                 issues.into_iter().take(MOST_ISSUES).map(|(path, message)| (tame(&path), tame(&message))).collect(),
             )),
             Ok(Err(Declined::Other(why))) => Err(OpenError::Fault(Fault::Other(tame(&why)))),
-            Err(error) => Err(OpenError::Fault(fault_of(&error, store.data(), limits))),
+            Err(fault) => Err(OpenError::Fault(fault)),
         }
     }
 
@@ -103,12 +111,12 @@ impl Session {
     }
 
     fn call(&mut self, rows: u32, batch: &TextBatch<'_>) -> Result<RawVerdicts, Fault> {
-        arm(&mut self.store, &self.limits, self.metered);
-        self.store.data_mut().limiter.refused = false;
-        let before = self.store.get_fuel().unwrap_or_default();
-        let answer = self.guest.process(&mut self.store, rows, batch);
-        self.spent = self.metered.then(|| before - self.store.get_fuel().unwrap_or_default());
-        answer.unwrap_or_else(|error| Err(fault_of(&error, self.store.data(), &self.limits)))
+        let Self { calls, guest, .. } = self;
+        calls.store.data_mut().limiter.refused = false;
+        let before = calls.limits.fuel.unwrap_or(u64::MAX);
+        let answer = calls.call(|store| guest.process(store, rows, batch));
+        self.spent = calls.metered.then(|| before - calls.store.get_fuel().unwrap_or_default());
+        answer.flatten()
     }
 
     pub(crate) fn spent(&self) -> Option<u64> {
@@ -117,6 +125,6 @@ impl Session {
 
     /// What the guest logged since the last call of this.
     pub(crate) fn take_lines(&mut self) -> Vec<String> {
-        self.store.data_mut().take_lines()
+        self.calls.store.data_mut().take_lines()
     }
 }

@@ -126,14 +126,13 @@ fn check_edits(
     if offsets[0] != 0 || !ascending || offsets.last().map(|end| *end as usize) != Some(data.len()) {
         return Err("the offsets of its edits do not ascend from 0 to their length".to_owned());
     }
+    let wrong = "an edited text is not UTF-8";
+    let texts = std::str::from_utf8(&data).map_err(|_| wrong)?;
     at.iter()
         .zip(offsets.windows(2))
         .map(|(row, range)| {
-            let bytes = &data[range[0] as usize..range[1] as usize];
-            match std::str::from_utf8(bytes) {
-                Ok(text) => Ok((*row as usize, text.to_owned())),
-                Err(_) => Err("an edited text is not UTF-8".to_owned()),
-            }
+            let text = texts.get(range[0] as usize..range[1] as usize).ok_or(wrong)?;
+            Ok((*row as usize, text.to_owned()))
         })
         .collect()
 }
@@ -170,6 +169,7 @@ mod tests {
             ("offsets", raw(&[], &fine, Some((&[0, 1], &[0, 5, 3], b"abc")))),
             ("offsets", raw(&[], &fine, Some((&[0], &[0, 9], b"abc")))),
             ("UTF-8", raw(&[], &fine, Some((&[0], &[0, 1], b"\xff")))),
+            ("UTF-8", raw(&[], &fine, Some((&[0, 1], &[0, 1, 2], "é".as_bytes())))),
             ("bytes of edits", raw(&[], &fine, Some((&[0], &[0, 70_000], &[b'a'; 70_000])))),
         ] {
             let message = verdicts.expect_err(lie);
