@@ -44,7 +44,7 @@ impl Filter for C4Paragraphs {
             .split('\n')
             .filter(|line| line.len() >= self.config.min_length && chars(line) >= self.config.min_length)
             .count();
-        scores.set("paragraphs", long as f32);
+        scores.set_from(0, &[long as f64]);
         if long < self.config.min_paragraphs { Verdict::Drop("few_paragraphs") } else { Verdict::Keep }
     }
 

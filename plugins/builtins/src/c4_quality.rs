@@ -9,8 +9,8 @@ use crate::character::{is_space, trim};
 use crate::lines::split_lines;
 use crate::select::count;
 use crate::shared::{offer, with_words};
-use crate::vector::{self, Bytes};
-use crate::words::{Span, Words, sentences};
+use crate::vector::{self, BLOCK, Bytes};
+use crate::words::{Sentences, Span, Words, sentences};
 use crate::{chars, share};
 
 #[derive(Config)]
@@ -113,7 +113,9 @@ impl<'a> Kept<'a> {
             (&self.text[self.part.clone()], &self.all[self.part_words.clone()])
         };
         let trimmed = trim(kept);
-        if trimmed == self.text {
+        // A part of the text that is as long as it is it: nothing need be compared.
+        let same_length = trimmed.len() == self.text.len();
+        if same_length && (!self.copied || trimmed == self.text) {
             return Verdict::Keep;
         }
         let before = trimmed.as_ptr() as usize - kept.as_ptr() as usize;
@@ -220,9 +222,9 @@ impl C4Quality {
             let start = line.as_ptr() as usize - text.as_ptr() as usize;
             // The words of a line are those of the text that lie in it: no word crosses white space.
             let end = start + line.len();
-            let inside = next..next + until(&words[next..], end);
+            let found_words = LineWords::of(text, &words[next..], end);
+            let inside = next..next + found_words.count;
             next = inside.end;
-            let spans = &words[inside.clone()];
             if has_long_piece(line, longest) {
                 continue;
             }
@@ -236,7 +238,7 @@ impl C4Quality {
             if config.terminal_punctuation && !is_terminated(left) {
                 continue;
             }
-            if !has_pieces(spans, least) {
+            if found_words.pieces < least {
                 continue;
             }
             let phrases = if look { Phrases::of(left, rare.letters) } else { Phrases::default() };
@@ -253,7 +255,7 @@ impl C4Quality {
                 continue;
             }
             if left.len() == line.len() {
-                found += sentences(text, spans);
+                found += found_words.sentences;
                 kept.push(start..end, inside);
             } else {
                 self.words.cut(left);
@@ -262,8 +264,7 @@ impl C4Quality {
             }
             kept_lines += 1;
         }
-        scores.set("sentences", found as f32);
-        scores.set("kept-lines", share(kept_lines, lines) as f32);
+        scores.set_from(0, &[found as f64, share(kept_lines, lines)]);
         if i64::try_from(found).unwrap_or(i64::MAX) < config.min_sentences {
             return Verdict::Drop("too_few_sentences");
         }
@@ -275,13 +276,30 @@ fn is_terminated(line: &str) -> bool {
     matches!(line.as_bytes(), [.., b'.' | b'?' | b'!' | b'"' | b'\'']) && !line.as_bytes().ends_with(b"...")
 }
 
-/// Whether the words of a line are of at least `least` pieces between white space: words of one piece touch.
-#[inline(never)]
-fn has_pieces(words: &[Span], least: usize) -> bool {
-    let gaps = words.windows(2).filter(|pair| pair[0].end < pair[1].start);
-    match words {
-        [] => least == 0,
-        _ => least < 2 || gaps.take(least - 1).count() == least - 1,
+/// What the words of a line are like.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct LineWords {
+    count: usize,
+    /// Between white space: words of one piece touch.
+    pieces: usize,
+    sentences: usize,
+}
+
+impl LineWords {
+    /// Of those at the start of `words` that end at or before `end`.
+    #[inline(never)]
+    fn of(text: &str, words: &[Span], end: usize) -> Self {
+        let mut line = Self::default();
+        let mut sentences = Sentences::default();
+        let mut last = u32::MAX;
+        for word in words.iter().take_while(|word| word.end as usize <= end) {
+            line.count += 1;
+            line.pieces += usize::from(word.start != last);
+            last = word.end;
+            sentences.add(text, word);
+        }
+        line.sentences = sentences.after_first + usize::from(line.count > 0);
+        line
     }
 }
 
@@ -289,19 +307,6 @@ fn has_pieces(words: &[Span], least: usize) -> bool {
 fn has_long_piece(line: &str, longest: usize) -> bool {
     let too_long = |piece: &str| piece.len() > longest && chars(piece) > longest;
     line.len() > longest && line.split(is_space).any(too_long)
-}
-
-/// How many of the words end at or before `end`: from a guess that doubles, since lines have few of all.
-#[inline(never)]
-fn until(words: &[Span], end: usize) -> usize {
-    let mut most = 8;
-    while words.get(most).is_some_and(|word| word.end as usize <= end) {
-        most *= 2;
-    }
-    let least = most / 2;
-    let words = &words[..words.len().min(most)];
-    let from = if most > 8 { least } else { 0 };
-    from + words[from..].partition_point(|word| word.end as usize <= end)
 }
 
 /// What few texts have.
@@ -364,16 +369,16 @@ impl Phrases {
 
     fn of_lower(text: &[u8]) -> Self {
         let mut found = Self::default();
-        let mut block = 0;
-        while block < text.len() {
-            let [a, b, c] = vector::shifted(text, block).map(Bytes::lower);
-            let all = |letters: &[u8; 3]| a.is(letters[0]).and(b.is(letters[1])).and(c.is(letters[2]));
-            let mut bits = all(b"ips").or(all(b"jav")).or(all(b"f u")).or(all(b"vac")).or(all(b"kie")).bits();
+        for block in (0..text.len()).step_by(BLOCK) {
+            let mut bits = vector::shifted(text, block, |bytes: [Bytes; 3]| {
+                let [a, b, c] = bytes.map(Bytes::lower);
+                let all = |letters: &[u8; 3]| a.is(letters[0]).and(b.is(letters[1])).and(c.is(letters[2]));
+                all(b"ips").or(all(b"jav")).or(all(b"f u")).or(all(b"vac")).or(all(b"kie"))
+            });
             while bits != 0 {
                 found.add(text, block + bits.trailing_zeros() as usize);
                 bits &= bits - 1;
             }
-            block += vector::WIDTH;
         }
         found
     }
@@ -407,26 +412,24 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_counted() {
-        let has_pieces = |line: &str, least: usize| {
-            let mut words = Words::default();
-            words.cut(line);
-            has_pieces(words.spans(), least)
-        };
-        assert!(has_pieces(" a\tb,c\u{1f}d ", 3) && !has_pieces(" a\tb,c\u{1f}d ", 4) && has_pieces("", 0));
-        assert!(has_pieces("a,b", 1) && !has_pieces("a,b", 2) && !has_pieces("", 1));
-        assert!(has_long_piece("abcd ef", 3) && !has_long_piece("äöü ef", 3));
+    fn words_of_a_line_are_counted() {
+        let mut words = Words::default();
+        let text = " a\tb,c\u{1f}d. \"E\" (f) ... g-h!";
+        words.cut(text);
+        let spans = words.spans();
+        for end in 0..text.len() + 3 {
+            let inside = &spans[..spans.iter().filter(|word| word.end as usize <= end).count()];
+            let gaps = inside.windows(2).filter(|pair| pair[0].end < pair[1].start).count();
+            let pieces = if inside.is_empty() { 0 } else { gaps + 1 };
+            let wanted = LineWords { count: inside.len(), pieces, sentences: sentences(text, inside) };
+            assert_eq!(LineWords::of(text, spans, end), wanted, "{end}");
+        }
+        assert_eq!(LineWords::of(text, spans, text.len()).pieces, 7);
     }
 
     #[test]
-    fn words_are_counted_up_to_an_end() {
-        let words: Vec<Span> = (0..100).map(|at| Span { start: 2 * at, end: 2 * at + 1, letters: true }).collect();
-        for length in [0, 1, 7, 8, 9, 16, 17, 100] {
-            for end in 0..210 {
-                let wanted = words[..length].iter().filter(|word| word.end as usize <= end).count();
-                assert_eq!(until(&words[..length], end), wanted, "{length} {end}");
-            }
-        }
+    fn pieces_are_measured() {
+        assert!(has_long_piece("abcd ef", 3) && !has_long_piece("äöü ef", 3));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::lines::split_feeds;
 use crate::masks::Masks;
 use crate::select::{above, below, count, first};
 use crate::stop_words::stop_word;
-use crate::vector::{self, Bytes, WIDTH};
+use crate::vector::{self, BLOCK, Bytes};
 use crate::{chars, share};
 
 #[derive(Config)]
@@ -106,7 +106,7 @@ impl Letters {
     fn of(text: &str) -> Self {
         let bytes = text.as_bytes();
         let mut letters = Self { all: chars(text), ..Self::default() };
-        for at in (0..bytes.len()).step_by(4 * WIDTH) {
+        for at in (0..bytes.len()).step_by(BLOCK) {
             let block = vector::four(bytes, at);
             let count = |class: &dyn Fn(Bytes) -> Bytes| vector::bits64(&block.map(class)).count_ones() as usize;
             let digits = |bytes: Bytes| bytes.within(b'0', b'9');
@@ -132,13 +132,8 @@ impl Letters {
 
 /// The characters outside ASCII.
 fn wide_chars(text: &str) -> impl Iterator<Item = char> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        at = vector::find(text.as_bytes(), at, |bytes| bytes.within(0x80, 0xff))?;
-        let c = text[at..].chars().next()?;
-        at += c.len_utf8();
-        Some(c)
-    })
+    let starts = vector::positions(text.as_bytes(), |bytes| bytes.within(0xc0, 0xff));
+    starts.filter_map(|at| text[at..].chars().next())
 }
 
 #[derive(Default)]
@@ -156,9 +151,8 @@ impl WordCensus {
         masks.fill(text);
         let has_hashes = vector::find(text.as_bytes(), 0, |bytes| bytes.is(b'#')).is_some();
         let mut census = Self::default();
-        masks.each_piece(|start, end| {
+        masks.each_piece(|start, end, letters| {
             let (word, length) = (&text[start..end], end - start);
-            let letters = masks.letters(start);
             census.count += 1;
             if letters >= length {
                 // Of letters alone: none of the marks, and a common word at most.
@@ -240,10 +234,13 @@ fn may_have_policy(text: &str) -> bool {
     // Some letters outside ASCII become letters of ASCII in lower case.
     let odd = |bytes: Bytes| bytes.is(0xc4).or(bytes.is(0xe2));
     vector::find(bytes, 0, odd).is_some_and(|_| text.contains(['\u{212a}', '\u{130}']))
-        || (0..bytes.len()).step_by(WIDTH).any(|at| {
-            let [a, b, c, d] = vector::shifted(bytes, at).map(Bytes::lower);
-            let all = |four: &[u8; 4]| a.is(four[0]).and(b.is(four[1])).and(c.is(four[2]).and(d.is(four[3])));
-            all(b"okie").or(all(b"vacy")).or(all(b"erms")).or(all(b"ebsi")).or(all(b"ipsu")).bits() != 0
+        || (0..bytes.len()).step_by(BLOCK).any(|at| {
+            let found = vector::shifted(bytes, at, |bytes: [Bytes; 4]| {
+                let [a, b, c, d] = bytes.map(Bytes::lower);
+                let all = |four: &[u8; 4]| a.is(four[0]).and(b.is(four[1])).and(c.is(four[2]).and(d.is(four[3])));
+                all(b"okie").or(all(b"vacy")).or(all(b"erms")).or(all(b"ebsi")).or(all(b"ipsu"))
+            });
+            found != 0
         })
 }
 

@@ -77,10 +77,7 @@ impl Filter for FinewebQuality {
         let punctuated = share(ended, count);
         let repeated = share(copies.characters, chars(text) - breaks);
         let per_word = share(breaks, with_words(text, Words::len));
-        scores.set("punctuated-lines", punctuated as f32);
-        scores.set("short-lines", share(short, count) as f32);
-        scores.set("repeated-chars", repeated as f32);
-        scores.set("breaks-per-word", per_word as f32);
+        scores.set_from(0, &[punctuated, share(short, count), repeated, per_word]);
         let unpunctuated = punctuated < config.min_punctuated && !(ended == 0 && config.allow_unpunctuated);
         if unpunctuated {
             Verdict::Drop("line_punct_ratio")

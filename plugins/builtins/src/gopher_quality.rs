@@ -96,12 +96,13 @@ impl Census {
 /// `...`, without overlap, and `…`.
 fn ellipses_in(text: &str) -> usize {
     let bytes = text.as_bytes();
-    let (mut count, mut at) = (0, 0);
-    while let Some(found) = vector::find(bytes, at, |bytes| bytes.is(b'.').or(bytes.is(0xe2))) {
-        at = found;
-        let length = if bytes[at..].starts_with(b"...") || bytes[at..].starts_with("…".as_bytes()) { 3 } else { 1 };
-        count += usize::from(length == 3);
-        at += length;
+    let (mut count, mut end) = (0, 0);
+    for at in vector::positions(bytes, |bytes| bytes.is(b'.').or(bytes.is(0xe2))) {
+        let is_here = || bytes[at..].starts_with(b"...") || bytes[at..].starts_with("…".as_bytes());
+        if at >= end && is_here() {
+            count += 1;
+            end = at + 3;
+        }
     }
     count
 }
@@ -175,20 +176,14 @@ impl Filter for GopherQuality {
         let mean = share(census.real_chars, census.real);
         let alphabetic = share(census.alphabetic, census.words);
         let stop_words = census.stop_words.count_ones() as usize;
-        scores.set("words", census.real as f32);
-        scores.set("mean-word-length", mean as f32);
-        scores.set("alphabetic", alphabetic as f32);
-        scores.set("bullet-lines", share(bullets, lines) as f32);
-        scores.set("ellipsis-lines", share(ellipses, lines) as f32);
-        scores.set("stop-words", stop_words as f32);
-
         // `bound` is off at 0, as a falsy bound is in the original.
         let over = |value: f64, bound: f64| bound != 0.0 && value > bound;
         let under = |value: f64, bound: f64| bound != 0.0 && value < bound;
         let hashes = share(vector::count(text.as_bytes(), |bytes| bytes.is(b'#')), census.words);
         let dots = share(ellipses_in(text), census.words);
-        scores.set("hashes", hashes as f32);
-        scores.set("ellipses", dots as f32);
+        let words = census.real as f64;
+        let (bullet_lines, ellipsis_lines) = (share(bullets, lines), share(ellipses, lines));
+        scores.set_from(0, &[words, mean, alphabetic, bullet_lines, ellipsis_lines, stop_words as f64, hashes, dots]);
         let checks: [(bool, &'static str); 10] = [
             (config.min_words != 0 && census.real < config.min_words, "gopher_short_doc"),
             (config.max_words != 0 && census.real > config.max_words, "gopher_long_doc"),
@@ -196,8 +191,8 @@ impl Filter for GopherQuality {
             (over(mean, config.max_word_length), "gopher_above_avg_threshold"),
             (over(hashes, config.max_symbols), "gopher_too_many_hashes"),
             (over(dots, config.max_symbols), "gopher_too_many_ellipsis"),
-            (over(share(bullets, lines), config.max_bullet_lines), "gopher_too_many_bullets"),
-            (over(share(ellipses, lines), config.max_ellipsis_lines), "gopher_too_many_end_ellipsis"),
+            (over(bullet_lines, config.max_bullet_lines), "gopher_too_many_bullets"),
+            (over(ellipsis_lines, config.max_ellipsis_lines), "gopher_too_many_end_ellipsis"),
             (under(alphabetic, config.min_alphabetic), "gopher_below_alpha_threshold"),
             (config.min_stop_words != 0 && stop_words < config.min_stop_words, "gopher_enough_stop_words"),
         ];

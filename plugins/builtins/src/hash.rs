@@ -21,8 +21,15 @@ pub fn eight(bytes: &[u8], at: usize, length: usize) -> u64 {
     }
     match bytes.get(at..at + 8) {
         Some(block) => word(block) & u64::MAX >> (64 - 8 * length.min(8)),
-        None => bytes[at..at + length.min(8)].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        None => last_eight(&bytes[at..at + length.min(8)]),
     }
+}
+
+/// Apart, because it comes once in a text.
+#[cold]
+#[inline(never)]
+fn last_eight(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 #[inline]

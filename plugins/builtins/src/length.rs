@@ -52,8 +52,7 @@ impl Filter for Length {
         let config = &self.config;
         let characters = chars(row.text());
         let words = with_words(row.text(), Words::len);
-        scores.set("chars", characters as f32);
-        scores.set("words", words as f32);
+        scores.set_from(0, &[characters as f64, words as f64]);
         if characters < config.min_chars {
             Verdict::Drop("few_chars")
         } else if config.max_chars.is_some_and(|most| characters > most) {

@@ -1,7 +1,7 @@
 //! Lines, and what is repeated among pieces of text.
 
 use crate::hash::hash;
-use crate::vector::{self, Bytes, WIDTH, find};
+use crate::vector::{self, BLOCK, Bytes, find};
 
 /// The first bytes of line breaks.
 fn may_break(bytes: Bytes) -> Bytes {
@@ -23,22 +23,24 @@ fn break_length(bytes: &[u8]) -> usize {
 
 /// The lines of a text as Python's `splitlines` has them: ended by any line break of Unicode or ASCII.
 pub fn split_lines(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(text).filter(|text| !text.is_empty());
+    let bytes = text.as_bytes();
+    let mut breaks = vector::positions(bytes, may_break);
+    let mut start = 0;
     std::iter::from_fn(move || {
-        let text = rest?;
-        let bytes = text.as_bytes();
-        let mut at = 0;
-        while let Some(found) = find(bytes, at, may_break) {
-            at = found;
-            let length = break_length(&bytes[at..]);
+        let from = start;
+        while from < bytes.len() {
+            let Some(at) = breaks.next() else {
+                start = bytes.len();
+                return Some(&text[from..]);
+            };
+            // The second byte of a break is not one of its own.
+            let length = if at < from { 0 } else { break_length(&bytes[at..]) };
             if length > 0 {
-                rest = Some(&text[at + length..]).filter(|rest| !rest.is_empty());
-                return Some(&text[..at]);
+                start = at + length;
+                return Some(&text[from..at]);
             }
-            at += 1;
         }
-        rest = None;
-        Some(text)
+        None
     })
 }
 
@@ -132,10 +134,8 @@ impl Pieces {
 /// Whether two line feeds follow each other.
 pub fn has_paragraphs(text: &str) -> bool {
     let bytes = text.as_bytes();
-    (0..bytes.len()).step_by(WIDTH).any(|at| {
-        let [one, two] = vector::shifted(bytes, at);
-        one.is(b'\n').and(two.is(b'\n')).bits() != 0
-    })
+    let two = |at| vector::shifted(bytes, at, |[one, two]| one.is(b'\n').and(two.is(b'\n')));
+    (0..bytes.len()).step_by(BLOCK).any(|at| two(at) != 0)
 }
 
 /// Line feeds in a text.

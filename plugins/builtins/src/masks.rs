@@ -1,57 +1,52 @@
 //! A bit per byte of a text: which are white space, which are no ASCII letters.
 
 use crate::character::is_space;
-use crate::vector::{Bytes, WIDTH};
+use crate::vector::{self, Bytes, bits64};
 
 /// Bits of a text, the first byte lowest, padded with white space to at least one byte more than the text.
 #[derive(Debug, Default, Clone)]
 pub struct Masks {
+    blocks: Vec<Bits>,
+}
+
+/// Of 64 bytes.
+#[derive(Debug, Default, Clone, Copy)]
+struct Bits {
     /// Bytes of white space.
-    spaces: Vec<u64>,
+    spaces: u64,
     /// Bytes that are no ASCII letters.
-    others: Vec<u64>,
+    others: u64,
 }
 
 const BLOCK: usize = 64;
 
-/// White space and letters among 64 bytes, and whether all are ASCII.
-struct Classes {
-    spaces: u64,
-    letters: u64,
-    ascii: bool,
-}
-
-fn classes(block: &[u8; BLOCK]) -> Classes {
-    let mut found = Classes { spaces: 0, letters: 0, ascii: true };
-    for (part, bytes) in block.as_chunks::<WIDTH>().0.iter().enumerate() {
-        let bytes = Bytes::new(bytes);
-        let spaces = bytes.within(b'\t', b'\r').or(bytes.within(0x1c, b' '));
-        found.spaces |= u64::from(spaces.bits()) << (WIDTH * part);
-        found.letters |= u64::from(bytes.lower().within(b'a', b'z').bits()) << (WIDTH * part);
-        found.ascii &= bytes.bits() == 0;
+impl Bits {
+    /// The bits, and whether all of the bytes are ASCII.
+    #[inline(always)]
+    fn of(block: &[u8; BLOCK]) -> (Self, bool) {
+        let bytes = vector::four(block, 0);
+        let spaces = bytes.map(|bytes| bytes.within(b'\t', b'\r').or(bytes.within(0x1c, b' ')));
+        let letters = bytes.map(|bytes| bytes.lower().within(b'a', b'z'));
+        let [a, b, c, d] = bytes;
+        let ascii = a.or(b).or(c.or(d)).bits() == 0;
+        (Self { spaces: bits64(&spaces), others: !bits64(&letters) }, ascii)
     }
-    found
 }
 
 impl Masks {
     /// Takes the bits of `text`; buffers are reused.
     pub fn fill(&mut self, text: &str) {
         let bytes = text.as_bytes();
-        self.spaces.clear();
-        self.others.clear();
-        let blocks = bytes.len() / BLOCK + 1;
-        self.spaces.reserve(blocks);
-        self.others.reserve(blocks);
-        let mut ascii = true;
         let (whole, rest) = bytes.as_chunks::<BLOCK>();
         let mut last = [b' '; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
-        for block in whole.iter().chain(std::iter::once(&last)) {
-            let found = classes(block);
-            self.spaces.push(found.spaces);
-            self.others.push(!found.letters);
-            ascii &= found.ascii;
-        }
+        let mut ascii = true;
+        self.blocks.clear();
+        self.blocks.extend(whole.iter().chain(std::iter::once(&last)).map(|block| {
+            let (bits, is_ascii) = Bits::of(block);
+            ascii &= is_ascii;
+            bits
+        }));
         if !ascii {
             self.add_wide(text);
         }
@@ -59,51 +54,68 @@ impl Masks {
 
     /// Adds the white space outside ASCII.
     fn add_wide(&mut self, text: &str) {
-        for (at, byte) in text.bytes().enumerate() {
+        for from in (0..text.len()).step_by(BLOCK) {
             // The first bytes of such characters.
-            if matches!(byte, 0xc2 | 0xe1..=0xe3)
-                && let Some(c) = text[at..].chars().next()
-                && is_space(c)
-            {
-                for at in at..at + c.len_utf8() {
-                    self.spaces[at / BLOCK] |= 1 << (at % BLOCK);
+            let first = |bytes: Bytes| bytes.is(0xc2).or(bytes.within(0xe1, 0xe3));
+            let mut firsts = bits64(&vector::four(text.as_bytes(), from).map(first));
+            while firsts != 0 {
+                let at = from + firsts.trailing_zeros() as usize;
+                firsts &= firsts - 1;
+                if let Some(c) = text[at..].chars().next()
+                    && is_space(c)
+                {
+                    for at in at..at + c.len_utf8() {
+                        self.blocks[at / BLOCK].spaces |= 1 << (at % BLOCK);
+                    }
                 }
             }
         }
     }
 
-    /// Calls with the bytes of each piece between white space, in order.
+    /// Calls with the bytes of each piece between white space, in order, and with how many letters it starts with, of up to
+    /// 64.
     #[inline]
-    pub fn each_piece(&self, mut call: impl FnMut(usize, usize)) {
-        let (mut inside, mut start) = (false, 0);
-        for (block, spaces) in self.spaces.iter().enumerate() {
-            // Where a piece starts or ends.
-            let mut edges = !spaces ^ (!spaces << 1 | u64::from(inside));
-            while edges != 0 {
-                let at = BLOCK * block + edges.trailing_zeros() as usize;
-                edges &= edges - 1;
-                if inside {
-                    call(start, at);
-                } else {
-                    start = at;
-                }
-                inside = !inside;
+    pub fn each_piece(&self, mut call: impl FnMut(usize, usize, usize)) {
+        // 1 inside of a piece, which started at `start`.
+        let (mut inside, mut start) = (0, 0);
+        for (block, Bits { spaces, others }) in self.blocks.iter().enumerate() {
+            let base = BLOCK * block;
+            let after_text = !spaces << 1 | inside;
+            let (mut starts, mut ends) = (!spaces & !after_text, spaces & after_text);
+            if inside == 0 {
+                start = base + starts.trailing_zeros() as usize;
+                starts &= starts.wrapping_sub(1);
             }
+            while ends != 0 {
+                let end = base + ends.trailing_zeros() as usize;
+                // What ends a piece is no letter, so one that started in this block ends in its letters' bits.
+                let letters = if start >= base {
+                    (others >> (start % BLOCK)).trailing_zeros() as usize
+                } else {
+                    self.letters(start)
+                };
+                call(start, end, letters);
+                start = base + starts.trailing_zeros() as usize;
+                starts &= starts.wrapping_sub(1);
+                ends &= ends - 1;
+            }
+            inside = !spaces >> (BLOCK - 1);
         }
     }
 
     /// How many letters there are from `at` on, up to 64.
-    #[inline]
-    pub fn letters(&self, at: usize) -> usize {
-        Self::window(&self.others, at).trailing_zeros() as usize
+    #[inline(never)]
+    fn letters(&self, at: usize) -> usize {
+        self.window(|bits| bits.others, at).trailing_zeros() as usize
     }
 
-    /// The bits of `of` from byte `at` on, 64 of them; past the end all are set.
-    fn window(of: &[u64], at: usize) -> u64 {
+    /// Of some bits those from byte `at` on, 64 of them; past the end all are set.
+    #[inline]
+    fn window(&self, of: impl Fn(&Bits) -> u64, at: usize) -> u64 {
         let (block, shift) = (at / BLOCK, at % BLOCK);
-        let low = of.get(block).map_or(u64::MAX, |bits| *bits) >> shift;
+        let low = self.blocks.get(block).map_or(u64::MAX, &of) >> shift;
         // In two steps, because a shift by 64 is none.
-        let high = of.get(block + 1).map_or(u64::MAX, |bits| *bits) << (BLOCK - 1 - shift) << 1;
+        let high = self.blocks.get(block + 1).map_or(u64::MAX, &of) << (BLOCK - 1 - shift) << 1;
         low | high
     }
 }
@@ -119,15 +131,19 @@ mod tests {
             let text = format!("{}{c}{c}x", "y".repeat(61));
             masks.fill(&text);
             for (at, found) in text.char_indices() {
-                let bit = |of: &[u64], at: usize| Masks::window(of, at) & 1 == 1;
+                let bit = |of: fn(&Bits) -> u64, at: usize| masks.window(of, at) & 1 == 1;
                 for at in at..at + found.len_utf8() {
-                    assert_eq!(bit(&masks.spaces, at), is_space(found), "{found:?} {at}");
-                    assert_eq!(bit(&masks.others, at), !found.is_ascii_alphabetic(), "{found:?} {at}");
+                    assert_eq!(bit(|bits| bits.spaces, at), is_space(found), "{found:?} {at}");
+                    assert_eq!(bit(|bits| bits.others, at), !found.is_ascii_alphabetic(), "{found:?} {at}");
                 }
             }
-            assert_eq!(Masks::window(&masks.spaces, text.len()), u64::MAX);
+            assert_eq!(masks.window(|bits| bits.spaces, text.len()), u64::MAX);
             let mut pieces = Vec::new();
-            masks.each_piece(|start, end| pieces.push(&text[start..end]));
+            masks.each_piece(|start, end, letters| {
+                let found = text.as_bytes()[start..end].iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+                assert_eq!(letters, found, "{text:?} {start}");
+                pieces.push(&text[start..end]);
+            });
             assert!(text.split(is_space).filter(|piece| !piece.is_empty()).eq(pieces), "{text:?}");
         }
     }

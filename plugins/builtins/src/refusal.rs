@@ -2,6 +2,8 @@
 
 use luthier_filter::{About, Config, Filter, Row, ScoreKind, Scores, Verdict};
 
+use crate::vector::{self, bits64};
+
 #[derive(Config)]
 pub struct RefusalConfig {
     /// Drop answers that decline.
@@ -110,16 +112,14 @@ fn plain(text: &str, window: usize, out: &mut Vec<u8>) {
     let mut left = if window == 0 { usize::MAX } else { window };
     let mut at = 0;
     while left > 0 {
-        left -= 1;
-        match text.as_bytes().get(at) {
-            None => return,
-            Some(byte @ b'!'..=b'~') => {
-                out.push(byte.to_ascii_lowercase());
-                at += 1;
-                continue;
-            }
-            Some(_) => {}
+        let run = plain_run(&text.as_bytes()[at..], out.last() == Some(&b' ')).min(left);
+        if run > 0 {
+            out.extend(text.as_bytes()[at..at + run].iter().map(u8::to_ascii_lowercase));
+            at += run;
+            left -= run;
+            continue;
         }
+        left -= 1;
         let Some(c) = text[at..].chars().next() else { return };
         at += c.len_utf8();
         match c {
@@ -136,6 +136,14 @@ fn plain(text: &str, window: usize, out: &mut Vec<u8>) {
             }
         }
     }
+}
+
+/// How many bytes from the start on, of up to 64, are visible ASCII or a space that follows no other; `space`: one is before.
+fn plain_run(bytes: &[u8], space: bool) -> usize {
+    let block = vector::four(bytes, 0);
+    let spaces = bits64(&block.map(|bytes| bytes.is(b' ')));
+    let visible = bits64(&block.map(|bytes| bytes.within(b'!', b'~')));
+    (!(visible | spaces & !(spaces << 1 | u64::from(space)))).trailing_zeros() as usize
 }
 
 /// The phrases of both lists by their first four bytes, which all have.
@@ -274,7 +282,39 @@ impl Refusal {
 mod tests {
     use luthier_filter::{Verdict, judge};
 
-    use super::Refusal;
+    use super::{Refusal, plain};
+
+    #[test]
+    fn texts_are_made_plain_whatever_is_beside_what() {
+        // Character by character.
+        let slow = |text: &str, window: usize| {
+            let mut out = String::new();
+            for c in text.trim_start().chars().take(if window == 0 { usize::MAX } else { window }) {
+                match c {
+                    '’' | '‘' | 'ʼ' => out.push('\''),
+                    c if c.is_whitespace() && out.ends_with(' ') => {}
+                    c if c.is_whitespace() => out.push(' '),
+                    c => out.extend(c.to_lowercase()),
+                }
+            }
+            out.into_bytes()
+        };
+        let parts =
+            ["I’m", " ", "  ", "\n", "Don't", "É", "\u{130}", "\0", "\u{a0}", "a B c ", "~!", "\u{7f}", "word "];
+        let mut state = 3u64;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let mut out = Vec::new();
+        for _ in 0..5_000 {
+            let text: String = (0..next(60)).map(|_| parts[next(parts.len())]).collect();
+            for window in [0, 1, 63, 64, 65, 200] {
+                plain(&text, window, &mut out);
+                assert_eq!(out, slow(&text, window), "{text:?} {window}");
+            }
+        }
+    }
 
     #[test]
     fn tells_refusals_from_answers() {

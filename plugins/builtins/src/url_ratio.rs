@@ -57,7 +57,7 @@ impl Filter for UrlRatio {
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
         let ratio = share(address_chars(row.text()), chars(row.text()));
-        scores.set("url-chars", ratio as f32);
+        scores.set_from(0, &[ratio]);
         if ratio > self.config.max { Verdict::Drop("url_ratio") } else { Verdict::Keep }
     }
 

@@ -4,6 +4,8 @@
 #[cfg(feature = "regex")]
 pub mod nibbles;
 
+use crate::hash::eight;
+
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,
@@ -160,67 +162,141 @@ fn half(bytes: &[u8; WIDTH], at: usize) -> [u8; 8] {
 }
 
 /// The sixteen bytes from `at` on, which may be past the end: 0 is what follows the last.
-#[inline]
+#[inline(always)]
 pub fn from(bytes: &[u8], at: usize) -> Bytes {
-    if let Some(Ok(block)) = bytes.get(at..at + WIDTH).map(<&[u8; WIDTH]>::try_from) {
-        return Bytes::new(block);
+    match bytes.get(at..).unwrap_or_default() {
+        [] => Bytes::new(&[0; WIDTH]),
+        rest => match rest.first_chunk() {
+            Some(block) => Bytes::new(block),
+            None => few(rest),
+        },
     }
+}
+
+/// Less than sixteen bytes, and 0 after them. Put together from numbers: a copy of any length is a call in WebAssembly.
+#[inline(never)]
+fn few(bytes: &[u8]) -> Bytes {
+    let length = bytes.len();
+    let low = eight(bytes, 0, length);
+    let high = if length > 8 { eight(bytes, 8, length - 8) } else { 0 };
     let mut block = [0; WIDTH];
-    let rest = bytes.get(at..).unwrap_or_default();
-    block[..rest.len()].copy_from_slice(rest);
+    block[..8].copy_from_slice(&low.to_le_bytes());
+    block[8..].copy_from_slice(&high.to_le_bytes());
     Bytes::new(&block)
 }
+
+/// Bytes that are looked at in one turn of a loop: what a turn costs besides is shared by more of them.
+pub const BLOCK: usize = 4 * WIDTH;
 
 /// Where the first byte at or after `at` is that belongs to a class; 0 must not.
 #[inline]
 pub fn find(bytes: &[u8], mut at: usize, class: impl Fn(Bytes) -> Bytes) -> Option<usize> {
     while at < bytes.len() {
-        let bits = class(from(bytes, at)).bits();
+        let bits = bits64(&four(bytes, at).map(&class));
         if bits != 0 {
             return Some(at + bits.trailing_zeros() as usize);
         }
-        at += WIDTH;
+        at += BLOCK;
     }
     None
 }
 
-/// The sixteen bytes from `at` on, those from one later, and so on; 0 is what follows the last.
+/// Where the bytes of a class are, in order; 0 must not be one. Each block is looked at once, however many it has.
 #[inline]
-pub fn shifted<const N: usize>(bytes: &[u8], at: usize) -> [Bytes; N] {
-    // One comparison for all where there is room.
-    let all = bytes.get(at..at + WIDTH + N).unwrap_or_else(|| bytes.get(at..).unwrap_or_default());
-    std::array::from_fn(|shift| from(all, shift))
+pub fn positions<C: Fn(Bytes) -> Bytes>(bytes: &[u8], class: C) -> Positions<'_, C> {
+    Positions { bytes, class, next: 0, bits: 0 }
+}
+
+/// See [`positions`].
+pub struct Positions<'a, C> {
+    bytes: &'a [u8],
+    class: C,
+    /// Where the block after that of `bits` starts.
+    next: usize,
+    bits: u64,
+}
+
+impl<C: Fn(Bytes) -> Bytes> Iterator for Positions<'_, C> {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        while self.bits == 0 {
+            if self.next >= self.bytes.len() {
+                return None;
+            }
+            self.bits = bits64(&four(self.bytes, self.next).map(&self.class));
+            self.next += BLOCK;
+        }
+        let at = self.next - BLOCK + self.bits.trailing_zeros() as usize;
+        self.bits &= self.bits - 1;
+        Some(at)
+    }
+}
+
+/// The bits of 64 bytes from `at` on by the bytes that start at each, one later, and so on; 0 is what follows the last.
+#[inline(always)]
+pub fn shifted<const N: usize>(bytes: &[u8], at: usize, class: impl Fn([Bytes; N]) -> Bytes) -> u64 {
+    const { assert!(N <= 8) };
+    let bits = |block: &[u8; BLOCK + 8]| {
+        bits64(&std::array::from_fn(|part| {
+            class(std::array::from_fn(|shift| {
+                let mut bytes = [0; WIDTH];
+                bytes.copy_from_slice(&block[WIDTH * part + shift..][..WIDTH]);
+                Bytes::new(&bytes)
+            }))
+        }))
+    };
+    match bytes.get(at..).unwrap_or_default().first_chunk() {
+        Some(block) => bits(block),
+        None => {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let mut block = [0; BLOCK + 8];
+            block[..rest.len()].copy_from_slice(rest);
+            bits(&block)
+        }
+    }
 }
 
 /// How many bytes belong to a class; 0 must not.
 #[inline]
 pub fn count(bytes: &[u8], class: impl Fn(Bytes) -> Bytes) -> usize {
-    (0..bytes.len()).step_by(4 * WIDTH).map(|at| bits64(&four(bytes, at).map(&class)).count_ones() as usize).sum()
+    (0..bytes.len()).step_by(BLOCK).map(|at| bits64(&four(bytes, at).map(&class)).count_ones() as usize).sum()
 }
 
 /// Sixty-four bytes from `at` on; 0 is what follows the last.
-#[inline]
+#[inline(always)]
 pub fn four(bytes: &[u8], at: usize) -> [Bytes; 4] {
-    let all = bytes.get(at..at + 4 * WIDTH).unwrap_or_else(|| bytes.get(at..).unwrap_or_default());
-    std::array::from_fn(|block| from(all, block * WIDTH))
+    let rest = bytes.get(at..).unwrap_or_default();
+    match rest.first_chunk::<BLOCK>() {
+        Some(block) => std::array::from_fn(|part| {
+            let mut bytes = [0; WIDTH];
+            bytes.copy_from_slice(&block[WIDTH * part..][..WIDTH]);
+            Bytes::new(&bytes)
+        }),
+        None => std::array::from_fn(|part| from(rest, WIDTH * part)),
+    }
 }
 
 /// The highest bit of each byte: counting 64 of them at once takes a quarter of the time.
-#[inline]
+#[inline(always)]
 pub fn bits64(bytes: &[Bytes; 4]) -> u64 {
     bytes.iter().rev().fold(0, |bits, bytes| bits << WIDTH | u64::from(bytes.bits()))
 }
 
-/// Where these four bytes first are at or after `at`; none of them may be 0.
+/// Where these four bytes first are at or after `at`; none of them may be 0, and the last two should be the rare ones.
 #[inline]
 pub fn find_four(bytes: &[u8], mut at: usize, four: &[u8; 4]) -> Option<usize> {
     while at < bytes.len() {
-        let [a, b, c, d] = shifted(bytes, at);
-        let bits = a.is(four[0]).and(b.is(four[1])).and(c.is(four[2]).and(d.is(four[3]))).bits();
-        if bits != 0 {
-            return Some(at + bits.trailing_zeros() as usize);
+        let mut bits = shifted(bytes, at, |[_, _, c, d]| c.is(four[2]).and(d.is(four[3])));
+        while bits != 0 {
+            let found = at + bits.trailing_zeros() as usize;
+            if bytes[found..].starts_with(four) {
+                return Some(found);
+            }
+            bits &= bits - 1;
         }
-        at += WIDTH;
+        at += BLOCK;
     }
     None
 }
@@ -261,6 +337,8 @@ mod tests {
                 let wanted = text.iter().skip(at).position(|byte| *byte == b'.').map(|found| at + found);
                 assert_eq!(find(text, at, |bytes| bytes.is(b'.')), wanted, "{end} {at}");
             }
+            let dots = text.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(|(at, _)| at);
+            assert!(positions(text, |bytes| bytes.is(b'.')).eq(dots), "{end}");
             assert_eq!(find_four(text, 0, b"c..."), (end > 8).then_some(5), "{end}");
             assert_eq!(count(text, |bytes| bytes.is(b'.')), text.iter().filter(|byte| **byte == b'.').count());
         }

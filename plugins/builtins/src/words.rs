@@ -56,23 +56,31 @@ impl Words {
         let sieve = special::sieve();
         let mut masks = std::mem::take(&mut self.masks);
         masks.fill(text);
-        masks.each_piece(|start, end| self.token(text, start, end, masks.letters(start), sieve));
+        masks.each_piece(|start, end, letters| self.token(text, start, end, letters, sieve));
         self.masks = masks;
     }
 
-    /// A piece without white space that starts with this many letters. Nearly all are words, or words with a mark.
+    /// A piece without white space that starts with this many letters. Nearly all are words; the others are apart, so that
+    /// the loop around this keeps its registers.
+    #[inline(always)]
     fn token(&mut self, text: &str, start: usize, end: usize, letters: usize, sieve: &Sieve) {
+        if letters >= end - start && !sieve.has(text.as_bytes(), start, end - start) {
+            self.spans.push(Span { start: start as u32, end: end as u32, letters: true });
+        } else {
+            self.odd_token(text, start, end, letters, sieve);
+        }
+    }
+
+    /// One that is no plain word: most are a mark, or a word with one.
+    #[inline(never)]
+    fn odd_token(&mut self, text: &str, start: usize, end: usize, letters: usize, sieve: &Sieve) {
         let bytes = text.as_bytes();
         let length = end - start;
-        if letters >= length {
-            if !sieve.has(bytes, start, length) {
-                self.spans.push(Span { start: start as u32, end: end as u32, letters: true });
-                return;
-            }
-        } else if length == 1 {
+        if length == 1 && letters == 0 {
             self.push(start, end);
             return;
-        } else if letters > 0 && letters + 1 == length {
+        }
+        if letters > 0 && letters + 1 == length {
             let comes_off = match bytes[end - 1] {
                 b',' | b';' | b':' | b'!' | b'?' | b')' | b'"' | b']' | b'}' | b'>' => true,
                 b'.' => bytes[end - 2].is_ascii_lowercase() && !sieve.has(bytes, start, length),
@@ -313,30 +321,57 @@ impl Memo {
 /// Sentences in a line: one more than there are words, other than punctuation, right after a sentence's end.
 #[must_use]
 pub fn sentences(text: &str, words: &[Span]) -> usize {
-    let mut count = 0;
-    let mut ended = false;
-    for span in words {
-        // Nearly all are letters, and nearly all others a mark.
-        if !span.letters {
-            let (ends, is_mark) = match &text.as_bytes()[span.range()] {
-                [mark] if mark.is_ascii_punctuation() => {
-                    (is_terminal(char::from(*mark)), is_punctuation(char::from(*mark)))
-                }
-                [first, ..] if first.is_ascii_alphanumeric() => (false, false),
-                _ => marks(&text[span.range()], ended),
-            };
-            if ends {
-                ended = true;
-                continue;
-            }
-            if is_mark {
-                continue;
-            }
+    let mut sentences = Sentences::default();
+    words.iter().for_each(|word| sentences.add(text, word));
+    sentences.after_first + usize::from(!words.is_empty())
+}
+
+/// Counts the sentences of a line word by word.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Sentences {
+    /// Those that follow another.
+    pub after_first: usize,
+    ended: bool,
+}
+
+/// What a word of a line is.
+#[derive(PartialEq, Eq)]
+enum Kind {
+    Word,
+    Mark,
+    /// A mark that ends a sentence.
+    End,
+}
+
+impl Sentences {
+    /// Takes in the next word of the line, which is one of `text`.
+    #[inline(always)]
+    pub fn add(&mut self, text: &str, word: &Span) {
+        // Nearly all are letters.
+        let kind = if word.letters { Kind::Word } else { kind(text, word, self.ended) };
+        if kind == Kind::Word {
+            self.after_first += usize::from(self.ended);
+            self.ended = false;
+        } else {
+            self.ended |= kind == Kind::End;
         }
-        count += usize::from(ended);
-        ended = false;
     }
-    count + usize::from(!words.is_empty())
+}
+
+/// What a word is that is not only letters; `ended`: the one before ended a sentence.
+#[inline(never)]
+fn kind(text: &str, word: &Span, ended: bool) -> Kind {
+    // Nearly all are one mark.
+    let (ends, is_mark) = match &text.as_bytes()[word.range()] {
+        [mark] if mark.is_ascii_punctuation() => (is_terminal(char::from(*mark)), is_punctuation(char::from(*mark))),
+        [first, ..] if first.is_ascii_alphanumeric() => (false, false),
+        _ => marks(&text[word.range()], ended),
+    };
+    match (ends, is_mark) {
+        (true, _) => Kind::End,
+        (false, true) => Kind::Mark,
+        (false, false) => Kind::Word,
+    }
 }
 
 /// Whether a word ends a sentence, and whether it is all punctuation, which matters after one that did.
