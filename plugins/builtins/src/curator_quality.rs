@@ -103,6 +103,7 @@ struct Letters {
 }
 
 impl Letters {
+    #[inline(never)]
     fn of(text: &str) -> Self {
         let bytes = text.as_bytes();
         let mut letters = Self { all: chars(text), ..Self::default() };
@@ -147,6 +148,7 @@ struct WordCensus {
 }
 
 impl WordCensus {
+    #[inline(never)]
     fn of(text: &str, masks: &mut Masks) -> Self {
         masks.fill(text);
         let has_hashes = vector::find(text.as_bytes(), 0, |bytes| bytes.is(b'#')).is_some();

@@ -61,6 +61,7 @@ struct Census {
 }
 
 impl Census {
+    #[inline(never)]
     fn of(words: &[Span], text: &str) -> Self {
         let mut census = Self { words: words.len(), ..Self::default() };
         for word in words {
@@ -94,6 +95,7 @@ impl Census {
 }
 
 /// `...`, without overlap, and `…`.
+#[inline(never)]
 fn ellipses_in(text: &str) -> usize {
     let bytes = text.as_bytes();
     let (mut count, mut end) = (0, 0);

@@ -4,6 +4,9 @@
 //! build any of them to WebAssembly from this very source; a test holds the two to equal verdicts. Nothing here depends on
 //! time, on the order of hash tables, or on any crate but the SDK and, for `regex` alone, the crate of that name.
 //!
+//! Functions with loops of their own are never inlined: a component is linked as one crate, and a function of thousands of
+//! instructions keeps nothing in a register where it is compiled again by a simpler compiler.
+//!
 //! Where an original divides by nothing (a text without lines or words), the share is 0.
 
 mod c4_paragraphs;

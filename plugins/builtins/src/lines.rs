@@ -101,6 +101,7 @@ struct Slot {
 
 impl Pieces {
     /// What is repeated among at most `most` pieces of `text`.
+    #[inline(never)]
     pub fn repeated<'a>(&mut self, text: &str, pieces: impl Iterator<Item = &'a str>, most: usize) -> Repeated {
         let bytes = text.as_bytes();
         let mask = (most * 2).next_power_of_two() - 1;

@@ -35,6 +35,7 @@ impl Bits {
 
 impl Masks {
     /// Takes the bits of `text`; buffers are reused.
+    #[inline(never)]
     pub fn fill(&mut self, text: &str) {
         let bytes = text.as_bytes();
         let (whole, rest) = bytes.as_chunks::<BLOCK>();

@@ -132,6 +132,7 @@ impl Runs {
 
 impl WordRuns {
     /// Takes in the words of `text`.
+    #[inline(never)]
     pub fn fill(&mut self, words: &Words, text: &str) {
         let bytes = text.as_bytes();
         let count = words.len();
@@ -225,6 +226,7 @@ impl WordRuns {
 
     /// Looks for the most frequent run of `n` words among those that start at the places, and leaves there where runs of
     /// `n + 1` words start that may come twice.
+    #[inline(never)]
     fn most_frequent(&mut self, n: usize) -> usize {
         let count = self.len();
         if count < n {
@@ -259,6 +261,7 @@ impl WordRuns {
 
     /// Of the runs of `n` words at the places whose hash came at least `least` times, how often the most frequent one came
     /// and where first.
+    #[inline(never)]
     fn count_runs(&mut self, n: usize, least: u32) -> (u32, u32) {
         let may_be = |slot: &u32| u32::from(self.seen.of(*slot)) >= least;
         self.runs.clear(self.slots.iter().filter(|slot| may_be(slot)).count());
@@ -274,6 +277,7 @@ impl WordRuns {
     }
 
     /// Counts the hashes at the places: the largest count.
+    #[inline(never)]
     fn count_hashes(&mut self) -> u8 {
         self.seen.clear(self.places.len());
         self.slots.clear();
@@ -297,6 +301,7 @@ impl WordRuns {
     /// Finds the places where a run of `n` or more words may start that comes twice. Equal runs are equally long, so those
     /// of [`SEED`] bytes share that many, and shorter ones half of that; a place too many does no harm, so hashes stand for
     /// the bytes.
+    #[inline(never)]
     fn find_places(&mut self, n: usize) {
         let count = self.words.len().saturating_sub(n);
         let length = |at: usize| (self.words[at + n].start - self.words[at].start) as usize;
@@ -346,6 +351,7 @@ impl WordRuns {
     }
 
     /// Characters of runs of `n` words that came before, looked for at the places; `n` grows from call to call.
+    #[inline(never)]
     fn copies(&mut self, n: usize) -> usize {
         let (words, joined) = (&self.words, &self.joined);
         let fits = self.places.partition_point(|place| (place.at as usize) + n < words.len());

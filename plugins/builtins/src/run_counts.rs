@@ -20,6 +20,7 @@ pub struct RunCounts {
 
 impl RunCounts {
     /// How often each run of `n` items comes, most frequent first.
+    #[inline(never)]
     pub fn count(&mut self, items: &[u32], n: usize) -> &[u32] {
         self.counts.clear();
         let runs = (items.len() + 1).saturating_sub(n);

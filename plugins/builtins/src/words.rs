@@ -46,6 +46,7 @@ pub struct Words {
 
 impl Words {
     /// Cuts `text`, at most 4 GiB of it; buffers are reused.
+    #[inline(never)]
     pub fn cut(&mut self, text: &str) {
         self.spans.clear();
         let text = match text.get(..u32::MAX as usize) {
