@@ -19,9 +19,15 @@ pub fn is_symbol(c: char) -> bool {
 #[must_use]
 pub fn is_punctuation(c: char) -> bool {
     if c.is_ascii() {
-        return c.is_ascii_punctuation() && !matches!(c, '$' | '+' | '<' | '=' | '>' | '^' | '`' | '|' | '~');
+        return is_ascii_mark(c as u8);
     }
     contains(PUNCTUATION, c)
+}
+
+/// [`is_punctuation`] of ASCII.
+#[must_use]
+pub const fn is_ascii_mark(byte: u8) -> bool {
+    byte.is_ascii_punctuation() && !matches!(byte, b'$' | b'+' | b'<' | b'=' | b'>' | b'^' | b'`' | b'|' | b'~')
 }
 
 /// White space as Python's `str.isspace` has it: Unicode's and the four separators of ASCII.

@@ -8,12 +8,14 @@ use crate::hash::eight;
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,
-    _mm_set1_epi8, _mm_sub_epi8,
+    __m128i, _mm_add_epi8, _mm_and_si128, _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_movemask_epi8, _mm_or_si128,
+    _mm_set_epi64x, _mm_set1_epi8,
 };
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-use std::arch::wasm32::{i64x2, u8x16_bitmask, u8x16_eq, u8x16_le, u8x16_splat, u8x16_sub, v128, v128_and, v128_or};
+use std::arch::wasm32::{
+    i8x16_add, i8x16_lt, i8x16_splat, i64x2, u8x16_bitmask, u8x16_eq, u8x16_splat, v128, v128_and, v128_or,
+};
 
 #[cfg(target_arch = "x86_64")]
 type Lanes = __m128i;
@@ -49,11 +51,9 @@ impl Bytes {
     /// Whether it is one of `first..=last`.
     #[inline]
     pub fn within(self, first: u8, last: u8) -> Self {
+        let (bias, end) = biased(first, last);
         // SAFETY: as above.
-        Self(unsafe {
-            let from = _mm_sub_epi8(self.0, _mm_set1_epi8(first as i8));
-            _mm_cmpeq_epi8(from, _mm_min_epu8(from, _mm_set1_epi8((last - first) as i8)))
-        })
+        Self(unsafe { _mm_cmplt_epi8(_mm_add_epi8(self.0, _mm_set1_epi8(bias)), _mm_set1_epi8(end)) })
     }
 
     /// Sets 0x20, which makes ASCII letters lower-case ones and nothing else a letter.
@@ -98,7 +98,8 @@ impl Bytes {
 
     #[inline]
     pub fn within(self, first: u8, last: u8) -> Self {
-        Self(u8x16_le(u8x16_sub(self.0, u8x16_splat(first)), u8x16_splat(last - first)))
+        let (bias, end) = biased(first, last);
+        Self(i8x16_lt(i8x16_add(self.0, i8x16_splat(bias)), i8x16_splat(end)))
     }
 
     #[inline]
@@ -151,6 +152,14 @@ impl Bytes {
     pub fn bits(self) -> u32 {
         self.0.iter().rev().fold(0, |bits, byte| bits << 1 | u32::from(byte >> 7))
     }
+}
+
+/// What to add to a byte, and below what it then is as a number with a sign if it is one of `first..=last`, which are less
+/// than all: vectors compare such numbers with one instruction, and those without a sign with up to four.
+#[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
+#[inline(always)]
+fn biased(first: u8, last: u8) -> (i8, i8) {
+    (0x80u8.wrapping_sub(first) as i8, (last - first).wrapping_add(0x81) as i8)
 }
 
 #[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use self::address::is_address;
 use self::affixes::{infix, prefix, suffix};
-use crate::character::{is_letters, is_punctuation, is_terminal};
+use crate::character::{is_ascii_mark, is_letters, is_punctuation, is_terminal};
 use crate::masks::Masks;
 use crate::special::{self, Sieve, Split};
 
@@ -33,6 +33,18 @@ impl Span {
         self.start as usize..self.end as usize
     }
 }
+
+/// Marks that come off the end of any word of letters.
+const COMES_OFF: [bool; 256] = {
+    let mut off = [false; 256];
+    let marks = b",;:!?)\"]}>";
+    let mut at = 0;
+    while at < marks.len() {
+        off[marks[at] as usize] = true;
+        at += 1;
+    }
+    off
+};
 
 /// Where the words of a text are, in order.
 #[derive(Debug, Default, Clone)]
@@ -82,11 +94,9 @@ impl Words {
             return;
         }
         if letters > 0 && letters + 1 == length {
-            let comes_off = match bytes[end - 1] {
-                b',' | b';' | b':' | b'!' | b'?' | b')' | b'"' | b']' | b'}' | b'>' => true,
-                b'.' => bytes[end - 2].is_ascii_lowercase() && !sieve.has(bytes, start, length),
-                _ => false,
-            };
+            let mark = bytes[end - 1];
+            let comes_off = COMES_OFF[usize::from(mark)]
+                || mark == b'.' && bytes[end - 2].is_ascii_lowercase() && !sieve.has(bytes, start, length);
             if comes_off && !sieve.has(bytes, start, letters) {
                 self.spans.push(Span { start: start as u32, end: end as u32 - 1, letters: true });
                 self.push(end - 1, end);
@@ -336,7 +346,7 @@ pub struct Sentences {
 }
 
 /// What a word of a line is.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Word,
     Mark,
@@ -348,8 +358,14 @@ impl Sentences {
     /// Takes in the next word of the line, which is one of `text`.
     #[inline(always)]
     pub fn add(&mut self, text: &str, word: &Span) {
-        // Nearly all are letters.
-        let kind = if word.letters { Kind::Word } else { kind(text, word, self.ended) };
+        // Nearly all are letters, and nearly all others a mark.
+        let kind = if word.letters {
+            Kind::Word
+        } else if word.end - word.start == 1 {
+            MARKS[usize::from(text.as_bytes()[word.start as usize])]
+        } else {
+            kind(text, word, self.ended)
+        };
         if kind == Kind::Word {
             self.after_first += usize::from(self.ended);
             self.ended = false;
@@ -359,12 +375,25 @@ impl Sentences {
     }
 }
 
-/// What a word is that is not only letters; `ended`: the one before ended a sentence.
+/// What each byte is as a word.
+const MARKS: [Kind; 256] = {
+    let mut kinds = [Kind::Word; 256];
+    let mut byte = 0u8;
+    while byte < 0x80 {
+        kinds[byte as usize] = match byte {
+            b'!' | b'.' | b'?' => Kind::End,
+            _ if is_ascii_mark(byte) => Kind::Mark,
+            _ => Kind::Word,
+        };
+        byte += 1;
+    }
+    kinds
+};
+
+/// What a word of several bytes is; `ended`: the one before ended a sentence.
 #[inline(never)]
 fn kind(text: &str, word: &Span, ended: bool) -> Kind {
-    // Nearly all are one mark.
     let (ends, is_mark) = match &text.as_bytes()[word.range()] {
-        [mark] if mark.is_ascii_punctuation() => (is_terminal(char::from(*mark)), is_punctuation(char::from(*mark))),
         [first, ..] if first.is_ascii_alphanumeric() => (false, false),
         _ => marks(&text[word.range()], ended),
     };
@@ -412,6 +441,15 @@ mod tests {
             ("rock'n'roll's", "rock'n'roll 's"),
         ] {
             assert_eq!(cut(text).join(" "), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_byte_alone_is_what_its_character_is() {
+        for byte in 0..0x80u8 {
+            let c = char::from(byte);
+            let kind = MARKS[usize::from(byte)];
+            assert_eq!((kind == Kind::End, kind != Kind::Word), (is_terminal(c), is_punctuation(c)), "{c:?}");
         }
     }
 
