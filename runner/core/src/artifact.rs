@@ -4,6 +4,8 @@
 //! `(relative path, digest, executable bit)`: names count, times and owners do not. The two can never collide, because
 //! they hash in different domains.
 
+use std::io::Read;
+
 use camino::{Utf8Path, Utf8PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -118,17 +120,41 @@ pub fn digest_path(path: &Utf8Path) -> std::io::Result<(Digest, Vec<TreeEntry>, 
     Ok((digest_tree(&entries), entries, size))
 }
 
-fn digest_file(path: &Utf8Path) -> std::io::Result<Digest> {
+/// Bytes of a file hashed at once, on all threads.
+const HASHED: u64 = 16 << 20;
+
+/// BLAKE3 of a file's bytes.
+///
+/// The file is read, not mapped: a mapping counts as memory of the process, as much as the file is long, and one of a file
+/// that somebody shortens meanwhile ends the process.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn digest_file(path: &Utf8Path) -> std::io::Result<Digest> {
+    let mut file = fs_err::File::open(path)?;
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_mmap_rayon(path)
-        .map_err(|error| std::io::Error::new(error.kind(), format!("failed to read `{path}`: {error}")))?;
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len().min(HASHED)).unwrap_or(0));
+    while file.by_ref().take(HASHED).read_to_end(&mut bytes)? > 0 {
+        hasher.update_rayon(&bytes);
+        bytes.clear();
+    }
     Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_hashed_piece_by_piece() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = Utf8Path::from_path(directory.path()).expect("UTF-8").join("file");
+        for length in [0, 1, HASHED - 1, HASHED, 2 * HASHED + 3] {
+            let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            fs_err::write(&path, &bytes).expect("write");
+            assert_eq!(digest_file(&path).expect("hashed"), Digest::of(&bytes), "{length}");
+        }
+    }
 
     #[test]
     fn tree_digest_ignores_order_and_sees_names() {

@@ -21,7 +21,7 @@ mod shard;
 mod stage;
 mod suggest;
 
-pub use artifact::{Artifact, ArtifactKind, TreeEntry, digest_path, digest_tree};
+pub use artifact::{Artifact, ArtifactKind, TreeEntry, digest_file, digest_path, digest_tree};
 pub use batch::{BatchExecutor, CancelMode, JobEnd, JobOrder, JobState};
 pub use cancel::CancelToken;
 pub use config::{ConfigIssue, check_config, config_schema, parse_config};

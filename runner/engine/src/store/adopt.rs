@@ -4,7 +4,6 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::{Artifact, Digest, StageId, TreeEntry};
 
-use super::memo::hash_file;
 use super::{Health, Store, StoreError, TreeManifest};
 use crate::lock::LockStage;
 
@@ -32,7 +31,7 @@ impl Store {
     /// cannot be written.
     pub fn adopt_file(&self, file: &Utf8Path, digest: &Digest, executable: bool) -> Result<(), StoreError> {
         let fail = |error| self.error("an object cannot be stored", error);
-        let found = hash_file(file).map_err(fail)?;
+        let found = luthier_core::digest_file(file).map_err(fail)?;
         if found != *digest {
             return Err(StoreError::Damaged { digest: *digest, found, path: file.to_owned() });
         }

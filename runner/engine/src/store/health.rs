@@ -3,7 +3,6 @@
 use camino::Utf8Path;
 use luthier_core::{Artifact, Digest};
 
-use super::memo::hash_file;
 use super::{Store, StoreError};
 
 /// What was found where an artifact should be.
@@ -79,7 +78,8 @@ impl Store {
         let found = match self.memo().recall(path, &meta) {
             Some(found) => found,
             None => {
-                let found = hash_file(path).map_err(|error| self.error("an artifact cannot be read", error))?;
+                let found =
+                    luthier_core::digest_file(path).map_err(|error| self.error("an artifact cannot be read", error))?;
                 self.memo().remember_owned(path, &meta, found);
                 found
             }

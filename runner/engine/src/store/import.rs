@@ -4,7 +4,6 @@ use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::fs::{is_executable, walk_files};
 use luthier_core::{Artifact, ArtifactKind, Digest, TreeEntry, digest_tree};
 
-use super::memo::hash_file;
 use super::{Health, Store, StoreError};
 
 impl Store {
@@ -48,7 +47,7 @@ impl Store {
         // A name of a file that lives elsewhere too must not be moved: its other owner may go on writing it.
         let own: Utf8PathBuf =
             if link.is_file() && !is_shared(&link) { path.to_owned() } else { self.disk().copy(path).map_err(fail)? };
-        let digest = hash_file(&own).map_err(fail)?;
+        let digest = luthier_core::digest_file(&own).map_err(fail)?;
         let size = fs_err::metadata(&own).map_err(fail)?.len();
         let target = self.object_path(&digest, executable);
         if self.check_object(&target, &digest, size)? == Health::Good {

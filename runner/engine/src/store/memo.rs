@@ -131,7 +131,7 @@ impl StatMemo {
         }
         for _ in 0..3 {
             let hashed_from = SystemTime::now();
-            let digest = hash_file(path)?;
+            let digest = luthier_core::digest_file(path)?;
             let after = fs_err::metadata(path)?;
             if after.len() == before.len() && modified(&after) == modified(&before) && inode(&after) == inode(&before) {
                 self.remember(path, &after, digest, hashed_from);
@@ -167,15 +167,6 @@ impl StatMemo {
         temporary.persist(&self.file).map_err(|error| error.error)?;
         Ok(())
     }
-}
-
-/// BLAKE3 of a file's bytes.
-pub(super) fn hash_file(path: &Utf8Path) -> io::Result<Digest> {
-    let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_mmap_rayon(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("failed to read `{path}`: {error}")))?;
-    Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
 }
 
 fn render(entries: &BTreeMap<String, Entry>) -> String {

@@ -4,7 +4,6 @@ use camino::Utf8PathBuf;
 use luthier_core::Digest;
 use serde::Serialize;
 
-use super::memo::hash_file;
 use super::{Store, StoreError};
 
 /// Something that is not what its name says.
@@ -89,7 +88,7 @@ impl Store {
             let Some(digest) = filed_digest(name) else {
                 continue;
             };
-            let found = hash_file(&path).map_err(fail)?;
+            let found = luthier_core::digest_file(&path).map_err(fail)?;
             let meta = fs_err::metadata(&path).map_err(fail)?;
             self.memo().remember_owned(&path, &meta, found);
             if found != digest {
@@ -148,7 +147,7 @@ impl Store {
             if !path.exists() {
                 return Ok(Some(format!("`{}` is missing", entry.path)));
             }
-            let found = hash_file(&path).map_err(fail)?;
+            let found = luthier_core::digest_file(&path).map_err(fail)?;
             let meta = fs_err::metadata(&path).map_err(fail)?;
             self.memo().remember_owned(&path, &meta, found);
             if found != entry.digest {
