@@ -145,7 +145,11 @@ fn check_options(path: &str, value: &Value, options: &[Value], issues: &mut Vec<
         })
         .collect();
     if let (Some(text), false) = (value.as_str(), constants.is_empty()) {
-        issues.push(not_one_of(path, text, &constants));
+        let mut issue = not_one_of(path, text, &constants);
+        if options.iter().any(|option| option.get("type").and_then(Value::as_str) == Some("number")) {
+            issue.message.push_str(", and no number");
+        }
+        issues.push(issue);
         return;
     }
     let same_shape: Vec<Vec<ConfigIssue>> = tried
@@ -155,10 +159,15 @@ fn check_options(path: &str, value: &Value, options: &[Value], issues: &mut Vec<
     match <[Vec<ConfigIssue>; 1]>::try_from(same_shape) {
         Ok([only]) => issues.extend(only),
         Err(_) => {
-            let kinds: Vec<String> = options.iter().map(kind_of_schema).collect();
-            issues.push(ConfigIssue::new(path, format!("expected {}, found {}", kinds.join(" or "), describe(value))));
+            issues.push(ConfigIssue::new(path, format!("expected {}, found {}", kinds_of(options), describe(value))));
         }
     }
+}
+
+/// Nothing, which leaves an option out, is no answer to what it may be.
+fn kinds_of(options: &[Value]) -> String {
+    let options = options.iter().filter(|option| option.get("type").and_then(Value::as_str) != Some("null"));
+    options.map(kind_of_schema).collect::<Vec<_>>().join(" or ")
 }
 
 fn kind_of_schema(schema: &Value) -> String {
@@ -170,9 +179,10 @@ fn kind_of_schema(schema: &Value) -> String {
             }
         }
         Some(kind) => article(kind).to_owned(),
-        None => match schema.get("const") {
-            Some(constant) => format!("`{}`", constant.as_str().unwrap_or_default()),
-            None => "another value".to_owned(),
+        None => match (schema.get("const"), ["anyOf", "oneOf"].iter().find_map(|key| schema.get(key)?.as_array())) {
+            (Some(constant), _) => format!("`{}`", constant.as_str().unwrap_or_default()),
+            (None, Some(options)) => kinds_of(options),
+            (None, None) => "another value".to_owned(),
         },
     }
 }
@@ -257,7 +267,7 @@ fn check_values(path: &str, value: &Value, schema: &Map<String, Value>, issues: 
     if let (Some(least), Some(items)) = (schema.get("minItems").and_then(Value::as_u64), value.as_array())
         && (items.len() as u64) < least
     {
-        issues.push(ConfigIssue::new(path, format!("expected at least {least} item(s), found {}", items.len())));
+        issues.push(ConfigIssue::new(path, format!("found {} entries, at least {least} needed", items.len())));
     }
 }
 
@@ -294,10 +304,19 @@ fn check_object(path: &str, object: &Map<String, Value>, schema: &Map<String, Va
             let what = properties.get(key).and_then(|property| property.get("description")).and_then(Value::as_str);
             let issue = ConfigIssue::new(path, format!("missing key `{key}`"));
             issues.push(match what {
-                Some(what) => issue.help(format!("`{key}`: {}", what.lines().next().unwrap_or_default())),
+                Some(what) => issue.help(format!("`{key}`: {}", first_sentence(what))),
                 None => issue,
             });
         }
+    }
+}
+
+/// Up to the first full stop, on one line.
+fn first_sentence(text: &str) -> String {
+    let line = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    match line.find(". ") {
+        Some(end) => line[..=end].to_owned(),
+        None => line,
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a {what} name: use 1 to 64 of a-z, A-Z, 0-9, `_` and `-`, starting with a letter or `_`")]
+#[error("`{text}` is not {what} name: use 1 to 64 of a-z, A-Z, 0-9, `_` and `-`, starting with a letter or `_`")]
 pub struct IdError {
     what: &'static str,
     text: String,
@@ -83,15 +83,15 @@ macro_rules! name_type {
 
 name_type!(
     /// The name of a stage in its pipeline; a matrix member is `name@rank=8,lr=0.001`.
-    StageId, "stage", "@=,.+"
+    StageId, "a stage", "@=,.+"
 );
 name_type!(
     /// The name of one output of a stage.
-    ArtifactName, "output", ""
+    ArtifactName, "an output", ""
 );
 name_type!(
     /// What `uses:` names: `fetch`, `ingest`, `train`, …
-    StageKind, "stage kind", ""
+    StageKind, "a stage kind", ""
 );
 
 #[cfg(test)]

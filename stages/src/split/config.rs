@@ -13,6 +13,7 @@ use crate::one_or_many::OneOrMany;
 #[serde(deny_unknown_fields)]
 pub struct SplitConfig {
     /// The parts by name, each an output: a number of rows, a fraction between 0 and 1 of what the numbers leave, or `rest`.
+    /// When rows are added, none leaves a fraction or the `rest` of fractions; out of a number of rows they push others.
     pub parts: BTreeMap<String, Size>,
     /// Another seed splits otherwise.
     #[serde(default)]

@@ -68,8 +68,10 @@ impl Stage for SplitStage {
         for name in config.parts.keys() {
             match ArtifactName::new(name.clone()) {
                 Ok(name) => outputs.push(OutputDecl { name, kind: ArtifactKind::Dataset }),
-                Err(error) => issues
-                    .push(ConfigIssue { on_key: true, ..ConfigIssue::new(format!("parts.{name}"), error.to_string()) }),
+                Err(error) => issues.push(ConfigIssue {
+                    on_key: true,
+                    ..ConfigIssue::new(format!("parts.{name}"), error.to_string()).help("rename it")
+                }),
             }
         }
         if config.parts.is_empty() {
@@ -78,10 +80,15 @@ impl Stage for SplitStage {
             );
         }
         if let Some(sum) = assign::excess(&config.parts) {
-            issues.push(ConfigIssue::new("parts", format!("the fractions add up to {sum}, more than 1")));
+            issues.push(
+                ConfigIssue::new("parts", format!("the fractions add up to {sum}, more than 1"))
+                    .help("lower one, or let one part take the `rest`"),
+            );
         }
         if config.parts.values().filter(|size| **size == Size::Rest).count() > 1 {
-            issues.push(ConfigIssue::new("parts", "two parts want the `rest`"));
+            issues.push(
+                ConfigIssue::new("parts", "two parts want the `rest`").help("give all but one a fraction or a number"),
+            );
         }
         if !issues.is_empty() {
             return Err(issues);

@@ -119,9 +119,9 @@ fn impossible_splits_are_explained() {
     insta::assert_snapshot!(
         Bench::new().issues(&SplitStage, &json!({"parts": {"a b": 0.7, "c": 0.7, "d": "rest", "e": "rest"}})).join("\n"),
         @"
-    parts.a b | `a b` is not a output name: use 1 to 64 of a-z, A-Z, 0-9, `_` and `-`, starting with a letter or `_` | -
-    parts | the fractions add up to 1.4, more than 1 | -
-    parts | two parts want the `rest` | -
+    parts.a b | `a b` is not an output name: use 1 to 64 of a-z, A-Z, 0-9, `_` and `-`, starting with a letter or `_` | rename it
+    parts | the fractions add up to 1.4, more than 1 | lower one, or let one part take the `rest`
+    parts | two parts want the `rest` | give all but one a fraction or a number
     "
     );
     insta::assert_snapshot!(

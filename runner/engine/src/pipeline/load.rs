@@ -284,7 +284,7 @@ impl Loader<'_> {
             Err(issues) => {
                 for issue in issues {
                     let span = draft.config_span(&issue.path, issue.on_key);
-                    self.problems.push(Diagnostic::of_config(draft.spec.id.as_str(), &issue, span));
+                    self.problems.push(Diagnostic::of_config(draft.spec.id.as_str(), stage.kind(), &issue, span));
                 }
             }
         }

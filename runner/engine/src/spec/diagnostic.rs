@@ -54,10 +54,9 @@ impl Diagnostic {
 
     /// An issue of a `with` block, at the place it is about.
     #[must_use]
-    pub fn of_config(stage: &str, issue: &ConfigIssue, span: Span) -> Self {
-        Self::new("spec::config", format!("stage `{stage}`: {}", issue.message))
-            .at(span, issue.path.clone())
-            .hint_if(issue.help.clone())
+    pub fn of_config(stage: &str, kind: &str, issue: &ConfigIssue, span: Span) -> Self {
+        let help = issue.help.clone().unwrap_or_else(|| format!("`luthier stages {kind}` documents what it takes"));
+        Self::new("spec::config", format!("stage `{stage}`: {}", issue.message)).at(span, issue.path.clone()).hint(help)
     }
 
     fn sort_key(&self) -> (Span, &'static str, &str) {
