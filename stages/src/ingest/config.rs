@@ -21,6 +21,9 @@ pub struct IngestConfig {
     /// For `format: lines`: lines that match this are no rows, such as comments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignore: Option<String>,
+    /// For `format: csv`: what separates the fields, one ASCII character such as `;`; a comma by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
     /// For `format: text`: what makes one row.
     #[serde(default)]
     pub sample_by: SampleBy,

@@ -178,6 +178,32 @@ fn a_json_file_that_does_not_go_on_ends() {
 }
 
 #[test]
+fn a_quote_that_nothing_closes_takes_no_rows_with_it() {
+    let mut bench = Bench::new();
+    let with = json!({"files": ["empty.csv", "x.csv"], "shape": "prompt_completion", "on_error": "skip"});
+    bench.write("empty.csv", "");
+    for (text, line) in [
+        ("prompt,completion\na,b\nc,\"d\ne,f\n", 3),
+        ("prompt,completion\n\"a,b\nc,d", 2),
+        ("\"prompt,completion\na,b\n", 1),
+    ] {
+        bench.write("x.csv", text);
+        let error = bench.run(&IngestStage, &with).unwrap_err();
+        let said = format!("x.csv:{line}: a quote that opens in this row is not closed by the end of the file");
+        assert_eq!(error.to_string(), said);
+    }
+    // Read no further than a row may be long.
+    let long = format!("prompt,completion\na,b\nc,\"{}", "d\n".repeat(40 << 20));
+    bench.write("x.csv", long);
+    let error = bench.run(&IngestStage, &with).unwrap_err();
+    assert_eq!(error.to_string(), "x.csv:3: the row takes more than 64 MiB: a quote that opens in it is not closed");
+    for text in ["prompt,completion\na,\"b\"", "prompt,completion\r\na,\"b\"\r\n\r\n"] {
+        bench.write("x.csv", text);
+        assert_eq!(bench.run(&IngestStage, &with).unwrap().outcome.metrics["records"].value, 1.0);
+    }
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn memory_is_bounded_whatever_the_input() {
     for length in [1_000, 10 << 20] {

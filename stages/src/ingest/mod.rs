@@ -6,6 +6,7 @@
 //! own groups, a changed line one.
 
 mod config;
+mod csv_rows;
 mod glob;
 mod group;
 mod json_scan;
@@ -61,7 +62,7 @@ impl Stage for IngestStage {
     }
 
     fn recipe_version(&self) -> u32 {
-        1
+        2
     }
 
     fn about(&self) -> &'static str {
@@ -87,6 +88,7 @@ impl Stage for IngestStage {
     fn prepare(&self, with: &Value, env: PrepareEnv<'_>) -> Result<Prepared, Vec<ConfigIssue>> {
         let mut config: IngestConfig = parse_config(with)?;
         let mut issues = check(&config);
+        let listed = config.files.is_some();
         let (sources, remotes) = match expand_files(&config, with, env) {
             Ok(found) => found,
             Err(found) => {
@@ -111,8 +113,8 @@ impl Stage for IngestStage {
                 key.insert("remote".to_owned(), Value::Array(remotes));
             }
         }
-        if !remotes.is_empty() {
-            // One entry for each file, in order.
+        if listed {
+            // One entry for each file, in order: what messages and `rejected` call it.
             let mut files: Vec<String> = sources.iter().map(|source| source.path.to_string()).collect();
             for (at, remote) in &remotes {
                 files.insert(*at, remote.written());
@@ -158,15 +160,20 @@ fn check(config: &IngestConfig) -> Vec<ConfigIssue> {
     for (path, text) in [("pattern", &config.pattern), ("ignore", &config.ignore)] {
         let Some(text) = text else { continue };
         match Regex::new(text) {
-            Err(error) => issues
-                .push(ConfigIssue::new(path, format!("the regular expression does not parse: {}", last_line(&error)))),
+            Err(error) => issues.push(
+                ConfigIssue::new(path, format!("the regular expression does not parse: {}", last_line(&error)))
+                    .help("named groups are written `(?<name>…)`; a bracket that is text gets a backslash before it"),
+            ),
             Ok(pattern) if path == "pattern" && pattern.capture_names().flatten().next().is_none() => issues.push(
                 ConfigIssue::new(path, "the pattern has no named group").help("name what to keep: `(?<word>\\S+)`"),
             ),
             Ok(_) => {}
         }
         if !matches!(config.format, Format::Lines | Format::Auto) {
-            issues.push(ConfigIssue::new(path, format!("`{path}` belongs to `format: lines`")));
+            issues.push(
+                ConfigIssue::new(path, format!("`{path}` belongs to `format: lines`"))
+                    .help(format!("set `format: lines`, or remove `{path}`")),
+            );
         }
     }
     if config.format == Format::Lines && config.pattern.is_none() && config.map.is_none() {
@@ -178,16 +185,48 @@ fn check(config: &IngestConfig) -> Vec<ConfigIssue> {
     if let Some(map) = &config.map
         && let Err(found) = Shaper::from_map(map, &config.keep)
     {
-        issues.extend(found.into_iter().map(|(path, message)| ConfigIssue::new(path, message)));
+        let help = "such as `map: {prompt: \"{{ row.question }}\", completion: \"{{ row.answer }}\"}`";
+        issues.extend(found.into_iter().map(|(path, message)| ConfigIssue::new(path, message).help(help)));
+    }
+    if let Some(delimiter) = &config.delimiter {
+        if !matches!(config.format, Format::Csv | Format::Auto) {
+            issues.push(
+                ConfigIssue::new("delimiter", "`delimiter` belongs to `format: csv`")
+                    .help("set `format: csv`, or remove `delimiter`"),
+            );
+        }
+        if delimiter.len() != 1 || [b'"', b'\n', b'\r'].contains(&delimiter.as_bytes()[0]) {
+            issues.push(
+                ConfigIssue::new(
+                    "delimiter",
+                    format!("`{delimiter}` separates no fields, expected one ASCII character"),
+                )
+                .help("such as `delimiter: \";\"`, or `\"\\t\"` for a tab"),
+            );
+        }
+    }
+    if config.max_errors.is_some() && config.on_error == OnError::Fail {
+        issues.push(ConfigIssue {
+            on_key: true,
+            ..ConfigIssue::new(
+                "max_errors",
+                "`max_errors` belongs to `on_error: skip`; without it the first broken row fails",
+            )
+            .help("add `on_error: skip`, or remove `max_errors`")
+        });
     }
     for (index, name) in config.keep.iter().enumerate() {
         if ["id", "messages", "prompt", "completion", "text"].contains(&name.as_str()) {
-            issues.push(ConfigIssue::new(
-                format!("keep[{index}]"),
-                format!("`{name}` is a column that datasets have anyway, and cannot be kept beside it"),
-            ));
+            issues.push(
+                ConfigIssue::new(
+                    format!("keep[{index}]"),
+                    format!("`{name}` is a column that datasets have anyway, and cannot be kept beside it"),
+                )
+                .help("remove it from `keep`; a `map` over `row` can write such a column of the file elsewhere"),
+            );
         } else if config.keep[..index].contains(name) {
-            issues.push(ConfigIssue::new(format!("keep[{index}]"), format!("`{name}` is kept twice")));
+            issues
+                .push(ConfigIssue::new(format!("keep[{index}]"), format!("`{name}` is kept twice")).help("remove one"));
         }
     }
     issues
@@ -217,6 +256,10 @@ fn expand_files(config: &IngestConfig, with: &Value, env: PrepareEnv<'_>) -> Res
                 continue;
             }
         }
+        if pattern.is_empty() {
+            issues.push(ConfigIssue::new(config_path, "an empty path").help("name files: `files: [data/*.jsonl]`"));
+            continue;
+        }
         let paths = if glob::is_pattern(pattern) {
             glob::expand(env.directory, pattern)
         } else if env.directory.join(pattern).is_dir() {
@@ -225,12 +268,20 @@ fn expand_files(config: &IngestConfig, with: &Value, env: PrepareEnv<'_>) -> Res
                     .help(format!("name its files: `{}/*.jsonl`", pattern.trim_end_matches('/'))),
             );
             continue;
+        } else if pattern.contains(['[', '{']) && !env.directory.join(pattern).exists() {
+            issues.push(
+                ConfigIssue::new(config_path, format!("there is no file `{pattern}`"))
+                    .help("globs know `*`, `?` and `**` only: list what else there is, `files: [a.jsonl, b.jsonl]`"),
+            );
+            continue;
         } else {
             Ok(vec![Utf8PathBuf::from(pattern)])
         };
         match paths {
             Ok(paths) if paths.is_empty() => {
-                issues.push(ConfigIssue::new(config_path, format!("no file matches `{pattern}`")))
+                issues.push(ConfigIssue::new(config_path, format!("no file matches `{pattern}`")).help(
+                    "it is looked for beside the pipeline; `*` and `?` stay within a name, `**` is any directories",
+                ))
             }
             Ok(paths) => {
                 for path in paths {
@@ -272,20 +323,21 @@ fn input_files(
         }
     }
     let mut local = 0;
-    for index in 0.. {
-        let Ok(source) = context.source(&format!("files[{index}]")) else { break };
-        local += 1;
-        let name = source.path.strip_prefix(&context.request().directory).unwrap_or(&source.path);
-        let name = name.as_str().to_owned();
-        files.push(InputFile { path: source.path.clone(), name, digest: Some(source.digest) });
-    }
-    let connected = files.len() - local;
     for (at, entry) in config.files.iter().flat_map(|files| &files.0).enumerate() {
-        let Some(Ok(remote)) = Remote::parse(entry) else { continue };
-        let fetched = remote.fetch(context, at)?;
-        warnings.extend(fetched.warning);
-        let file = InputFile { path: fetched.path, name: remote.name().to_owned(), digest: Some(fetched.digest) };
-        files.insert((connected + at).min(files.len()), file);
+        let file = match Remote::parse(entry) {
+            Some(Ok(remote)) => {
+                let fetched = remote.fetch(context, at)?;
+                warnings.extend(fetched.warning);
+                InputFile { path: fetched.path, name: remote.name().to_owned(), digest: Some(fetched.digest) }
+            }
+            Some(Err(_)) => continue,
+            None => {
+                let source = context.source(&format!("files[{local}]"))?;
+                local += 1;
+                InputFile { path: source.path.clone(), name: entry.clone(), digest: Some(source.digest) }
+            }
+        };
+        files.push(file);
     }
     Ok(files)
 }

@@ -33,6 +33,13 @@ pub fn open(path: &Utf8Path, name: &str, config: &IngestConfig) -> StageResult<(
     } else {
         (false, Box::new(file))
     };
+    if !compressed && let Some((by, command)) = packed(&head) {
+        return Err(StageError::input(
+            "ingest::packed",
+            format!("`{name}` is packed by {by}, expected gzip, zstd or plain"),
+        )
+        .hint(format!("unpack it: {command} {name}")));
+    }
     let (mut head, reader) = if compressed {
         let (head, reader) = peek(reader).map_err(|error| damaged(name, error))?;
         (head, Box::new(reader) as Box<dyn Read + Send>)
@@ -54,6 +61,18 @@ pub fn open(path: &Utf8Path, name: &str, config: &IngestConfig) -> StageResult<(
         format => format,
     };
     Ok((format, bytes))
+}
+
+/// Programs whose files are not read, by their first bytes, and how to unpack those.
+fn packed(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    let known: [(&[u8], _, _); 5] = [
+        (b"BZh", "bzip2", "bunzip2 --keep"),
+        (b"\xfd7zXZ\0", "xz", "xz --decompress --keep"),
+        (b"PK\x03\x04", "zip", "unzip"),
+        (b"7z\xbc\xaf\x27\x1c", "7-Zip", "7z x"),
+        (b"\x04\x22\x4d\x18", "lz4", "lz4 --decompress"),
+    ];
+    known.into_iter().find(|(start, ..)| head.starts_with(start)).map(|(_, by, command)| (by, command))
 }
 
 pub fn damaged(name: &str, error: io::Error) -> StageError {

@@ -24,6 +24,17 @@ impl Rejected {
     }
 }
 
+/// What is wrong with more than the one row, going by the reason.
+fn remedy(Rejected { file, reason, .. }: &Rejected) -> Option<String> {
+    if reason.contains("`map.") {
+        return Some("correct `map:`; where a column may be missing: `{{ row.x | default('') }}`".to_owned());
+    }
+    // Bytes that no UTF-8 has are what other encodings have for letters.
+    reason.starts_with("is not UTF-8").then(|| {
+        format!("if the file has another encoding, convert it: iconv -f WINDOWS-1252 -t UTF-8 {file} > converted")
+    })
+}
+
 pub struct Rejects {
     path: Option<Utf8PathBuf>,
     out: Option<BufWriter<fs_err::File>>,
@@ -58,8 +69,16 @@ impl Rejects {
     /// With `on_error: fail` always, else when there are too many; names file and line.
     pub fn add(&mut self, rejected: Rejected) -> StageResult<()> {
         let Some(out) = &mut self.out else {
-            return Err(StageError::input("ingest::broken_row", format!("the row {}", rejected.reason))
-                .at(rejected.file, rejected.line, 0)
+            let error = StageError::input("ingest::broken_row", format!("the row {}", rejected.reason)).at(
+                rejected.file.as_str(),
+                rejected.line,
+                0,
+            );
+            let error = match remedy(&rejected) {
+                Some(remedy) => error.hint(remedy),
+                None => error,
+            };
+            return Err(error
                 .hint("mend the row, or set `on_error: skip` to leave broken rows out and list them in `rejected`"));
         };
         self.count += 1;

@@ -179,7 +179,7 @@ impl MapRule {
         match self.names.as_slice() {
             ["messages"] => {
                 let json: Value = serde_json::from_str(&rendered[0])
-                    .map_err(|error| format!("`map.messages` did not make JSON: {error}"))?;
+                    .map_err(|error| format!("cannot be mapped: `map.messages` did not make JSON: {error}"))?;
                 Ok(vec![messages_text(&json)?])
             }
             ["system", ..] => {
@@ -201,9 +201,9 @@ fn map_error(name: &str, error: &minijinja::Error, row: &Row) -> String {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     let columns = columns(row);
     if error.kind() == minijinja::ErrorKind::UndefinedError {
-        return format!("`map.{name}` names something the row does not have ({what}); its columns are [{columns}]");
+        return format!("lacks what `map.{name}` names ({what}); its columns are [{columns}]");
     }
-    format!("`map.{name}` fails: {what}")
+    format!("cannot be mapped: `map.{name}` fails: {what}")
 }
 
 fn columns(row: &Row) -> String {
@@ -256,9 +256,20 @@ fn messages_text(messages: &Value) -> Result<String, String> {
         return Err("has an empty list of messages".to_owned());
     }
     for (at, message) in list.iter().enumerate() {
-        check_message(message).map_err(|what| format!("message {at} {what}"))?;
+        check_message(message).map_err(|what| format!("is wrong in message {at}, which {what}"))?;
     }
-    Ok(messages.to_string())
+    let is_plain = |message: &Value| !message.get("content").is_some_and(Value::is_array);
+    if list.iter().all(is_plain) {
+        return Ok(messages.to_string());
+    }
+    // The templates of text models join a content to strings.
+    let mut plain = list.clone();
+    for content in plain.iter_mut().filter_map(|message| message.get_mut("content")) {
+        if let Value::Array(parts) = content {
+            *content = Value::String(parts.iter().filter_map(|part| part.get("text")?.as_str()).collect());
+        }
+    }
+    Ok(Value::Array(plain).to_string())
 }
 
 fn check_message(message: &Value) -> Result<(), String> {
@@ -296,7 +307,9 @@ fn sharegpt(row: &Row) -> Result<String, String> {
         // Files of this shape exist with either pair of names.
         let part = |first: &str, second: &str| {
             let value = turn.get(first).or_else(|| turn.get(second));
-            value.and_then(Value::as_str).ok_or_else(|| format!("turn {at} has no text in `{first}`"))
+            value
+                .and_then(Value::as_str)
+                .ok_or_else(|| format!("is wrong in turn {at}, which has no text in `{first}`"))
         };
         let from = part("from", "role")?;
         let role = match from {
@@ -304,7 +317,10 @@ fn sharegpt(row: &Row) -> Result<String, String> {
             "gpt" | "assistant" | "chatgpt" | "bing" | "bard" | "model" => "assistant",
             "system" => "system",
             "tool" | "function" | "observation" | "function_response" => "tool",
-            other => return Err(format!("turn {at} is from `{other}`, expected `human`, `gpt`, `system` or `tool`")),
+            other => {
+                let what = "expected `human`, `gpt`, `system` or `tool`";
+                return Err(format!("is wrong in turn {at}, which is from `{other}`: {what}"));
+            }
         };
         messages.push(json!({"role": role, "content": part("value", "content")?}));
     }
@@ -366,17 +382,34 @@ fn unknown_shape(row: &Map<String, Value>) -> (String, String) {
         |candidates: &[&str]| candidates.iter().find(|name| row.contains_key(**name)).map(|name| (*name).to_owned());
     let prompt = pick(&["question", "prompt", "input", "query", "instruction", "problem", "source"]);
     let completion = pick(&["answer", "response", "output", "completion", "solution", "target", "reply"]);
+    let what = format!(
+        "the columns of the first row are [{}]; expected `messages`, `conversations`, `prompt` and `completion`, \
+         `instruction` and `output`, or `text`",
+        columns(row)
+    );
+    if let (Some(only), 1) = (row.keys().next(), row.len()) {
+        let hint = match only.chars().find(|c| ";|\t".contains(*c)) {
+            Some(separator) => format!(
+                "if `{}` separates the columns, say so: `delimiter: {}`",
+                separator.escape_default(),
+                Value::from(separator.to_string())
+            ),
+            None => format!("say that it is plain text: `map: {{text: \"{{{{ {} }}}}\"}}`", column(only)),
+        };
+        return (what, hint);
+    }
     let mut others = row.keys().map(String::as_str);
     let prompt = prompt.unwrap_or_else(|| others.next().unwrap_or("question").to_owned());
     let completion = completion.unwrap_or_else(|| others.next().unwrap_or("answer").to_owned());
-    (
-        format!(
-            "the columns of the first row are [{}]; expected `messages`, `conversations`, `prompt` and `completion`, \
-             `instruction` and `output`, or `text`",
-            columns(row)
-        ),
-        format!(
-            "say what to train: `map: {{prompt: \"{{{{ row.{prompt} }}}}\", completion: \"{{{{ row.{completion} }}}}\"}}`"
-        ),
-    )
+    let (prompt, completion) = (column(&prompt), column(&completion));
+    let hint =
+        format!("say what to train: `map: {{prompt: \"{{{{ {prompt} }}}}\", completion: \"{{{{ {completion} }}}}\"}}`");
+    (what, hint)
+}
+
+/// A column as templates name it; quotes fit into those around the template.
+fn column(name: &str) -> String {
+    let is_word = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if is_word { format!("row.{name}") } else { format!("row['{name}']") }
 }

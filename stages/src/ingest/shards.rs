@@ -47,6 +47,7 @@ impl KnownGroups {
     pub fn new(cache: ShardCache, config: &IngestConfig, shaper: &Shaper, recipe: u32) -> Self {
         let how = json!({
             "pattern": config.pattern,
+            "delimiter": config.delimiter,
             "ignore": config.ignore,
             "sample_by": config.sample_by,
             "map": config.map,

@@ -1,13 +1,13 @@
 //! One file as a stream of raw records, whatever its format.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use camino::Utf8Path;
 use luthier_core::{StageError, StageResult};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::config::{Format, IngestConfig, SampleBy};
+use super::csv_rows::CsvRows;
 use super::json_scan::{JsonScan, ScanError};
 use super::open::{self, Bytes};
 use super::record::{Lines, MAX_RECORD, Raw, Record};
@@ -28,7 +28,7 @@ enum Kind {
     Paragraphs(Lines<Bytes>),
     Document(Option<Bytes>),
     Json(JsonScan<Bytes>),
-    Csv { reader: Box<csv::Reader<Bytes>>, columns: Arc<Vec<String>> },
+    Csv(Box<CsvRows>),
     Parquet { reader: Box<ParquetRecordBatchReader>, rows: VecDeque<Record>, count: u64 },
 }
 
@@ -45,8 +45,8 @@ impl FileSource {
                 SampleBy::Document => Kind::Document(Some(bytes)),
             },
             Format::Json => Kind::Json(JsonScan::new(bytes)),
-            Format::Csv => open_csv(name, bytes, b',')?,
-            Format::Tsv => open_csv(name, bytes, b'\t')?,
+            Format::Csv => Kind::Csv(Box::new(CsvRows::open(name, bytes, separator(config))?)),
+            Format::Tsv => Kind::Csv(Box::new(CsvRows::open(name, bytes, b'\t')?)),
             Format::Parquet => open_parquet(path, name)?,
         };
         Ok(Self { name: name.to_owned(), kind, format })
@@ -75,7 +75,7 @@ impl FileSource {
                     .at(name.clone(), line, 0)
                     .hint("the file must be one JSON array or object; for one object a line set `format: jsonl`"),
             }),
-            Kind::Csv { reader, columns } => next_csv(name, reader, columns),
+            Kind::Csv(rows) => rows.next_record(name),
             Kind::Parquet { reader, rows, count } => {
                 if rows.is_empty() {
                     let next = super::parquet_rows::guard(name, || reader.next().transpose().map_err(Into::into))?;
@@ -89,6 +89,11 @@ impl FileSource {
             }
         }
     }
+}
+
+/// Between the fields of a CSV file.
+fn separator(config: &IngestConfig) -> u8 {
+    config.delimiter.as_ref().and_then(|text| text.bytes().next()).unwrap_or(b',')
 }
 
 fn next_paragraph(lines: &mut Lines<Bytes>) -> std::io::Result<Option<Record>> {
@@ -120,41 +125,6 @@ fn read_document(bytes: Bytes) -> std::io::Result<Record> {
     bytes.take(MAX_RECORD as u64 + 1).read_to_end(&mut text)?;
     let raw = if text.len() > MAX_RECORD { Raw::TooLong(text.len() as u64) } else { Raw::Text(text) };
     Ok(Record { line: 1, raw })
-}
-
-fn open_csv(name: &str, bytes: Bytes, delimiter: u8) -> StageResult<Kind> {
-    let mut reader = Box::new(csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(bytes));
-    let header = reader.byte_headers().map_err(|error| csv_error(name, error))?;
-    let columns: Vec<String> = header.iter().map(|cell| String::from_utf8_lossy(cell).trim().to_owned()).collect();
-    let doubled = columns.iter().enumerate().find(|(at, column)| columns[..*at].contains(column));
-    if let Some((_, column)) = doubled {
-        return Err(StageError::input("ingest::header", format!("the column `{column}` appears twice in the header"))
-            .at(name, 1, 0)
-            .hint("rename one of the two"));
-    }
-    Ok(Kind::Csv { reader, columns: Arc::new(columns) })
-}
-
-fn next_csv(name: &str, reader: &mut csv::Reader<Bytes>, columns: &Arc<Vec<String>>) -> StageResult<Option<Record>> {
-    let mut record = csv::ByteRecord::new();
-    if !reader.read_byte_record(&mut record).map_err(|error| csv_error(name, error))? {
-        return Ok(None);
-    }
-    let line = record.position().map_or(0, csv::Position::line);
-    if record.len() != columns.len() {
-        let what = format!("has {} fields, the header has {}", record.len(), columns.len());
-        let text = record.iter().collect::<Vec<_>>().join(&b","[..]);
-        return Ok(Some(Record { line, raw: Raw::Broken(what, text) }));
-    }
-    Ok(Some(Record { line, raw: Raw::Fields(Arc::clone(columns), record) }))
-}
-
-fn csv_error(name: &str, error: csv::Error) -> StageError {
-    let line = error.position().map_or(0, csv::Position::line);
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => open::damaged(name, error),
-        kind => StageError::input("ingest::csv", format!("the table cannot be read: {kind:?}")).at(name, line, 0),
-    }
 }
 
 fn open_parquet(path: &Utf8Path, name: &str) -> StageResult<Kind> {

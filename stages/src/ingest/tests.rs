@@ -155,6 +155,10 @@ fn every_shape_is_recognised() {
     let (shape, row) = shaped(json!({"instruction": "i", "input": "", "output": "o", "system": "s"}));
     assert_eq!(shape, DatasetShape::Chat);
     assert_eq!(chat(row)[0], json!({"role": "system", "content": "s"}));
+    // A content in pieces is one text: the templates of text models can do nothing else with it.
+    let pieces = json!([{"type": "text", "text": "q"}, {"type": "text", "text": ""}]);
+    let (_, row) = shaped(json!({"messages": [{"role": "user", "content": pieces}, turns[1]]}));
+    assert_eq!(chat(row), turns);
     let (shape, row) = shaped(json!({"text": "t"}));
     assert_eq!((shape, row), (DatasetShape::Text, vec!["t".to_owned()]));
 }
@@ -179,6 +183,29 @@ fn unknown_columns_get_a_map_to_paste() {
         &json!({"files": "x.jsonl", "keep": ["questoin"], "map": {"prompt": "{{ row.question }}", "completion": "x"}}),
     );
     assert!(error.message.contains("did you mean `question`?"), "{error}");
+}
+
+#[test]
+fn another_delimiter_is_noticed_and_read() {
+    let mut bench = Bench::new();
+    bench.write("x.csv", "prompt;completion\n\"a;b\";c\n");
+    let error = fail(&mut bench, &json!({"files": "x.csv"}));
+    assert_eq!(error.hints, ["if `;` separates the columns, say so: `delimiter: \";\"`"]);
+    assert_eq!(rows(&run(&mut bench, &json!({"files": "x.csv", "delimiter": ";"}))), [["a;b", "c"]]);
+}
+
+#[test]
+fn files_are_called_as_the_pipeline_finds_them() {
+    let mut bench = Bench::new();
+    bench.write("data/a.jsonl", "{\"text\": \"fine\"}\nbroken\n");
+    bench.write("../beside/b.jsonl", "broken\n");
+    let with = json!({"files": ["data/*.jsonl", "../beside/b.jsonl"], "on_error": "skip"});
+    let rejected = fs_err::read_to_string(run(&mut bench, &with).out.join("rejected")).expect("rejected");
+    let files: Vec<Value> =
+        rejected.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["file"].clone()).collect();
+    assert_eq!(files, ["data/a.jsonl", "../beside/b.jsonl"]);
+    let error = fail(&mut bench, &json!({"files": "../beside/b.jsonl", "shape": "text"}));
+    assert!(error.to_string().starts_with("../beside/b.jsonl:1: the row is not valid JSON"), "{error}");
 }
 
 #[test]
@@ -261,6 +288,12 @@ fn damaged_files_say_so() {
     assert_eq!(fail(&mut bench, &json!({"files": "u16.txt"})).code, "ingest::encoding");
     bench.write("x.bin", b"\x00\x01\x02");
     assert_eq!(fail(&mut bench, &json!({"files": "x.bin"})).code, "ingest::format");
+    bench.write("x.jsonl.bz2", b"BZh91AY&SY");
+    let error = fail(&mut bench, &json!({"files": "x.jsonl.bz2"}));
+    assert_eq!(
+        (error.code, error.hints[0].as_str()),
+        ("ingest::packed", "unpack it: bunzip2 --keep x.jsonl.bz2")
+    );
     bench.write("x.csv", "a,b\n1,2,3\n");
     let map = json!({"prompt": "{{ row.a }}", "completion": "{{ row.b }}"});
     let error = fail(&mut bench, &json!({"files": "x.csv", "map": map}));
@@ -279,16 +312,28 @@ fn configuration_errors_point_and_help() {
             "files": ["data", "nothing/*.jsonl", "s3://h/x.jsonl"], "format": "jsonl", "pattern": "(", "keep": ["id"],
             "map": {"prompt": "{{ row.x", "text": "x"},
         })).join("\n"),
-        @"
-    pattern | the regular expression does not parse: unclosed group | -
-    pattern | `pattern` belongs to `format: lines` | -
-    map.prompt | the template does not parse: unexpected end of input, expected end of variable block | -
-    map | `map` has [prompt, text], expected `prompt` and `completion` (and perhaps `system`), or `text`, or `messages` | -
-    keep[0] | `id` is a column that datasets have anyway, and cannot be kept beside it | -
+        @r#"
+    pattern | the regular expression does not parse: unclosed group | named groups are written `(?<name>…)`; a bracket that is text gets a backslash before it
+    pattern | `pattern` belongs to `format: lines` | set `format: lines`, or remove `pattern`
+    map.prompt | the template does not parse: unexpected end of input, expected end of variable block | such as `map: {prompt: "{{ row.question }}", completion: "{{ row.answer }}"}`
+    map | `map` has [prompt, text], expected `prompt` and `completion` (and perhaps `system`), or `text`, or `messages` | such as `map: {prompt: "{{ row.question }}", completion: "{{ row.answer }}"}`
+    keep[0] | `id` is a column that datasets have anyway, and cannot be kept beside it | remove it from `keep`; a `map` over `row` can write such a column of the file elsewhere
     files[0] | `data` is a directory, expected files | name its files: `data/*.jsonl`
-    files[1] | no file matches `nothing/*.jsonl` | -
+    files[1] | no file matches `nothing/*.jsonl` | it is looked for beside the pipeline; `*` and `?` stay within a name, `**` is any directories
     files[2] | `s3://` is not a scheme that `fetch` knows | give its `https://` address (a presigned one if it is private), or copy it first: a stage with `uses: command`, connected with `in:`
-    "
+    "#
+    );
+    insta::assert_snapshot!(
+        bench.issues(&IngestStage, &json!({
+            "files": ["", "[ab].jsonl"], "format": "jsonl", "delimiter": ";;", "max_errors": 3,
+        })).join("\n"),
+        @r#"
+    delimiter | `delimiter` belongs to `format: csv` | set `format: csv`, or remove `delimiter`
+    delimiter | `;;` separates no fields, expected one ASCII character | such as `delimiter: ";"`, or `"\t"` for a tab
+    max_errors | `max_errors` belongs to `on_error: skip`; without it the first broken row fails | add `on_error: skip`, or remove `max_errors`
+    files[0] | an empty path | name files: `files: [data/*.jsonl]`
+    files[1] | there is no file `[ab].jsonl` | globs know `*`, `?` and `**` only: list what else there is, `files: [a.jsonl, b.jsonl]`
+    "#
     );
     insta::assert_snapshot!(
         bench.issues(&IngestStage, &json!({"files": "x", "format": "lines"})).join("\n"),
@@ -311,7 +356,8 @@ fn paths_do_not_enter_the_key_but_settings_do() {
         json!({"keep": ["x"]}),
         json!({"sample": {"count": 3}}),
         json!({"on_error": "skip"}),
-        json!({"max_errors": 3}),
+        json!({"on_error": "skip", "max_errors": 3}),
+        json!({"delimiter": ";"}),
         json!({"map": {"text": "{{ row.x }}"}}),
         json!({"sample_by": "document"}),
         json!({"pattern": "(?<x>.)"}),
