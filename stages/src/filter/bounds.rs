@@ -28,7 +28,10 @@ pub(super) fn check(keep: &BTreeMap<String, ScoreBounds>, path: &str, issues: &m
                 issues.push(ConfigIssue::new(at, "expected `min` or `max`, found neither").help("such as `{min: 0.5}`"))
             }
             (Some(min), Some(max)) if min > max => {
-                issues.push(ConfigIssue::new(at, "`min` is larger than `max`, so every row would be dropped"));
+                issues.push(
+                    ConfigIssue::new(at, "`min` is larger than `max`, so every row would be dropped")
+                        .help("swap them, or leave one out"),
+                );
             }
             _ => {}
         }

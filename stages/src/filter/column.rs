@@ -18,6 +18,8 @@ pub(super) enum Judged {
     Joined(Vec<String>),
     /// The contents of all messages of a chat, joined by a line break.
     Messages,
+    /// The messages of a chat one by one, each of which can be edited.
+    Turns,
 }
 
 impl Judged {
@@ -42,7 +44,7 @@ impl Judged {
         match self {
             Self::Column(name) => vec![name.clone()],
             Self::Joined(names) => names.clone(),
-            Self::Messages => vec![MESSAGES.to_owned()],
+            Self::Messages | Self::Turns => vec![MESSAGES.to_owned()],
         }
     }
 
@@ -51,7 +53,7 @@ impl Judged {
         match self {
             Self::Column(name) => check_column(schema, name, step),
             Self::Joined(names) => names.iter().try_for_each(|name| check_column(schema, name, step)),
-            Self::Messages => Ok(()),
+            Self::Messages | Self::Turns => Ok(()),
         }
     }
 
@@ -71,12 +73,18 @@ impl Judged {
                 let messages = texts_of(batch, MESSAGES)?;
                 collect(messages.iter().map(contents))
             }
+            Self::Turns => texts_of(batch, MESSAGES),
         }
+    }
+
+    /// The texts of all rows as people read them.
+    pub fn readable<'a>(&self, batch: &'a RecordBatch) -> StageResult<TextColumn<'a>> {
+        if *self == Self::Turns { Self::Messages.texts(batch) } else { self.texts(batch) }
     }
 }
 
 pub(super) fn check_column(schema: &Schema, name: &str, step: &str) -> StageResult<()> {
-    if schema.field_with_name(name).is_ok() {
+    if schema.field_with_name(name).is_ok() || (is_part(name) && schema.field_with_name(MESSAGES).is_ok()) {
         return Ok(());
     }
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -92,6 +100,9 @@ pub(super) fn check_column(schema: &Schema, name: &str, step: &str) -> StageResu
 
 /// The texts of one column: without a copy if it is text, else converted; empty where null.
 pub(super) fn texts_of<'a>(batch: &'a RecordBatch, name: &str) -> StageResult<TextColumn<'a>> {
+    if batch.column_by_name(name).is_none() && is_part(name) && batch.column_by_name(MESSAGES).is_some() {
+        return collect(texts_of(batch, MESSAGES)?.iter().map(|messages| part(messages, name)));
+    }
     let column = batch
         .column_by_name(name)
         .ok_or_else(|| StageError::new("filter::missing_column", format!("column `{name}` vanished")))?;
@@ -114,18 +125,38 @@ fn collect(texts: impl Iterator<Item = String>) -> StageResult<TextColumn<'stati
         .ok_or_else(|| StageError::input("filter::too_long", "a batch holds more than 4 GiB of text"))
 }
 
+/// Whether a chat has something that stands for this column of other shapes.
+fn is_part(name: &str) -> bool {
+    matches!(name, "prompt" | "completion")
+}
+
+/// `completion` of a chat is its last answer, `prompt` what stands before that, without system messages.
+fn part(messages: &str, name: &str) -> String {
+    let Ok(Value::Array(messages)) = serde_json::from_str::<Value>(messages) else { return String::new() };
+    let is = |message: &Value, roles: &[&str]| message["role"].as_str().is_some_and(|role| roles.contains(&role));
+    let answer = messages.iter().rposition(|message| is(message, &["assistant", "model"])).unwrap_or(messages.len());
+    if name == "completion" {
+        return messages.get(answer).map(content).unwrap_or_default();
+    }
+    let before = messages[..answer].iter().filter(|message| !is(message, &["system", "developer"]));
+    before.map(content).collect::<Vec<_>>().join("\n")
+}
+
 /// The contents of the messages of a chat; what is no list of messages is taken as it is.
 fn contents(messages: &str) -> String {
     let Ok(Value::Array(messages)) = serde_json::from_str::<Value>(messages) else { return messages.to_owned() };
-    let texts: Vec<String> = messages
-        .iter()
-        .map(|message| match &message["content"] {
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            other => other.to_string(),
-        })
-        .collect();
-    texts.join("\n")
+    messages.iter().map(content).collect::<Vec<_>>().join("\n")
+}
+
+fn content(message: &Value) -> String {
+    match &message["content"] {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        Value::Array(parts) if parts.iter().all(|part| part["text"].is_string()) => {
+            parts.iter().filter_map(|part| part["text"].as_str()).collect()
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Bytes of text in the columns of the shape.
@@ -141,13 +172,23 @@ pub(super) fn text_bytes(batch: &RecordBatch, shape: DatasetShape) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::contents;
+    use super::{contents, part};
 
     #[test]
     fn a_chat_reads_as_its_contents() {
-        let chat =
-            r#"[{"role":"user","content":"hi"},{"role":"assistant","content":null},{"role":"tool","content":[1]}]"#;
-        assert_eq!(contents(chat), "hi\n\n[1]");
+        let chat = r#"[{"role":"user","content":"hi"},{"role":"assistant","content":null},{"role":"tool","content":[1]},
+               {"role":"user","content":[{"type":"text","text":"in "},{"type":"text","text":"parts"}]}]"#;
+        assert_eq!(contents(chat), "hi\n\n[1]\nin parts");
         assert_eq!(contents("not JSON"), "not JSON");
+        assert_eq!((part("not JSON", "prompt"), part("[]", "completion")), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn a_chat_has_a_prompt_and_a_completion() {
+        let chat = r#"[{"role":"system","content":"s"},{"role":"user","content":"a"},{"role":"assistant","content":"b"},
+               {"role":"user","content":"c"},{"role":"assistant","content":"d"},{"role":"user","content":"e"}]"#;
+        assert_eq!((part(chat, "prompt").as_str(), part(chat, "completion").as_str()), ("a\nb\nc", "d"));
+        let open = r#"[{"role":"user","content":"a"}]"#;
+        assert_eq!((part(open, "prompt").as_str(), part(open, "completion").as_str()), ("a", ""));
     }
 }

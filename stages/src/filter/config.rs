@@ -42,7 +42,8 @@ pub(super) enum StepKind<'a> {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StepConfig {
-    /// `builtin:NAME`, the directory of a plugin (Rust, Python, JavaScript or C), or a `.wasm` component.
+    /// `builtin:NAME`, the directory of a plugin (Rust, Python, JavaScript or C), or a `.wasm` component. `luthier plugin
+    /// inspect 'builtin:*'` lists the built-ins, with a NAME its configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
     /// `exact`, `minhash`, or a mapping with `method` and its options. The first of equal rows stays.
@@ -55,7 +56,8 @@ pub(super) struct StepConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokensConfig>,
     /// The column to judge, or several, joined by a line break. A plugin may name its own; else the text of the
-    /// dataset: `text`, `completion`, or the contents of all messages. Deduplication compares all of a row by default.
+    /// dataset: `text`, `completion`, or the contents of all messages. Of a chat, `completion` is the last
+    /// answer and `prompt` what stands before it; what rewrites text judges and rewrites every message by itself. Deduplication compares all of a row by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<OneOrMany>,
     /// Name in tables and in `filter_step`; by default that of the plugin.
@@ -131,6 +133,11 @@ const DROP_FUEL: u64 = 5_000_000_000;
 impl StepConfig {
     pub fn on_trap(&self) -> OnTrapConfig {
         self.on_trap.unwrap_or_default()
+    }
+
+    /// Most rows that the plugin may fail on.
+    pub fn max_traps(&self) -> u64 {
+        self.max_traps.unwrap_or(100)
     }
 
     /// The ceilings of the step, defaults filled.
@@ -307,7 +314,7 @@ fn prepare_plugin(
     }
     if step.on_trap() == OnTrapConfig::Drop {
         let limits = step.limits();
-        key["on_trap"] = json!({"memory_mib": limits.memory_mib, "fuel": limits.fuel});
+        key["on_trap"] = json!({"memory_mib": limits.memory_mib, "fuel": limits.fuel, "max_traps": step.max_traps()});
     }
     match PluginSource::parse(plugin, env.directory) {
         Err(problem) => issues.push(ConfigIssue::new(at, problem.message).help(problem.help)),

@@ -165,6 +165,11 @@ pub(super) fn report(accounts: &[StepAccount], rows_in: u64, rows_kept: u64) -> 
     outcome
 }
 
+/// To the kilobyte; the bytes are in the output `funnel`.
+fn megabytes(bytes: u64) -> String {
+    format!("{:.3}", bytes as f64 / 1e6)
+}
+
 fn table(accounts: &[StepAccount]) -> Section {
     let mut rows = Vec::new();
     for account in accounts {
@@ -173,8 +178,8 @@ fn table(accounts: &[StepAccount]) -> Section {
             account.rows_in.to_string(),
             account.rows_out.to_string(),
             account.edited.to_string(),
-            account.bytes_in.to_string(),
-            account.bytes_out.to_string(),
+            megabytes(account.bytes_in),
+            megabytes(account.bytes_out),
             String::new(),
         ]);
         for (reason, reason_account) in &account.reasons {
@@ -189,7 +194,7 @@ fn table(accounts: &[StepAccount]) -> Section {
             ]);
         }
     }
-    let columns = ["step", "rows in", "rows out", "edited", "bytes in", "bytes out", "dropped"];
+    let columns = ["step", "rows in", "rows out", "edited", "MB in", "MB out", "dropped"];
     Section::Table { title: "Filter steps".to_owned(), columns: columns.map(str::to_owned).to_vec(), rows }
 }
 

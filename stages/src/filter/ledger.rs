@@ -57,6 +57,7 @@ pub(super) fn seen_as_it_came(judged: &Judged, reads: &[String]) -> Seen {
         Judged::Column(_) => b"column",
         Judged::Joined(_) => b"joined",
         Judged::Messages => b"messages",
+        Judged::Turns => b"turns",
     };
     hasher.update(kind);
     for names in [&judged.columns()[..], reads] {

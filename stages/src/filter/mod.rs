@@ -33,6 +33,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod turns;
 
 use luthier_core::{
     ArtifactKind, ConfigIssue, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, Stage, StageContext,
@@ -50,7 +51,7 @@ impl Stage for FilterStage {
     }
 
     fn recipe_version(&self) -> u32 {
-        2
+        3
     }
 
     fn about(&self) -> &'static str {

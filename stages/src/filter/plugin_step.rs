@@ -17,6 +17,7 @@ use super::config::{OnTrapConfig, StepConfig};
 use super::known::{KnownVerdicts, spread, subset};
 use super::ledger::{Seen, seen, seen_as_it_came};
 use super::step::Step;
+use super::turns::Turns;
 
 /// Judges rows one by one; shared by all threads.
 pub(super) struct PluginStep {
@@ -95,13 +96,14 @@ impl PluginStep {
 
     /// The judged column alone.
     pub fn judged_texts<'a>(&self, batch: &'a RecordBatch) -> StageResult<TextColumn<'a>> {
-        self.judged.texts(batch)
+        self.judged.readable(batch)
     }
 
     /// The column that edits go into.
     pub fn edited_column(&self) -> Option<&str> {
         match &self.judged {
             Judged::Column(name) => Some(name),
+            Judged::Turns => Some("messages"),
             Judged::Joined(_) | Judged::Messages => None,
         }
     }
@@ -183,12 +185,18 @@ impl PluginStep {
     }
 
     fn judge_all(&self, texts: &TextBatch<'_>, row_of: &dyn Fn(usize) -> String) -> StageResult<Judgement> {
+        let turns = if self.judged == Judged::Turns { Some(Turns::of(texts)?) } else { None };
         let mut worker = self.pool.take()?;
-        let answer = worker.judge(texts, self.on_trap);
+        let answer = worker.judge(turns.as_ref().map_or(texts, |turns| &turns.texts), self.on_trap);
         let lines = worker.take_lines();
+        let row_of = |at: usize| row_of(turns.as_ref().map_or(at, |turns| turns.row(at)));
         match answer {
             Ok(verdicts) => {
                 self.pool.put(worker);
+                let verdicts = match turns {
+                    Some(turns) => turns.join(verdicts, &self.manifest.scores),
+                    None => verdicts,
+                };
                 Ok(Judgement { verdicts, lines, ahead: None })
             }
             Err(JudgeError::Open(error)) => Err(error),
@@ -206,7 +214,9 @@ pub(super) fn introduce(steps: &mut [Step]) {
     let mut text: Option<Judged> = None;
     for step in steps.iter_mut().rev() {
         match step {
-            Step::Plugin(step) if step.native().is_some() && step.manifest.reads.is_empty() => {
+            Step::Plugin(step)
+                if step.native().is_some() && step.manifest.reads.is_empty() && step.judged != Judged::Turns =>
+            {
                 if text.as_ref() != Some(&step.judged) {
                     behind.clear();
                 }
@@ -252,16 +262,23 @@ pub(super) fn open_plugin(
         None if manifest.text.is_empty() => Judged::default_of(shape),
         None => Judged::Column(manifest.text.clone()),
     };
+    let is_chat =
+        judged == Judged::Messages || shape == DatasetShape::Chat && judged == Judged::Column("messages".to_owned());
+    let judged = if manifest.edits_text && is_chat { Judged::Turns } else { judged };
     judged.check(schema, name)?;
     for column in &manifest.reads {
         check_column(schema, column, name)?;
     }
-    if manifest.edits_text && !matches!(judged, Judged::Column(_)) {
+    let is_part = matches!(&judged, Judged::Column(name) if schema.field_with_name(name).is_err());
+    if manifest.edits_text && (is_part || matches!(judged, Judged::Joined(_))) {
         return Err(StageError::input(
             "filter::edits_joined",
-            format!("step `{name}` rewrites the text it judges, but judges several pieces of text at once"),
+            format!("step `{name}` rewrites the text it judges, but what it judges is no column"),
         )
-        .hint("name the one column to judge and rewrite: `on: COLUMN`"));
+        .hint(match shape {
+            DatasetShape::Chat => "leave `on:` out: every message of a chat is judged and rewritten by itself",
+            _ => "name the one column to judge and rewrite, `on: COLUMN`, in a step for each",
+        }));
     }
     let bounds = step.keep.clone().unwrap_or_default();
     if let Some((score, message, help)) = bounds::unknown_score(&bounds, &manifest) {
@@ -271,10 +288,11 @@ pub(super) fn open_plugin(
     let bounds = Bounds::new(&bounds, &manifest);
     let limits = plugin.limits();
     let config = Value::Object(step.config.clone().unwrap_or_default());
-    let columns: Vec<String> = judged.columns().into_iter().chain(manifest.reads.iter().cloned()).collect();
+    let stored = |name: String| if schema.field_with_name(&name).is_ok() { name } else { "messages".to_owned() };
+    let columns: Vec<String> = judged.columns().into_iter().chain(manifest.reads.iter().cloned()).map(stored).collect();
     let is_text = |name: &String| schema.field_with_name(name).is_ok_and(|field| field.data_type() == &DataType::Utf8);
     let as_it_came = columns.iter().all(is_text).then(|| seen_as_it_came(&judged, &manifest.reads));
-    let known = known_verdicts(&plugin, step.plugin.as_deref(), &manifest, &config);
+    let known = known_verdicts(&plugin, step.plugin.as_deref(), &manifest, &config, &judged);
     let pool = WorkerPool { plugin, config, idle: Mutex::new(Vec::new()) };
     // A wrong configuration is found before the first row, and on an empty dataset too.
     pool.put(pool.take().map_err(|mut error| {
@@ -290,7 +308,7 @@ pub(super) fn open_plugin(
             OnTrapConfig::Fail => OnTrap::Fail,
             OnTrapConfig::Drop => OnTrap::Drop,
         },
-        max_traps: step.max_traps.unwrap_or(100),
+        max_traps: step.max_traps(),
         limits,
         bounds,
         known,
@@ -301,7 +319,13 @@ pub(super) fn open_plugin(
 }
 
 /// Native or WebAssembly, a built-in says the same and is known by its own version; another plugin is known by its bytes.
-fn known_verdicts(plugin: &Plugin, source: Option<&str>, manifest: &Manifest, config: &Value) -> KnownVerdicts {
+fn known_verdicts(
+    plugin: &Plugin,
+    source: Option<&str>,
+    manifest: &Manifest,
+    config: &Value,
+    judged: &Judged,
+) -> KnownVerdicts {
     let builtin = match plugin {
         Plugin::Native(builtin) => Some(*builtin),
         Plugin::Component(_) => {
@@ -320,5 +344,10 @@ fn known_verdicts(plugin: &Plugin, source: Option<&str>, manifest: &Manifest, co
     };
     let names = manifest.scores.iter().map(|score| &score.name).chain(&manifest.reasons);
     let key = names.fold(key.with("ledger", b"3"), |key, name| key.with("name", name.as_bytes()));
+    if *judged == Judged::Turns {
+        // What is known of a chat follows from the scores of its messages, which are not kept.
+        let key = key.with("judged", b"turns").with_config("all", config);
+        return KnownVerdicts::new(key, config.clone(), [manifest.scores.len(), manifest.reasons.len()], None);
+    }
     KnownVerdicts::new(key, config.clone(), [manifest.scores.len(), manifest.reasons.len()], builtin)
 }

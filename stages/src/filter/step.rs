@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use luthier_core::{ConfigIssue, Digest, StageContext, StageError, StageResult};
+use luthier_core::{ConfigIssue, Digest, StageContext, StageError, StageResult, nearest};
 use luthier_formats::dataset::DatasetShape;
 use luthier_formats::tokenizer::Tokenizer;
 use luthier_plugins::{
@@ -45,7 +45,14 @@ pub(super) fn prepare_builtin(
             for (at, message) in builtin.check(&config) {
                 let at = if at.is_empty() { format!("{path}.config") } else { format!("{path}.config.{at}") };
                 let at = if step.config.is_some() { at } else { path.to_owned() };
-                issues.push(ConfigIssue::new(at, message));
+                let unknown = message.strip_prefix("unknown key `").and_then(|rest| rest.split('`').next());
+                let schema = builtin.manifest().config_schema;
+                let known = schema["properties"].as_object().into_iter().flat_map(|known| known.keys());
+                let help = match unknown.and_then(|key| nearest(key, known.map(String::as_str))) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("`luthier plugin inspect builtin:{name}` documents its configuration"),
+                };
+                issues.push(ConfigIssue { on_key: unknown.is_some(), ..ConfigIssue::new(at, message).help(help) });
             }
         }
     }

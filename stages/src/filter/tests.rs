@@ -157,6 +157,56 @@ fn builtins_rewrite_text_and_report_scores() {
 }
 
 #[test]
+fn a_chat_is_rewritten_message_by_message() {
+    let mut bench = Bench::new();
+    let path = bench.root().join("chats");
+    let chat = |address: &str, call: &str| {
+        json!([
+            {"role": "user", "content": format!("two lines:\n{address} and \"quoted\"")},
+            {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": call}}]},
+            {"role": "tool", "content": [{"type": "text", "text": format!("to {address}")}], "name": "mail"},
+            {"role": "assistant", "content": "Sent."},
+        ])
+        .to_string()
+    };
+    let plain = chat("nobody", "send");
+    let rows: [&[&str]; 3] = [&[&chat("joe@example.com", "send")], &[&plain], &[&chat("ann@example.com", "x")]];
+    crate::testing::write_dataset(&path, DatasetShape::Chat, &rows);
+    bench.input("data", ArtifactKind::Dataset, &path);
+    // The second run takes from the shards of the first what was found out.
+    for on in [None, Some("messages"), None] {
+        let mut step = json!({"plugin": "builtin:pii", "keep": {"emails": {"max": 2}}});
+        if let Some(on) = on {
+            step["on"] = json!(on);
+        }
+        let done = bench.run(&FilterStage, &json!({"steps": [step]})).unwrap();
+        let kept = column(&done.out.join("kept"), "messages");
+        assert_eq!(kept, [chat("<email>", "send"), plain.clone(), chat("<email>", "x")], "{on:?}");
+    }
+    let step = json!({"plugin": "builtin:pii", "keep": {"emails": {"max": 1}}});
+    let done = bench.run(&FilterStage, &json!({"steps": [step]})).unwrap();
+    assert_eq!(column(&done.out.join("kept"), "id"), ["id1"]);
+    // What is asked and what is answered stand for the columns that other shapes have.
+    let step = json!({"plugin": "builtin:overlap", "config": {"min_words": 1}});
+    let done = bench.run(&FilterStage, &json!({"steps": [step, {"dedup": "exact", "on": "completion"}]})).unwrap();
+    assert_eq!(column(&done.out.join("kept"), "id"), ["id0"]);
+    let error = bench.run(&FilterStage, &json!({"steps": [{"plugin": "builtin:pii", "on": "prompt"}]})).unwrap_err();
+    assert_eq!(
+        render(&error),
+        "step `pii` rewrites the text it judges, but what it judges is no column\n\
+         hint: leave `on:` out: every message of a chat is judged and rewritten by itself"
+    );
+    let step = json!({"plugin": "builtin:pii", "keep": {"emails": {"max": 1}}});
+    let done = bench.run(&FilterStage, &json!({"steps": [step]})).unwrap();
+    let Some(Section::Samples { rows, .. }) =
+        done.outcome.sections.iter().find(|section| matches!(section, Section::Samples { .. }))
+    else {
+        panic!("no dropped rows are shown")
+    };
+    assert!(rows[0][2].starts_with("two lines:\n"), "{rows:?}");
+}
+
+#[test]
 fn bad_configurations_are_reported_at_once_with_paths() {
     let bench = Bench::new();
     bench.write("notes/readme.md", "");
@@ -175,9 +225,9 @@ fn bad_configurations_are_reported_at_once_with_paths() {
     ]});
     insta::assert_snapshot!(bench.issues(&FilterStage, &with).join("\n"), @r#"
     steps[0].plugin | there is no built-in filter `gopher-qualty` | did you mean `builtin:gopher-quality`?
-    steps[1].config.mox_words | unknown key `mox_words` (known keys: `min_chars`, `max_chars`, `min_words`, `max_words`) | -
-    steps[1].config.min_words | expected a whole number of 0 or more that fits, found the string `five` | -
-    steps[2].config | a minimum is larger than its maximum, so every row would be dropped | -
+    steps[1].config.mox_words | unknown key `mox_words` (known keys: `min_chars`, `max_chars`, `min_words`, `max_words`) | did you mean `max_words`?
+    steps[1].config.min_words | expected a whole number of 0 or more that fits, found the string `five` | `luthier plugin inspect builtin:length` documents its configuration
+    steps[2].config | a minimum is larger than its maximum, so every row would be dropped | `luthier plugin inspect builtin:length` documents its configuration
     steps[3].plugin | there is no plugin at `./nowhere` | `luthier plugin new ./nowhere` makes one; built-in filters are named `builtin:NAME`
     steps[4].plugin | `./notes` is a directory without a plugin: it has none of `Cargo.toml`, `judge.py`, `judge.js`, `judge.c` | `luthier plugin new NAME --lang rust|python|javascript|c` makes a plugin; a component that something else built is named by its `.wasm` file
     steps[5].plugin | `./notes/readme.md` is neither a directory nor a `.wasm` file | name the directory of a plugin, or a component that ends in `.wasm`
@@ -195,7 +245,7 @@ fn bad_configurations_are_reported_at_once_with_paths() {
     steps[1].dedup.normalise | unknown key `normalise` | did you mean `normalize`?
     on_emty | unknown key `on_emty` | did you mean `on_empty`?
     "#);
-    insta::assert_snapshot!(bench.issues(&FilterStage, &json!({"steps": []})).join("\n"), @"steps | expected at least 1 item(s), found 0 | -");
+    insta::assert_snapshot!(bench.issues(&FilterStage, &json!({"steps": []})).join("\n"), @"steps | found 0 entries, at least 1 needed | -");
 }
 
 #[test]
@@ -203,6 +253,10 @@ fn every_setting_that_matters_is_in_the_key() {
     let bench = Bench::new();
     let key = |with: serde_json::Value| bench.prepare(&FilterStage, &with).unwrap().key;
     let base = json!({"steps": [{"plugin": "builtin:length"}, {"dedup": "exact"}]});
+    // A result within one budget of failures is none within a smaller one.
+    let budget =
+        |most: u64| key(json!({"steps": [{"plugin": "builtin:length", "on_trap": "drop", "max_traps": most}]}));
+    assert_ne!(budget(2), budget(100));
     for (changed, with) in [
         (true, json!({"steps": [{"plugin": "builtin:length", "config": {"min_words": 1}}, {"dedup": "exact"}]})),
         (true, json!({"steps": [{"plugin": "builtin:length", "on": "prompt"}, {"dedup": "exact"}]})),
@@ -284,7 +338,7 @@ fn plugin_failures_name_the_row_or_set_it_aside() {
     let error = bench.run(&FilterStage, &json!({"steps": [{"plugin": hostile, "config": {"obey": 3}}]})).unwrap_err();
     insta::assert_snapshot!(render(&error), @r#"
     step `hostile`: plugin `hostile` refuses its configuration: `config.obey`: expected a list, found `3`
-    hint: `luthier plugin inspect` prints the configuration that `hostile` takes
+    hint: `luthier plugin inspect PATH` prints the configuration that `hostile` takes
     "#);
 }
 

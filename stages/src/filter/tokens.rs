@@ -29,6 +29,9 @@ pub(super) struct TokensConfig {
 
 impl TokensConfig {
     pub fn check(&self, path: &str, issues: &mut Vec<ConfigIssue>) {
+        if self.min == 0 && self.max.is_none() {
+            issues.push(ConfigIssue::new(path, "expected `min` or `max`, found neither").help("such as `{max: 2048}`"));
+        }
         if self.max.is_some_and(|max| max < self.min) {
             let message = "`min` is larger than `max`, so every row would be dropped".to_owned();
             issues.push(ConfigIssue::new(path, message).help("swap them, or leave one out"));

@@ -290,10 +290,7 @@ fn damaged_files_say_so() {
     assert_eq!(fail(&mut bench, &json!({"files": "x.bin"})).code, "ingest::format");
     bench.write("x.jsonl.bz2", b"BZh91AY&SY");
     let error = fail(&mut bench, &json!({"files": "x.jsonl.bz2"}));
-    assert_eq!(
-        (error.code, error.hints[0].as_str()),
-        ("ingest::packed", "unpack it: bunzip2 --keep x.jsonl.bz2")
-    );
+    assert_eq!((error.code, error.hints[0].as_str()), ("ingest::packed", "unpack it: bunzip2 --keep x.jsonl.bz2"));
     bench.write("x.csv", "a,b\n1,2,3\n");
     let map = json!({"prompt": "{{ row.a }}", "completion": "{{ row.b }}"});
     let error = fail(&mut bench, &json!({"files": "x.csv", "map": map}));
