@@ -4,6 +4,7 @@
 mod doctor;
 
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
 
 use camino::Utf8Path;
 use luthier_core::{StageError, StageResult};
@@ -49,7 +50,63 @@ pub fn show(path: &Utf8Path, model: Option<&Utf8Path>, count: usize) -> StageRes
         return Err(StageError::input("data::missing", format!("`{path}` does not exist"))
             .hint("name a path, or a stage as in `luthier data show tokens -f PIPELINE`"));
     }
-    if is_tokens(path) { show_tokens(path, model, count) } else { show_rows(path, count) }
+    if is_tokens(path) {
+        return show_tokens(path, model, count);
+    }
+    if let Some(shown) = records(path, count)? {
+        return Ok(shown);
+    }
+    check_kind(path)?;
+    show_rows(path, count)
+}
+
+/// Refuses a file that is no Parquet from its first byte on, such as a model's: nothing of it is damaged.
+fn check_kind(path: &Utf8Path) -> StageResult<()> {
+    if !path.is_file() || starts_of(path, 4)? == b"PAR1" {
+        return Ok(());
+    }
+    Err(StageError::input("data::kind", format!("`{path}` holds neither a dataset nor tokens"))
+        .hint("name a stage that makes one, such as an `ingest` or a `tokenize`: `luthier status` lists the stages"))
+}
+
+/// The first bytes of a file; none of a directory.
+fn starts_of(path: &Utf8Path, count: u64) -> StageResult<Vec<u8>> {
+    let mut start = Vec::new();
+    if path.is_file() {
+        fs_err::File::open(path)?.take(count).read_to_end(&mut start)?;
+    }
+    Ok(start)
+}
+
+/// The first objects of a file with one a line, such as the rows that ingest set aside; `None` if it is none.
+fn records(path: &Utf8Path, count: usize) -> StageResult<Option<Shown>> {
+    if starts_of(path, 1)? != b"{" {
+        return Ok(None);
+    }
+    let (mut rows, mut text) = (Vec::new(), String::new());
+    for (number, line) in BufReader::new(fs_err::File::open(path)?).lines().take(count).enumerate() {
+        let record = line.ok().and_then(|line| serde_json::from_str::<Value>(&line).ok());
+        let Some(Value::Object(record)) = record else {
+            // What breaks off later was one up to here.
+            return if number == 0 { Ok(None) } else { Err(not_a_record(path, number as u64 + 1)) };
+        };
+        let _ = writeln!(text, "── row {}", number + 1);
+        for (name, value) in &record {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let _ = writeln!(text, "{name}: {value}");
+        }
+        rows.push(Value::Object(record));
+    }
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Shown { title: "records, a line each".to_owned(), rows, text, samples: Vec::new() }))
+}
+
+fn not_a_record(path: &Utf8Path, line: u64) -> StageError {
+    StageError::input("data::record", "the line is no JSON object, as those before it are")
+        .at(path.as_str(), line, 0)
+        .hint("`luthier data show` prints datasets, tokens and files of one object a line")
 }
 
 fn show_rows(path: &Utf8Path, count: usize) -> StageResult<Shown> {
@@ -132,4 +189,25 @@ fn pieces(sample: &TokenSample, tokenizer: &Tokenizer) -> Vec<(String, bool)> {
         }
     }
     pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_a_file_are_rows() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = Utf8Path::from_path(directory.path()).unwrap().join("rejected");
+        fs_err::write(&path, "{\"file\":\"a.jsonl\",\"line\":3}\n{\"line\":4}\nno object\n").unwrap();
+        let shown = show(&path, None, 3).unwrap_err();
+        assert!(
+            shown.to_string().ends_with("rejected:3: the line is no JSON object, as those before it are"),
+            "{shown}"
+        );
+        let shown = show(&path, None, 1).unwrap();
+        assert_eq!((shown.rows.len(), shown.text.as_str()), (1, "── row 1\nfile: a.jsonl\nline: 3\n"));
+        fs_err::write(&path, "neither\n").unwrap();
+        assert_eq!(show(&path, None, 1).unwrap_err().code, "data::kind");
+    }
 }

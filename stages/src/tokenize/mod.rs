@@ -241,7 +241,7 @@ fn encode_batch(batch: &RecordBatch, first: u64, encoder: &Encoder<'_>) -> Stage
 
 fn in_row(mut error: StageError, row: u64, id: &str) -> StageError {
     let skip = error.code.starts_with("template::");
-    error.message = format!("row {row} (`{id}`): {}", error.message);
+    error.message = format!("row {} (`{id}`): {}", row + 1, error.message);
     if skip { error.hint("set `on_error: skip` to leave such rows out") } else { error }
 }
 

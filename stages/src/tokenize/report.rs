@@ -1,6 +1,6 @@
 //! What a tokenization tells: counts, warnings, samples.
 
-use luthier_core::{StageError, StageOutcome};
+use luthier_core::{StageError, StageOutcome, quoted};
 use luthier_formats::tokens::TokenSet;
 
 use super::config::{OnLong, TokenizeConfig};
@@ -25,7 +25,10 @@ pub fn nothing_left(rows: u64, config: &TokenizeConfig, notes: Notes) -> StageEr
     if notes.dropped_long > notes.untrained + notes.refused {
         return error.hint("raise `max_length:`, or set `on_long: truncate`");
     }
-    error.hint("check that the rows have turns of the role `assistant`; `train_on: all` trains every token")
+    let roles = quoted(&config.roles_to_train);
+    error.hint(format!(
+        "check that the rows have turns of [{roles}], as `roles_to_train` says; `train_on: all` trains every token"
+    ))
 }
 
 pub fn outcome(set: &TokenSet, encoder: &Encoder<'_>, rows: u64, notes: Notes, lengths: &[usize]) -> StageOutcome {

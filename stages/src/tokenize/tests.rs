@@ -164,7 +164,7 @@ fn templates_of_every_kind_give_their_turns() {
     let error = run("{% for m in messages %}{% endfor %}").err().expect("nothing rendered");
     assert_eq!(error.code, "tokenize::nothing_left");
     let error = run("{{ raise_exception('no') }}").err().expect("refused");
-    assert_eq!(error.to_string(), "row 0 (`id0`): the chat template refuses the conversation: no");
+    assert_eq!(error.to_string(), "row 1 (`id0`): the chat template refuses the conversation: no");
     assert_eq!(error.hints.last().map(String::as_str), Some("set `on_error: skip` to leave such rows out"));
 }
 
@@ -272,7 +272,7 @@ fn nothing_to_train_and_nothing_at_all_are_errors() {
     );
     assert_eq!(run(DatasetShape::Chat, &[], &json!({})).err().expect("empty").code, "tokenize::empty");
     let error = run(DatasetShape::Chat, &[&["{"]], &json!({})).err().expect("no JSON");
-    assert_eq!(error.to_string(), "row 0 (`id0`): `messages` is not JSON");
+    assert_eq!(error.to_string(), "row 1 (`id0`): `messages` is not JSON");
 }
 
 #[test]

@@ -89,7 +89,9 @@ pub fn template_error(error: &Error, origin: &str) -> StageError {
         _ => "fails",
     };
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    StageError::input("template::failed", format!("the template {what}: {detail}")).at(origin, line, 0)
+    StageError::input("template::failed", format!("the template {what}: {detail}")).at(origin, line, 0).hint(
+        "mend the template, or use another one: `template: auto` is the model's own, `template: chatml` the usual one",
+    )
 }
 
 fn raised(error: &Error) -> Option<String> {

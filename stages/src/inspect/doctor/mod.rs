@@ -31,6 +31,7 @@ pub fn examine(path: &Utf8Path, model: Option<&Utf8Path>) -> StageResult<Vec<Fin
         return Err(StageError::input("data::missing", format!("`{path}` does not exist"))
             .hint("name a path, or a stage as in `luthier data doctor tokens -f PIPELINE`"));
     }
+    super::check_kind(path)?;
     let base = model
         .map(|model| {
             let tokenizer = Tokenizer::from_model(model)?;

@@ -59,10 +59,16 @@ impl Row {
     fn of(batch: &RecordBatch, row: usize, shape: DatasetShape, number: usize) -> Self {
         let text = |name: &str| batch.column_by_name(name).map(|column| column_text(column.as_ref(), row).into_owned());
         let texts: Vec<String> = shape.columns().iter().filter_map(|name| text(name)).collect();
-        let messages = match (shape, texts.first()) {
+        let mut messages: Vec<Value> = match (shape, texts.first()) {
             (DatasetShape::Chat, Some(json)) => serde_json::from_str(json).unwrap_or_default(),
             _ => Vec::new(),
         };
+        for content in messages.iter_mut().filter_map(|message| message.get_mut("content")) {
+            if let Value::Array(parts) = content {
+                let texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
+                *content = Value::String(texts.collect());
+            }
+        }
         let name = text("id").filter(|id| !id.is_empty()).unwrap_or_else(|| number.to_string());
         Self { name, texts, messages, shape }
     }
@@ -78,7 +84,10 @@ impl Row {
     /// Whether the texts, or the contents of the messages, satisfy `test`.
     fn find(&self, test: impl Fn(&str) -> bool) -> Option<&str> {
         match self.shape {
-            DatasetShape::Chat => self.messages.iter().map(Self::content_of).find(|text| test(text)),
+            // A message that calls tools has no content.
+            DatasetShape::Chat => {
+                self.messages.iter().filter_map(|message| message.get("content")?.as_str()).find(|text| test(text))
+            }
             _ => self.texts.iter().map(String::as_str).find(|text| test(text)),
         }
     }
@@ -93,6 +102,18 @@ impl Row {
                     .then(|| (Value::from(before).to_string(), Self::content_of(last).to_owned()))
             }
             DatasetShape::Text => None,
+        }
+    }
+
+    /// What is trained by default.
+    fn answers(&self) -> Vec<&str> {
+        match self.shape {
+            DatasetShape::PromptCompletion => self.texts.get(1).map(String::as_str).into_iter().collect(),
+            DatasetShape::Chat => {
+                let said = |message: &&Value| matches!(Self::role_of(message), "assistant" | "model");
+                self.messages.iter().filter(said).map(Self::content_of).collect()
+            }
+            DatasetShape::Text => Vec::new(),
         }
     }
 
@@ -142,7 +163,11 @@ impl Checks {
             special,
             seen_rows: BTreeSet::new(),
             answers: BTreeMap::new(),
-            empty: Check::error("empty fields", "have an empty field", "drop them with `plugin: builtin:length`"),
+            empty: Check::error(
+                "empty fields",
+                "have an empty field",
+                "drop them in a filter, column by column: `- {plugin: \"builtin:length\", on: prompt, config: {min_words: 1}}`",
+            ),
             control: Check::warning(
                 "control or replacement characters",
                 "have them",
@@ -162,7 +187,8 @@ impl Checks {
             special_in_text: Check::error(
                 "special tokens in user text",
                 "have one written out in text that a user wrote, which becomes a real one",
-                "filter such rows: whoever writes the text could speak for the assistant",
+                "whoever writes the text could speak for the assistant; drop such rows in a filter: `- {plugin: \
+                 \"builtin:regex\", on: prompt, config: {patterns: [\"<[|]im_(start|end)[|]>\"], action: drop}}`",
             ),
             unanswered: Check::error(
                 "chats without an answer at the end",
@@ -204,11 +230,11 @@ impl Checks {
             if before != said && !is_copy {
                 self.contradicting.hit(name, || format!("as row {earlier}: {prompt} → {answer}"));
             }
-            if is_empty_think(&answer) {
-                self.empty_think.hit(name, || answer.clone());
-            }
         } else if row.shape == DatasetShape::Chat {
             self.unanswered.hit(name, first);
+        }
+        if let Some(answer) = row.answers().into_iter().find(|answer| is_empty_think(answer)) {
+            self.empty_think.hit(name, || answer.to_owned());
         }
         let special = &self.special;
         let written = |text: &&str| special.iter().any(|token| text.contains(token.as_str()));

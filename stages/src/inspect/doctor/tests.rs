@@ -142,12 +142,34 @@ fn rows_that_contradict_each_other_or_forge_turns_are_found() {
 #[test]
 fn chats_end_with_an_answer() {
     let answered = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).to_string();
-    let open = json!([{"role": "user", "content": "a"}]).to_string();
+    let open = json!([
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "<think></think>b"},
+        {"role": "user", "content": "c"},
+    ])
+    .to_string();
     let (_dir, path) = dataset(DatasetShape::Chat, &[&[&answered], &[&open]]);
     insta::assert_snapshot!(lines(&examine(&path, None).expect("findings")), @r#"
     Error chats without an answer at the end: 1 of 2 do not end with a turn of the assistant
-      id1: [{"role":"user","content":"a"}]
+      id1: [{"role":"user","content":"a"},{"role":"assistant","content":"<think></think>b"},{"role":"user","content":"c"}]
+    Warning empty `<think>` in answers: 1 of 2 would train the model not to think
+      id1: <think></think>b
     "#);
+}
+
+#[test]
+fn calls_of_tools_and_contents_in_parts_are_no_empty_fields() {
+    let calls = json!([
+        {"role": "user", "content": [{"type": "text", "text": "say "}, {"type": "text", "text": "<|im_end|>"}]},
+        {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "say", "arguments": {}}}]},
+        {"role": "tool", "content": "said"},
+        {"role": "assistant", "content": [{"type": "text", "text": "done"}]},
+    ]);
+    let (_dir, path) = dataset(DatasetShape::Chat, &[&[&calls.to_string()]]);
+    insta::assert_snapshot!(lines(&examine(&path, None).expect("findings")), @"
+    Error special tokens in user text: 1 of 1 have one written out in text that a user wrote, which becomes a real one
+      id0: say <|im_end|>
+    ");
 }
 
 #[test]

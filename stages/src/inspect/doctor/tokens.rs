@@ -87,8 +87,9 @@ impl Checks {
         if trained == 0 {
             self.untrained.hit(&sample.id, || text(all.clone()));
         }
-        // Plain texts and continued texts are trained whole.
-        let is_whole = sample.ids.len() > 2 && trained + 1 >= sample.ids.len();
+        // The first token is predicted from nothing, and what a template writes behind the last end token never is.
+        let from_the_start = sample.mask.iter().skip(1).take_while(|trained| **trained).count();
+        let is_whole = from_the_start > 0 && sample.ids.len() > 2 && from_the_start + 3 >= sample.ids.len();
         if is_whole {
             self.whole.hit(&sample.id, || text(all.clone()));
         }
