@@ -35,7 +35,7 @@ impl Chain {
             builtin.open(config).map_err(|issues| {
                 let issues: Vec<(String, String)> =
                     issues.into_iter().map(|issue| (issue.path, issue.message)).collect();
-                config_error(builtin.name(), &issues)
+                config_error(builtin.name(), &issues, &format!("builtin:{}", builtin.name()))
             })
         };
         Ok(Self { filters: filters.into_iter().map(open).collect::<StageResult<_>>()? })

@@ -68,7 +68,7 @@ impl Worker {
         let issues = check_config(config, &plugin.manifest().config_schema);
         if !issues.is_empty() {
             let issues: Vec<(String, String)> = issues.into_iter().map(|issue| (issue.path, issue.message)).collect();
-            return Err(config_error(&plugin.manifest().name, &issues));
+            return Err(config_error(&plugin.manifest().name, &issues, "PATH"));
         }
         let config = config.to_string();
         let session = open(plugin, &config)?;
@@ -189,7 +189,7 @@ impl Guest {
 fn open(plugin: &PluginComponent, config: &str) -> StageResult<Session> {
     let name = &plugin.manifest().name;
     plugin.open(config).map_err(|error| match error {
-        OpenError::Config(issues) => config_error(name, &issues),
+        OpenError::Config(issues) => config_error(name, &issues, "PATH"),
         OpenError::Fault(fault) => StageError::new("plugin::open", format!("plugin `{name}` {fault} while it opened"))
             .hint(fault.hint(plugin.limits())),
     })

@@ -47,15 +47,15 @@ impl Plugin {
                 Err(issues) => {
                     let issues: Vec<(String, String)> =
                         issues.into_iter().map(|issue| (issue.path, issue.message)).collect();
-                    Err(config_error(builtin.name(), &issues))
+                    Err(config_error(builtin.name(), &issues, &format!("builtin:{}", builtin.name())))
                 }
             },
         }
     }
 }
 
-/// The error for a refused configuration.
-pub(crate) fn config_error(name: &str, issues: &[(String, String)]) -> StageError {
+/// The error for a refused configuration of the plugin at `path`.
+pub(crate) fn config_error(name: &str, issues: &[(String, String)], path: &str) -> StageError {
     let issues: Vec<String> = issues
         .iter()
         .map(|(path, message)| match path.as_str() {
@@ -65,5 +65,5 @@ pub(crate) fn config_error(name: &str, issues: &[(String, String)]) -> StageErro
         .collect();
     let message = format!("plugin `{name}` refuses its configuration: {}", issues.join("; "));
     StageError::input("plugin::config", message)
-        .hint(format!("`luthier plugin inspect` prints the configuration that `{name}` takes"))
+        .hint(format!("`luthier plugin inspect {path}` prints the configuration that `{name}` takes"))
 }

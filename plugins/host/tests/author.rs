@@ -34,6 +34,7 @@ fn a_new_plugin_builds_passes_its_cases_and_is_measured() {
 
     let rows = root.join("rows.txt");
     fs_err::write(&rows, "none\n\nhttp://a https://b https://c\n").unwrap();
+    let plugin = Plugin::Component(plugin);
     let verdicts = judge_file(&plugin, &json!({}), &rows).unwrap();
     assert_eq!((verdicts[0].line, verdicts[0].keep), (1, true));
     assert_eq!((verdicts[1].line, verdicts[1].reason.as_deref()), (3, Some("too-many-links")));
@@ -41,9 +42,13 @@ fn a_new_plugin_builds_passes_its_cases_and_is_measured() {
     fs_err::write(root.join("rows.jsonl"), "{\"text\": 5}\n[]\n").unwrap();
     let error = judge_file(&plugin, &json!({}), &root.join("rows.jsonl")).unwrap_err();
     assert!(error.to_string().ends_with("rows.jsonl:2: a row is a JSON object, this is another value"), "{error}");
+    fs_err::write(root.join("rows.jsonl"), "{\"text\": 5}\n{\"prompt\": \"\"}\n").unwrap();
+    let error = judge_file(&plugin, &json!({}), &root.join("rows.jsonl")).unwrap_err();
+    let said = "rows.jsonl:2: the row has no `text`, which the plugin judges; it has [`prompt`]";
+    assert!(error.to_string().ends_with(said), "{error}");
 
     let texts = sample_texts(1_000, 50);
-    let report = bench(&Plugin::Component(plugin), &json!({}), &texts, Duration::from_millis(50)).unwrap();
+    let report = bench(&plugin, &json!({}), &texts, Duration::from_millis(50)).unwrap();
     assert!(report.rows == 1_000 && report.batches > 0 && report.megabytes_per_second > 0.0);
 
     // The lock file was right, and nothing was written into the plugin.

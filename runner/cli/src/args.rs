@@ -434,14 +434,15 @@ pub enum PluginCommand {
     },
     /// Build a plugin to a WebAssembly component, `target/NAME.wasm` in its directory.
     Build { path: Utf8PathBuf },
-    /// Run a plugin on sample rows: a file of text lines or JSONL.
+    /// Run a plugin on its cases, or on sample rows: a file of text lines or JSONL.
     Test {
+        /// A directory, a `.wasm` file, or, with `--rows`, `builtin:NAME`.
         path: Utf8PathBuf,
         /// Sample rows.
         #[arg(long, value_name = "FILE")]
         rows: Option<Utf8PathBuf>,
-        /// The plugin's configuration, as JSON.
-        #[arg(long, default_value = "{}")]
+        /// The plugin's configuration for those rows, as JSON; the cases have their own.
+        #[arg(long, default_value = "{}", requires = "rows")]
         config: String,
     },
     /// Measure a plugin's throughput on one thread; `builtin:NAME` or `builtin:*` beside its native build.
@@ -454,7 +455,7 @@ pub enum PluginCommand {
         #[arg(long, value_name = "FILE")]
         rows: Option<Utf8PathBuf>,
     },
-    /// Show world version, size, imports and manifest.
+    /// Show world version, size, imports and manifest; of `builtin:NAME` the configuration, of `builtin:*` all names.
     Inspect { path: Utf8PathBuf },
 }
 

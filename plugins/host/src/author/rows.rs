@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8Path;
-use luthier_core::{StageError, StageResult};
+use luthier_core::{StageError, StageResult, quoted};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::batch::{TextBatch, TextColumn};
-use crate::component::PluginComponent;
-use crate::judge::{JudgeError, OnTrap, Worker};
+use crate::judge::{JudgeError, OnTrap};
+use crate::plugin::Plugin;
 
 /// What a plugin said about one row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,7 +31,7 @@ pub struct RowVerdict {
 ///
 /// # Errors
 /// The file cannot be read, a line is not JSON, or the plugin refuses the configuration.
-pub fn judge_file(plugin: &PluginComponent, config: &Value, file: &Utf8Path) -> StageResult<Vec<RowVerdict>> {
+pub fn judge_file(plugin: &Plugin, config: &Value, file: &Utf8Path) -> StageResult<Vec<RowVerdict>> {
     let manifest = plugin.manifest();
     let judged = if manifest.text.is_empty() { "text" } else { &manifest.text };
     let rows = read_rows(file, judged)?;
@@ -41,7 +41,7 @@ pub fn judge_file(plugin: &PluginComponent, config: &Value, file: &Utf8Path) -> 
     };
     let reads = manifest.reads.iter().map(|name| column(name)).collect::<StageResult<_>>()?;
     let batch = TextBatch { texts: column(judged)?, reads };
-    let mut worker = Worker::open(plugin, config)?;
+    let mut worker = plugin.open(config)?;
     let mut found = Vec::with_capacity(rows.len());
     for (row, (line, _)) in rows.into_iter().enumerate() {
         let text = batch.texts.get(row).to_owned();
@@ -74,13 +74,17 @@ pub fn texts_of(file: &Utf8Path) -> StageResult<Vec<String>> {
 
 /// The rows with their lines, from 1.
 fn read_rows(file: &Utf8Path, judged: &str) -> StageResult<Vec<(usize, BTreeMap<String, String>)>> {
-    let text = fs_err::read_to_string(file)?;
+    let text = fs_err::read_to_string(file).map_err(|error| {
+        StageError::input("plugin::rows", "the rows cannot be read")
+            .hint(format!("name a file of lines of text, or of rows as {{\"{judged}\": \"…\"}} that ends in `.jsonl`"))
+            .caused_by(error)
+    })?;
     let jsonl = matches!(file.extension(), Some("jsonl" | "ndjson"));
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
             let row = match jsonl {
-                true => json_row(line).map_err(|error| {
+                true => json_row(line, judged).map_err(|error| {
                     error.at(file, index as u64 + 1, 0).hint(format!("write a row as {{\"{judged}\": \"…\"}}"))
                 })?,
                 false => BTreeMap::from([(judged.to_owned(), line.to_owned())]),
@@ -90,10 +94,13 @@ fn read_rows(file: &Utf8Path, judged: &str) -> StageResult<Vec<(usize, BTreeMap<
         .collect()
 }
 
-/// An object of texts; other values are written as JSON.
-fn json_row(line: &str) -> StageResult<BTreeMap<String, String>> {
+/// An object of texts, among them `judged`; other values are written as JSON.
+fn json_row(line: &str, judged: &str) -> StageResult<BTreeMap<String, String>> {
     let wrong = |what: String| StageError::input("plugin::rows", what);
     match serde_json::from_str(line) {
+        Ok(Value::Object(row)) if !row.contains_key(judged) => {
+            Err(wrong(format!("the row has no `{judged}`, which the plugin judges; it has [{}]", quoted(row.keys()))))
+        }
         Ok(Value::Object(row)) => Ok(row
             .into_iter()
             .map(|(name, value)| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use luthier_core::ErrorClass;
 use luthier_plugins::author::{self, BenchReport, Workshop};
-use luthier_plugins::{Builtin, CompiledCache, FilterEngine, Language, Limits, Plugin, PluginComponent};
+use luthier_plugins::{Builtin, CompiledCache, FilterEngine, Language, Limits, Manifest, Plugin, PluginComponent};
 use owo_colors::OwoColorize;
 use serde_json::Value;
 
@@ -38,11 +38,26 @@ fn workshop(cache: &Utf8Path) -> Workshop<'_> {
 
 fn load(path: &Utf8Path, cache: &Utf8Path, printer: Printer) -> Result<PluginComponent, Failure> {
     if let (Some(language), None) = (Language::of(path), workshop(cache).known_manifest(path)) {
-        let slow = matches!(language, Language::Python | Language::JavaScript);
-        let once = if slow { ": its interpreter takes a minute to compile, once" } else { "" };
+        let once = match language {
+            Language::Python | Language::JavaScript => ": its interpreter takes a minute to compile, once",
+            Language::C => ": zig compiles its C library first, which takes a minute, once",
+            Language::Rust => "",
+        };
         printer.note(&format!("building {path}{once}"));
     }
     Ok(workshop(cache).load(path, Limits::DEFAULT)?)
+}
+
+/// What `builtin:NAME` or `builtin:*` names; nothing for a path.
+fn builtins_named(path: &Utf8Path) -> Result<Vec<Builtin>, Failure> {
+    match path.as_str().strip_prefix("builtin:") {
+        None => Ok(Vec::new()),
+        Some("*") => Ok(Builtin::all().to_vec()),
+        Some(name) => match Builtin::find(name) {
+            Ok(builtin) => Ok(vec![builtin]),
+            Err((message, help)) => Err(Failure::input("plugin::builtin", message).hint(help)),
+        },
+    }
 }
 
 fn parse_config(text: &str) -> Result<Value, Failure> {
@@ -86,7 +101,14 @@ fn test(
     cache: &Utf8Path,
     printer: Printer,
 ) -> Result<u8, Failure> {
-    let plugin = load(path, cache, printer)?;
+    let plugin = match builtins_named(path)?.as_slice() {
+        [] => Plugin::Component(load(path, cache, printer)?),
+        [builtin] => Plugin::Native(*builtin),
+        _ => {
+            return Err(Failure::input("plugin::builtin", "`plugin test` tries one plugin at a time")
+                .hint("`luthier plugin inspect 'builtin:*'` lists the names"));
+        }
+    };
     if let Some(rows) = rows {
         let verdicts = author::judge_file(&plugin, &parse_config(config)?, rows)?;
         if printer.json {
@@ -96,16 +118,21 @@ fn test(
         for verdict in &verdicts {
             let said = match (&verdict.failure, verdict.keep, &verdict.reason) {
                 (Some(failure), ..) => failure.to_string().red().to_string(),
+                (None, true, _) if verdict.edited.is_some() => "edit".cyan().to_string(),
                 (None, true, _) => "keep".green().to_string(),
                 (None, false, reason) => {
                     format!("drop: {}", reason.as_deref().unwrap_or("no reason")).yellow().to_string()
                 }
             };
-            let text: String = verdict.text.chars().take(60).collect();
+            let text: String = verdict.edited.as_ref().unwrap_or(&verdict.text).chars().take(60).collect();
             printer.result(&format!("{:>5}  {said}  {}", verdict.line, text.replace('\n', "⏎").dimmed()));
         }
         return Ok(exit::DONE);
     }
+    let Plugin::Component(plugin) = plugin else {
+        return Err(Failure::input("plugin::no_rows", format!("`{path}` has no cases to run: they are Luthier's own"))
+            .hint(format!("judge rows of your own: luthier plugin test {path} --rows FILE")));
+    };
     let cases: Utf8PathBuf = path.join("cases.jsonl");
     if !cases.is_file() {
         return Err(Failure::input("plugin::no_cases", format!("there is no `{cases}`"))
@@ -147,15 +174,7 @@ fn bench(
         return Err(Failure::input("plugin::rows", format!("there is no text in `{rows}`"))
             .hint("write one row a line: a text, or in a `.jsonl` file an object with `text`"));
     }
-    let builtins: Vec<Builtin> = match path.as_str() {
-        "builtin:*" => Builtin::all().to_vec(),
-        name => match name.strip_prefix("builtin:") {
-            Some(name) => vec![
-                Builtin::find(name).map_err(|(message, help)| Failure::input("plugin::builtin", message).hint(help))?,
-            ],
-            None => Vec::new(),
-        },
-    };
+    let builtins = builtins_named(path)?;
     if builtins.is_empty() {
         let report = author::bench(&Plugin::Component(load(path, cache, printer)?), &config, &texts, BENCH_TIME)?;
         if printer.json {
@@ -219,20 +238,81 @@ fn speed(report: &BenchReport) -> String {
 }
 
 fn inspect(path: &Utf8Path, cache: &Utf8Path, printer: Printer) -> Result<u8, Failure> {
+    let builtins = builtins_named(path)?;
+    if !builtins.is_empty() {
+        let manifests: Vec<Manifest> = builtins.iter().map(Builtin::manifest).collect();
+        match manifests.as_slice() {
+            manifests if printer.json => printer.json(&manifests),
+            [manifest] => printer.result(&describe(manifest).join("\n")),
+            manifests => {
+                for manifest in manifests {
+                    printer.result(&format!("{:<28} {}", format!("builtin:{}", manifest.name), manifest.about));
+                }
+            }
+        }
+        return Ok(exit::DONE);
+    }
     let found = author::inspect(&load(path, cache, printer)?);
     if printer.json {
         printer.json(&found);
         return Ok(exit::DONE);
     }
-    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     printer.result(&format!("world     {}", found.world));
     printer.result(&format!("digest    {}", found.digest));
     printer.result(&format!("size      {}", luthier_engine::format::bytes(found.size as u64)));
-    printer.result(&format!("name      {} {}", found.manifest.name, found.manifest.version));
-    printer.result(&format!("reads     {}", list(&found.manifest.reads)));
-    printer.result(&format!("reasons   {}", list(&found.manifest.reasons)));
-    printer.result(&format!("config    {}", found.manifest.config_schema));
+    printer.result(&describe(&found.manifest).join("\n"));
     printer.result(&format!("granted   {}", list(&found.granted)));
     printer.result(&format!("denied    {}", list(&found.denied)));
     Ok(exit::DONE)
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// What a plugin says about itself, a line each.
+fn describe(manifest: &Manifest) -> Vec<String> {
+    let scores: Vec<String> = manifest.scores.iter().map(|score| score.name.clone()).collect();
+    let mut lines = vec![
+        format!("name      {} {}", manifest.name, manifest.version),
+        format!("about     {}", manifest.about),
+        format!("judges    {}", if manifest.text.is_empty() { "the text of the dataset" } else { &manifest.text }),
+        format!("reads     {}", list(&manifest.reads)),
+        format!("rewrites  {}", if manifest.edits_text { "the text" } else { "nothing" }),
+        format!("scores    {}", list(&scores)),
+        format!("reasons   {}", list(&manifest.reasons)),
+    ];
+    let options = manifest.config_schema["properties"].as_object().filter(|options| !options.is_empty());
+    let Some(options) = options else {
+        lines.push("config    none".to_owned());
+        return lines;
+    };
+    lines.push("config".to_owned());
+    let width = options.keys().map(String::len).max().unwrap_or(0);
+    for (name, schema) in options {
+        let mut facts = vec![type_of(schema)];
+        let bounds = [("minimum", "least"), ("maximum", "most"), ("default", "default")];
+        let bound = |(key, word): (&str, &str)| Some(format!("{word} {}", schema.get(key)?));
+        facts.extend(bounds.into_iter().filter_map(bound));
+        let required = manifest.config_schema["required"].as_array().into_iter().flatten();
+        facts.extend(required.into_iter().any(|required| required == name).then(|| "required".to_owned()));
+        lines.push(format!("  {name:<width$}  {}", facts.join(", ")));
+        let about = schema["description"].as_str().unwrap_or_default();
+        lines.extend(about.lines().map(|line| format!("  {:width$}  {line}", "")));
+    }
+    lines
+}
+
+fn type_of(schema: &Value) -> String {
+    if let Some(values) = schema["enum"].as_array() {
+        return values.iter().map(Value::to_string).collect::<Vec<_>>().join(" or ");
+    }
+    if let Some(kinds) = schema["anyOf"].as_array() {
+        return kinds.iter().map(type_of).collect::<Vec<_>>().join(" or ");
+    }
+    match (schema["type"].as_str(), &schema["items"]) {
+        (Some("array"), items) if items.is_object() => format!("list of {}", type_of(items)),
+        (Some(kind), _) => kind.to_owned(),
+        (None, _) => "any value".to_owned(),
+    }
 }
