@@ -70,6 +70,12 @@ impl Printer {
         named.or_else(measured).filter(|width| *width >= 40).unwrap_or(100)
     }
 
+    /// The columns that a result may take, if it goes to a terminal.
+    #[must_use]
+    pub fn result_width(&self) -> Option<usize> {
+        std::io::stdout().is_terminal().then(|| self.width())
+    }
+
     /// A result: the thing that was asked for. A closed pipe ends the program quietly.
     pub fn result(&self, text: &str) {
         let choice = if self.json { ColorChoice::Never } else { self.results };

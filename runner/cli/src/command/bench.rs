@@ -3,7 +3,7 @@
 use luthier_stages::measure::{TrainBench, sections};
 use serde_json::{Value, json};
 
-use super::show;
+use super::{section, show};
 use crate::args::{BenchArgs, BenchCommand, BenchTrainArgs, Global};
 use crate::exit;
 use crate::failure::Failure;
@@ -39,7 +39,7 @@ fn train(args: &BenchTrainArgs, global: &Global, printer: Printer) -> Result<u8,
         printer.json(&profile);
     } else {
         for section in sections(&profile) {
-            printer.result(&show::section_text(&section));
+            printer.result(&section::text(&section, printer.result_width()));
         }
     }
     Ok(exit::DONE)

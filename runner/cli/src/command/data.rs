@@ -5,7 +5,7 @@ use luthier_core::{Artifact, ArtifactKind};
 use luthier_stages::inspect::{self, Finding, Severity, ShownSample};
 use owo_colors::OwoColorize;
 
-use super::{open_store, show, workspace};
+use super::{open_store, section, show, workspace};
 use crate::args::{DataArgs, DataCommand, DataShowArgs, Global};
 use crate::exit;
 use crate::failure::Failure;
@@ -24,7 +24,7 @@ pub fn run(args: &DataArgs, global: &Global, printer: Printer) -> Result<u8, Fai
                     printer.note("trained tokens green, others grey; neighbours differ in shade");
                     printer.result(&shown.samples.iter().map(colored).collect::<Vec<_>>().join("\n"));
                 } else {
-                    printer.result(&shown.text);
+                    printer.result(&section::harmless(&shown.text));
                 }
             }
             Ok(exit::DONE)
@@ -76,6 +76,7 @@ fn model_of(word: &str, file: Option<&Utf8Path>, global: &Global, printer: Print
 fn colored(sample: &ShownSample) -> String {
     let mut text = format!("{}\n", sample.title.bold());
     for (number, (piece, trained)) in sample.pieces.iter().enumerate() {
+        let piece = section::harmless(piece);
         let piece = match (trained, number % 2) {
             (true, 0) => piece.green().bold().to_string(),
             (true, _) => piece.bright_green().underline().to_string(),

@@ -20,6 +20,7 @@ mod plugin;
 pub mod remote;
 mod report;
 mod run;
+mod section;
 mod show;
 mod verify;
 
@@ -135,11 +136,11 @@ fn one_stage(pipeline: &Pipeline, name: &str) -> Result<StageId, Failure> {
 fn select(pipeline: &Pipeline, name: &str) -> Result<std::collections::BTreeSet<StageId>, Failure> {
     pipeline.select(name).map_err(|error| {
         let failure = Failure::input("plan::unknown_stage", error.to_string());
-        match luthier_core::nearest(name, pipeline.stages.iter().map(|stage| stage.id.as_str())) {
-            Some(near) if !error.to_string().contains("did you mean") => {
-                failure.hint(format!("did you mean `{near}`?"))
-            }
-            _ => failure,
+        let names = || pipeline.stages.iter().map(|stage| stage.id.as_str());
+        match luthier_core::nearest(name, names()) {
+            _ if error.to_string().contains("did you mean") => failure,
+            Some(near) => failure.hint(format!("did you mean `{near}`?")),
+            None => failure.hint(format!("its stages are {}", luthier_core::quoted(names().take(20)))),
         }
     })
 }

@@ -120,7 +120,7 @@ fn memory_of(model: &Utf8Path, params: &[(String, String)], printer: Printer) ->
         printer.json(&json!({"model": model, "prediction": prediction}));
     } else {
         for section in luthier_stages::plan::sections(&prediction) {
-            printer.result(&super::show::section_text(&section));
+            printer.result(&super::section::text(&section, printer.result_width()));
         }
     }
     Ok(exit::DONE)
@@ -156,7 +156,7 @@ fn memory(pipeline: &Pipeline, global: &Global, printer: Printer) -> Result<u8, 
         } else {
             printer.result(&stage.id.bold().to_string());
             for section in luthier_stages::plan::sections(&prediction) {
-                printer.result(&super::show::section_text(&section));
+                printer.result(&super::section::text(&section, printer.result_width()));
             }
         }
     }

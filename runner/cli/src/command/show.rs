@@ -1,18 +1,17 @@
 //! `luthier show STAGE`: the last result of a stage.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use luthier_core::{Artifact, Section, StageId};
+use luthier_core::{Artifact, StageId};
 use luthier_engine::EngineError;
 use luthier_engine::format;
 use luthier_engine::run;
 use luthier_engine::store::{StageRecord, Store};
 use owo_colors::OwoColorize;
 
-use super::{load, one_stage, open_store, select, workspace};
+use super::{load, one_stage, open_store, section, select, workspace};
 use crate::args::{Global, ShowArgs};
 use crate::exit;
 use crate::failure::Failure;
-use crate::histogram;
 use crate::printer::Printer;
 use crate::target;
 
@@ -33,7 +32,7 @@ pub fn run(args: &ShowArgs, global: &Global, printer: Printer) -> Result<u8, Fai
     } else if printer.json {
         printer.json(&record);
     } else {
-        printer.result(&text(&record, &store));
+        printer.result(&text(&record, &store, printer.result_width()));
     }
     Ok(exit::DONE)
 }
@@ -69,7 +68,11 @@ pub fn latest(store: &Store, file: Option<&Utf8Path>, stage: &str, printer: Prin
     let stage = one_stage(&pipeline, stage)?;
     let found = store.latest(&pipeline)?.remove(&stage);
     let record = found.map(|record| store.record(&record.key)).transpose()?.flatten();
-    record.ok_or_else(|| EngineError::NoRecord { stage }.into())
+    record.ok_or_else(|| match file {
+        Some(file) => Failure::input("store::no_record", format!("no result of stage `{stage}` is in the store"))
+            .hint(format!("`luthier run {file} --until {stage}` makes it")),
+        None => EngineError::NoRecord { stage }.into(),
+    })
 }
 
 /// The artifact of a record: the named output, or the first.
@@ -111,7 +114,7 @@ pub fn resolve(word: &str, file: Option<&Utf8Path>, global: &Global, printer: Pr
     Ok(store.artifact_path(output_of(&record, output)?))
 }
 
-fn text(record: &StageRecord, store: &Store) -> String {
+fn text(record: &StageRecord, store: &Store, width: Option<usize>) -> String {
     let mut lines = vec![
         format!(
             "{} ({}), {} at {}",
@@ -131,57 +134,15 @@ fn text(record: &StageRecord, store: &Store) -> String {
         ));
         lines.push(format!("  {}", store.artifact_path(artifact)));
     }
-    let width = record.outcome.metrics.keys().map(String::len).max().unwrap_or(0);
+    let longest = record.outcome.metrics.keys().map(String::len).max().unwrap_or(0);
     for (name, metric) in &record.outcome.metrics {
-        lines.push(format!("{name:<width$}  {}", format::metric(metric)));
+        lines.push(format!("{name:<longest$}  {}", format::metric(metric)));
     }
     for warning in &record.outcome.warnings {
         lines.push(format!("{} {warning}", "warning:".yellow()));
     }
     for section in &record.outcome.sections {
-        lines.push(section_text(section));
+        lines.push(section::text(section, width));
     }
     lines.join("\n")
-}
-
-/// A section as plain text; plots are left to the report.
-pub fn section_text(section: &Section) -> String {
-    match section {
-        Section::Table { title, columns, rows } | Section::Samples { title, columns, rows } => {
-            let mut widths: Vec<usize> = columns.iter().map(|cell| cell.chars().count()).collect();
-            for row in rows {
-                for (width, cell) in widths.iter_mut().zip(row) {
-                    *width = (*width).max(cell.chars().count()).min(60);
-                }
-            }
-            let line = |cells: &[String]| {
-                let padded: Vec<String> = cells
-                    .iter()
-                    .zip(&widths)
-                    .map(|(cell, width)| format!("{:<width$}", cell.replace('\n', "⏎"), width = *width))
-                    .collect();
-                format!("  {}", padded.join("  ").trim_end())
-            };
-            let mut lines = vec![format!("\n{}", title.bold()), line(columns)];
-            lines.extend(rows.iter().map(|row| line(row)));
-            lines.join("\n")
-        }
-        Section::Funnel { title, unit, steps } => {
-            let mut lines = vec![format!("\n{}", title.bold())];
-            lines.extend(
-                steps.iter().map(|(label, count)| format!("  {label:<32} {:>12} {unit}", format::count(*count))),
-            );
-            lines.join("\n")
-        }
-        Section::Text { title, body } => format!("\n{}\n{body}", title.bold()),
-        Section::Histogram { title, bins, .. } => {
-            let mut lines = vec![format!("\n{}", title.bold())];
-            lines.extend(histogram::draw(bins));
-            lines.join("\n")
-        }
-        Section::Plot { title, series, .. } => {
-            let points: usize = series.iter().map(|line| line.points.len()).sum();
-            format!("\n{} ({points} points, drawn by `luthier report`)", title.bold())
-        }
-    }
 }
