@@ -6,10 +6,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Family, TinyModel, lora, relative_error, spec, sub, tokens};
+use common::{Family, TinyModel, lora, relative_error, set, spec, sub, tokens};
 use luthier_core::Digest;
 use luthier_formats::model_files::ModelFiles;
-use luthier_formats::tokens::TokenSet;
+use luthier_formats::tokens::{TokenSample, TokenSet};
 use luthier_kernels::device::{Component, CpuDevice, Device};
 use luthier_model::adapter::{AdapterFiles, AdapterStamp, Targets, write_adapter};
 use luthier_model::memory::{MemoryPlan, RunShape, WeightTypes};
@@ -131,6 +131,24 @@ fn paged_states_change_no_bit() {
 }
 
 #[test]
+fn gradients_are_checked_within_the_buffers_of_a_short_run() {
+    let model = TinyModel::new(Family::LlamaTied);
+    let decoder = open(&model, BaseFormat::Stored, 1);
+    // The shortest samples have the most trained tokens, and a run of one step sees one sample.
+    let sample = |number: u32, length: usize, trained: usize| TokenSample {
+        id: number.to_string(),
+        ids: (0..length as u32).map(|at| (3 + 5 * at + number) % 60).collect(),
+        mask: (0..length).map(|at| at > 0 && at + trained >= length).collect(),
+    };
+    let samples = vec![sample(0, 12, 3), sample(1, 10, 9), sample(2, 12, 4), sample(3, 10, 8)];
+    let data = set(samples, 1);
+    for seed in 0..8 {
+        let spec = TrainSpec { seed, ..spec(lora(Targets::AllLinear), 1, 1, 1) };
+        Trainer::new(&decoder, &data, None, spec).unwrap().check_gradients().unwrap();
+    }
+}
+
+#[test]
 fn a_tensor_that_no_gradient_reaches_is_refused() {
     let mut model = TinyModel::new(Family::LlamaTied);
     let data = tokens(4, 1, 1);
@@ -215,7 +233,7 @@ fn sixteen_at_once_equal_sixteen_accumulated() {
 #[test]
 fn packed_bins_equal_single_samples() {
     let (model, single) = (TinyModel::new(Family::LlamaTied), tokens(12, 1, 8));
-    let packed = common::set(single.samples.clone(), 4);
+    let packed = set(single.samples.clone(), 4);
     let decoder = open(&model, BaseFormat::Stored, 2);
     let (loss, gradients) = first_step(&decoder, &single, 12, 1);
     let (packed_loss, packed_gradients) = first_step(&decoder, &packed, 3, 1);
@@ -413,7 +431,7 @@ fn with_prefix(count: usize, prefix: usize) -> TokenSet {
         mask.extend(&sample.mask[1..]);
         (sample.ids, sample.mask) = (ids, mask);
     }
-    common::set(data.samples, 1)
+    set(data.samples, 1)
 }
 
 #[test]

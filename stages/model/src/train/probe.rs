@@ -61,14 +61,17 @@ impl Trainer<'_> {
         .hint("leave these modules out with `targets`, or use the model's original weights"))
     }
 
-    /// The shortest sample in which attention has something to choose from before a trained token.
+    /// The shortest sample in which attention has something to choose from before a trained token; of those that fit into
+    /// the buffers, which were made for the samples of this run's steps.
     fn probe_sample(&self) -> Option<u32> {
+        let capacity = self.workspace.sizes().capacity;
         let samples = self.units.iter().flat_map(|bin| self.data.bins[*bin as usize].iter().copied());
         samples
             .filter(|sample| {
                 let sample = &self.data.samples[*sample as usize];
                 let last = sample.mask.iter().rposition(|trained| *trained).unwrap_or(0);
-                last + 1 >= SHORTEST && sample.ids[..last].iter().any(|id| *id != sample.ids[0])
+                let fits = sample.ids.len() <= capacity.tokens && sample.trained() <= capacity.trained;
+                fits && last + 1 >= SHORTEST && sample.ids[..last].iter().any(|id| *id != sample.ids[0])
             })
             .min_by_key(|sample| self.data.samples[*sample as usize].ids.len())
     }
