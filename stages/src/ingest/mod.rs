@@ -27,6 +27,7 @@ use luthier_core::{
     ArtifactKind, ConfigIssue, Digest, InputPort, OutputDecl, PrepareEnv, Prepared, Resources, SourceKind, SourceRef,
     Stage, StageContext, StageError, StageOutcome, StageResult, config_schema, parse_config,
 };
+use luthier_formats::dataset::DatasetShape;
 use rayon::prelude::*;
 use regex::Regex;
 use serde_json::{Value, json};
@@ -342,6 +343,8 @@ fn input_files(
     Ok(files)
 }
 
+const TOOLS_LEFT_OUT: &str = "the rows have `tools`, which chat templates show to the model and which are left out; `keep: [tools]` carries them along";
+
 struct Ingest<'a, 'b> {
     context: &'a StageContext<'b>,
     config: &'a IngestConfig,
@@ -349,12 +352,14 @@ struct Ingest<'a, 'b> {
     shaper: Option<Shaper>,
     rejects: Rejects,
     known: Option<KnownGroups>,
+    /// What the user should know about the first row.
+    note: Option<&'static str>,
     read: u64,
     ignored: u64,
 }
 
 /// What rows go to; answers false when it wants no more.
-type Sink<'s> = &'s mut dyn FnMut(luthier_formats::dataset::DatasetShape, Sample) -> StageResult<bool>;
+type Sink<'s> = &'s mut dyn FnMut(DatasetShape, Sample) -> StageResult<bool>;
 
 impl<'a, 'b> Ingest<'a, 'b> {
     fn new(context: &'a StageContext<'b>, config: &'a IngestConfig) -> StageResult<Self> {
@@ -375,7 +380,7 @@ impl<'a, 'b> Ingest<'a, 'b> {
             None => None,
         };
         let rejects = Rejects::new(context, config)?;
-        Ok(Self { context, config, parser, shaper, rejects, known: None, read: 0, ignored: 0 })
+        Ok(Self { context, config, parser, shaper, rejects, known: None, note: None, read: 0, ignored: 0 })
     }
 
     fn run(mut self, files: &[InputFile], recipe: u32) -> StageResult<StageOutcome> {
@@ -418,6 +423,10 @@ impl<'a, 'b> Ingest<'a, 'b> {
                     Shaper::from_first(self.config.shape, &first, &self.config.keep).map_err(|(what, hint)| {
                         StageError::input("ingest::shape", what).at(file.name.as_str(), record.line, 0).hint(hint)
                     })?;
+                let forgets_tools = first.contains_key("tools") && !self.config.keep.iter().any(|name| name == "tools");
+                if shaper.shape() == DatasetShape::Chat && forgets_tools {
+                    self.note = Some(TOOLS_LEFT_OUT);
+                }
                 self.shaper = Some(shaper);
                 break;
             }
@@ -532,6 +541,9 @@ impl<'a, 'b> Ingest<'a, 'b> {
         }
         let mut outcome = StageOutcome::new();
         writer.finish(&mut outcome)?;
+        if let Some(note) = self.note {
+            outcome.warn(note.to_owned());
+        }
         outcome.metric("records", self.read as f64, "rows");
         if self.ignored > 0 {
             outcome.metric("ignored", self.ignored as f64, "rows");

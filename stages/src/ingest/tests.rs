@@ -164,6 +164,16 @@ fn every_shape_is_recognised() {
 }
 
 #[test]
+fn tools_that_are_left_out_are_told() {
+    let mut bench = Bench::new();
+    bench.write("x.jsonl", r#"{"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "say"}]}"#);
+    let warnings = run(&mut bench, &json!({"files": "x.jsonl"})).outcome.warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("`keep: [tools]`"), "{warnings:?}");
+    let done = run(&mut bench, &json!({"files": "x.jsonl", "keep": ["tools"]}));
+    assert!(done.outcome.warnings.is_empty() && open(&done).schema().field_with_name("tools").is_ok());
+}
+
+#[test]
 fn unknown_columns_get_a_map_to_paste() {
     let mut bench = Bench::new();
     bench.write("x.jsonl", r#"{"question": "q", "answer": "a"}"#);
