@@ -171,7 +171,7 @@ fn configuration_errors_point_and_help() {
         bench.issues(&FetchStage, &json!({"form": "x"})).join("\n"),
         @"
     form | unknown key `form` | did you mean `from`?
-     | missing key `from` | `from`: Where from: `pkg:pypi/NAME@VERSION#member/path`, `pkg:npm/NAME@VERSION#member/path`, `https://…`,
+     | missing key `from` | `from`: Where from: `pkg:pypi/NAME@VERSION#member/path`, `pkg:npm/NAME@VERSION#member/path`, `https://…`, `hf://ORG/REPO@REVISION/path`, or a local path.
     "
     );
 }

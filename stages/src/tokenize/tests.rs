@@ -208,7 +208,7 @@ fn long_samples_follow_the_policy() {
     assert_eq!((cut.set.samples.len(), cut.done.outcome.metrics["untrained"].value), (2, 1.0));
     let error = run("fail").err().expect("too long");
     assert!(
-        error.message.starts_with("row 1 (`id1`): the sample has ")
+        error.message.starts_with("row 2 (`id1`): the sample has ")
             && error.hints[0].starts_with("raise `max_length` to")
     );
     assert_eq!(run("split").err().expect("chats").code, "tokenize::split_chats");
