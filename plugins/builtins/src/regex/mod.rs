@@ -34,8 +34,11 @@ pub struct RegexConfig {
 /// Keeps, drops or rewrites texts by regular expressions.
 pub struct Regex {
     action: RegexAction,
+    /// In the order of the configuration.
     searches: Vec<Search>,
-    /// All at once, where they are many.
+    /// Those of them that are searched for one after the other.
+    single: Vec<usize>,
+    /// The others, in one pass.
     set: Option<RegexSet>,
     replacement: String,
 }
@@ -43,8 +46,8 @@ pub struct Regex {
 /// Bytes of a compiled expression.
 const LARGEST: usize = 8 << 20;
 
-/// More expressions than this are searched for in one pass.
-const MOST_SINGLE: usize = 8;
+/// Nanoseconds per byte that searches for single expressions may take together: about what a pass for any number takes.
+const MOST_SINGLE: f64 = 2.0;
 
 fn explain(pattern: &str, error: &regex::Error) -> String {
     // The message of a syntax error is a picture of several lines; its last line says what is wrong.
@@ -76,12 +79,23 @@ impl Filter for Regex {
             let compiled = regex::RegexBuilder::new(pattern).size_limit(LARGEST).build();
             searches.push(Search::new(compiled.map_err(|error| explain(pattern, &error))?));
         }
+        let mut single: Vec<usize> = (0..searches.len()).collect();
+        single.sort_by(|a, b| searches[*a].cost().total_cmp(&searches[*b].cost()));
+        let mut spent = 0.0;
+        let cheap = single.iter().take_while(|search| {
+            spent += searches[**search].cost();
+            spent <= MOST_SINGLE
+        });
+        // One that is left over takes no longer alone.
+        let cheap = cheap.count();
+        let together = if cheap + 1 < single.len() { single.split_off(cheap) } else { Vec::new() };
         let mut set = None;
-        if searches.len() > MOST_SINGLE {
-            let all = RegexSetBuilder::new(&config.patterns).size_limit(LARGEST * 2).build();
+        if !together.is_empty() {
+            let patterns: Vec<&String> = together.iter().map(|search| &config.patterns[*search]).collect();
+            let all = RegexSetBuilder::new(patterns).size_limit(LARGEST * 2).build();
             set = Some(all.map_err(|error| explain(&config.patterns.join("`, `"), &error))?);
         }
-        Ok(Self { action: config.action, searches, set, replacement: config.replacement })
+        Ok(Self { action: config.action, searches, single, set, replacement: config.replacement })
     }
 
     fn judge(&mut self, row: &Row<'_>, scores: &mut Scores<'_>) -> Verdict {
@@ -99,10 +113,10 @@ impl Filter for Regex {
             scores.set("matches", matches as f32);
             return edited.filter(|edited| edited != text).map_or(Verdict::Keep, Verdict::Edit);
         }
-        let matches = match &self.set {
-            Some(set) => set.matches(text).iter().count(),
-            None => self.searches.iter().filter(|search| search.is_match(text)).count(),
-        };
+        let mut matches = self.single.iter().filter(|search| self.searches[**search].is_match(text)).count();
+        if let Some(set) = &self.set {
+            matches += set.matches(text).iter().count();
+        }
         scores.set_from(0, &[matches as f64]);
         match (&self.action, matches) {
             (RegexAction::Keep, 0) => Verdict::Drop("no_match"),

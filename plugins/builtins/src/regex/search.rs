@@ -32,6 +32,9 @@ use super::scan::{Scan, Seen};
 const MOST_PARTS: usize = 32;
 const MOST_WAYS: usize = 8;
 
+/// Nanoseconds per byte of an automaton that reads a whole text.
+const READING: f64 = 1.5;
+
 /// Nanoseconds per byte that no scan can do much better than.
 const CHEAP: f64 = 0.07;
 
@@ -48,8 +51,11 @@ impl Search {
         let Ok(hir) = regex_syntax::parse(regex.as_str()) else {
             return Self { regex, required: None, start: None, automaton: None };
         };
-        // What can only match at the start of a text needs no search.
-        if hir.properties().look_set_prefix().contains(Look::Start) || hir.properties().minimum_len() == Some(0) {
+        // What can only match at the start or at the end of a text needs no search: the crate looks there.
+        let properties = hir.properties();
+        let anchored =
+            properties.look_set_prefix().contains(Look::Start) || properties.look_set_suffix().contains(Look::End);
+        if anchored || properties.minimum_len() == Some(0) {
             return Self { regex, required: None, start: None, automaton: None };
         }
         let start = Scan::of(&beginnings(&hir));
@@ -65,6 +71,13 @@ impl Search {
         let wanted = start.is_some() || required.is_none();
         let automaton = if wanted { Runner::new(&hir, start.is_some()) } else { None };
         Self { regex, required, start, automaton }
+    }
+
+    /// Nanoseconds per byte of a text, as expected.
+    pub fn cost(&self) -> f64 {
+        let of = |scan: &Option<Scan>| scan.as_ref().map(Scan::cost);
+        // What is required is rare, so that the rest of the search is too.
+        of(&self.required).or(of(&self.start)).unwrap_or(READING)
     }
 
     /// Whether any scan spares the crate `regex` work.

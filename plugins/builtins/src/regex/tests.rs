@@ -3,8 +3,8 @@
 use luthier_filter::{Verdict, judge};
 use regex::Regex as Expression;
 
+use super::Regex;
 use super::search::Search;
-use super::{MOST_SINGLE, Regex};
 
 fn verdict(config: &str, text: &str) -> Verdict {
     judge::<Regex>(config, text, &[]).verdict
@@ -25,11 +25,14 @@ fn keeps_drops_and_replaces() {
 
 #[test]
 fn counts_the_expressions_that_match() {
-    let patterns: Vec<String> = (0..MOST_SINGLE + 3).map(|at| format!("\"{at}x\"")).collect();
-    for many in [3, MOST_SINGLE + 3] {
-        let config = format!(r#"{{"patterns": [{}], "action": "keep"}}"#, patterns[..many].join(","));
-        let judged = judge::<Regex>(&config, "1x and 2x, not 3", &[]);
-        assert_eq!((judged.verdict, judged.scores[0]), (Verdict::Keep, 2.0));
+    // The first are searched for one by one, the others, which begin with anything, together.
+    let patterns: Vec<String> =
+        (0..30).map(|at| if at < 6 { format!("{at}x") } else { format!("\\\\w{at}|x") }).collect();
+    for (many, wanted) in [(1, 0.0), (3, 2.0), (6, 3.0), (30, 27.0)] {
+        let config = format!(r#"{{"patterns": ["{}"], "action": "keep"}}"#, patterns[..many].join(r#"", ""#));
+        let judged = judge::<Regex>(&config, "1x and 2x and 5x, not 3", &[]);
+        let verdict = if wanted > 0.0 { Verdict::Keep } else { Verdict::Drop("no_match") };
+        assert_eq!((judged.verdict, judged.scores[0]), (verdict, wanted), "{many}");
     }
 }
 

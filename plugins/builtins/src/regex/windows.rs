@@ -73,19 +73,17 @@ pub(super) struct Windows {
     order: Vec<usize>,
     /// How far behind the start of its match a window is, at least and at most.
     pub offsets: [usize; 2],
-    /// How far every window goes on.
-    pub ahead: usize,
     /// How many of the places in a text are expected to look like one, by the first place, by the first two, ….
     pub rates: Vec<f64>,
 }
 
 impl Windows {
-    /// The rarest windows of `width` bytes.
+    /// The rarest windows of `width` bytes, which no sequence is shorter than.
     pub fn choose(sequences: &[Sequence], width: usize) -> Self {
         let table: [f64; 256] = std::array::from_fn(|byte| common(byte as u8));
         let rate = |bucket: &Bucket| together(bucket.iter().take(width).map(|halves| halves.share(&table)));
         let mut buckets: Vec<(Bucket, f64)> = Vec::new();
-        let (mut offsets, mut ahead) = ([usize::MAX, 0], width - 1);
+        let mut offsets = [usize::MAX, 0];
         for sequence in sequences {
             let last = sequence.sets.len().saturating_sub(width);
             let windows = (0..=last).map(|offset| {
@@ -97,7 +95,6 @@ impl Windows {
             let cost = |window: &(usize, Bucket, f64)| window.2 * (1.0 + 0.1 * window.0 as f64);
             let Some((offset, bucket, share)) = windows.min_by(|a, b| cost(a).total_cmp(&cost(b))) else { continue };
             offsets = [offsets[0].min(offset), offsets[1].max(offset)];
-            ahead = ahead.min(sequence.sets.len().saturating_sub(1));
             if !buckets.iter().any(|(known, _)| *known == bucket) {
                 buckets.push((bucket, share));
             }
@@ -117,7 +114,7 @@ impl Windows {
             order.push(place);
             rates.push(rate);
         }
-        Self { buckets, order, offsets, ahead, rates }
+        Self { buckets, order, offsets, rates }
     }
 
     /// What to look up at which place.
@@ -172,7 +169,8 @@ impl Simple {
         let first = set.iter().next()?;
         let last = set.iter().last()?;
         let bits = first ^ last;
-        if set == ByteSet::range(first, last) {
+        // All bytes tell nothing, and no range of a vector holds them.
+        if set == ByteSet::range(first, last) && set != ByteSet::ALL {
             return Some(Self { mask: 0, first, last });
         }
         // The two cases of a letter.
