@@ -109,7 +109,8 @@ fn what_a_device_computes_in_and_whose_its_products_are_is_planned_for() {
     assert_eq!(usual.scratch - own.scratch, 32 << 20, "cuBLAS's workspace");
     assert_eq!(usual.total() - own.total(), 32 << 20);
     let narrow = plan(json!({"compute_type": "f16"}));
-    assert_eq!((narrow.activations, narrow.scratch), (usual.activations, usual.scratch));
+    // The head is stored in bf16, so a device without it converts that too.
+    assert!(narrow.activations == usual.activations && narrow.scratch >= usual.scratch, "{narrow:?} {usual:?}");
     let wide = plan(json!({"compute_type": "f32"}));
     // What is kept of a block is twice as wide, but for what is f32 in both.
     assert!((1.8..2.0).contains(&(wide.activations as f64 / usual.activations as f64)), "{wide:?} {usual:?}");
