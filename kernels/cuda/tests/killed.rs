@@ -98,14 +98,10 @@ fn adapter(root: &Utf8Path, name: &str) -> Digest {
     digest_path(&root.join(name).join("out/adapter")).unwrap().0
 }
 
+/// One after the other: the emulated driver lets nothing of the process wait or load while a graph is captured.
 #[test]
 fn killed_while_the_device_works_it_goes_on_to_the_same_bytes() {
-    go_on_after_kills("adamw");
-}
-
-#[test]
-fn killed_while_moments_are_paged_it_goes_on_to_the_same_bytes() {
-    go_on_after_kills("paged_adamw_8bit");
+    ["adamw", "paged_adamw_8bit"].into_iter().for_each(go_on_after_kills);
 }
 
 fn go_on_after_kills(optimizer: &str) {
