@@ -42,8 +42,8 @@ impl KnownVerdicts {
         self.key.clone().with("shard", shard.as_bytes()).finish()
     }
 
-    /// The verdicts about `rows`, rows of the shard with digest `shard` of which the plugin sees `seen`; `judge` is asked for those that are not known, by
-    /// their places in `rows`.
+    /// The verdicts about `rows`, rows of the shard with digest `shard` of which the plugin sees `seen`; `judge` is asked for
+    /// those that are not known, by their places in `rows`.
     ///
     /// # Errors
     /// Those of `judge`.

@@ -245,12 +245,8 @@ impl Pass<'_> {
             }
             for (index, account) in accounts.iter_mut().enumerate() {
                 context.check_cancelled()?;
-                if let Step::Plugin(_) = &steps[index] {
-                    run_plugin(self, index, steps, &mut window, account)?;
-                    continue;
-                }
                 match &mut steps[index] {
-                    Step::Plugin(_) => {}
+                    Step::Plugin(_) => run_plugin(self, index, steps, &mut window, account)?,
                     Step::Exact(step) => run_exact(self, index, step, &mut window, account)?,
                     Step::MinHash(step) => run_minhash(self, index, step, &mut window, account)?,
                     Step::Rows(step) => run_rows(self, index, step.as_ref(), &mut window, account)?,
